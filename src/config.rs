@@ -1,0 +1,3 @@
+//! Settings, read from the environment once, checked all at once.
+
+pub mod platform;

@@ -1,0 +1,234 @@
+//! The only judge: what a probe saw, against the snapshot that was dispatched.
+//!
+//! Judging is pure. It knows nothing of time, leases or workloads, so that each
+//! line of contract §3.1 is one line here and one case in the tests below.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::ids::SnapshotId;
+
+/// Why a probe learned nothing. Each failure of the platform has a name of its own.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ProbeFailure {
+    /// Status 500 or above. An unknown run looks the same (contract §1.4).
+    #[error("server_error: the platform answered {status}; a run it does not know looks the same")]
+    ServerError {
+        /// The HTTP status, 500 to 599.
+        status: u16,
+    },
+    /// Status 401: token, instance name or managed secret is wrong.
+    #[error(
+        "unauthorized: the platform answered 401; check TRIGGER_WORKER_TOKEN, MANAGED_WORKER_SECRET and TRIGGER_WORKER_INSTANCE_NAME"
+    )]
+    Unauthorized,
+    /// Status 429, with the wait that `x-ratelimit-reset` asks for, if it does.
+    #[error("rate_limited: the platform answered 429")]
+    RateLimited {
+        /// How long the platform asks us to stay away.
+        reset_after: Option<Duration>,
+    },
+    /// Another status that is not a success.
+    #[error("unexpected_status: the platform answered {status}")]
+    UnexpectedStatus {
+        /// The HTTP status.
+        status: u16,
+    },
+    /// A success whose body is no JSON.
+    #[error("invalid_json: the platform's answer is not JSON")]
+    InvalidJson,
+    /// JSON that is not a latest snapshot of this run.
+    #[error("wrong_schema: the platform's answer is no latest snapshot: {problem}")]
+    WrongSchema {
+        /// The field and what is wrong with it; never the body.
+        problem: String,
+    },
+    /// A body above the limit of what we read.
+    #[error("body_too_large: the platform's answer is longer than {limit_bytes} bytes")]
+    BodyTooLarge {
+        /// The limit in bytes.
+        limit_bytes: usize,
+    },
+    /// Refused, reset, name not found, TLS: no whole answer came.
+    #[error("connection: {problem}")]
+    Connection {
+        /// What the transport said; never a header or a URL with credentials.
+        problem: String,
+    },
+    /// No whole answer within the probe's own timeout.
+    #[error("timeout: no answer within {} ms", after.as_millis())]
+    Timeout {
+        /// The timeout that passed.
+        after: Duration,
+    },
+}
+
+/// What a probe saw.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LatestSnapshot {
+    /// The latest snapshot's friendly id.
+    pub snapshot_id: SnapshotId,
+    /// `executionStatus`, as the platform spells it (contract §3.1).
+    pub execution_status: String,
+    /// `description`, free text that ends in ` (warm start)` for a warm start's attempt.
+    pub description: String,
+    /// `run.status`, as the platform spells it (contract §1.4).
+    pub run_status: String,
+    /// `run.attemptNumber`, absent before the first attempt.
+    pub attempt_number: Option<u32>,
+}
+
+/// The answer to one probe.
+pub type Sighting = Result<LatestSnapshot, ProbeFailure>;
+
+/// What moved a run on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Acted {
+    /// An attempt runs, waits or was queued for its retry.
+    Started,
+    /// An attempt ran and the run is over.
+    Finished,
+    /// Somebody cancelled the run.
+    Cancelled,
+    /// The platform's redrive took it back: the dispatch was lost.
+    Requeued,
+    /// It moved on in a way this version does not know.
+    Unknown,
+}
+
+impl Acted {
+    /// The word in SQL, API and events.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Started => "started",
+            Self::Finished => "finished",
+            Self::Cancelled => "cancelled",
+            Self::Requeued => "requeued",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+/// Pure judgement of one sighting.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// Another snapshot is the latest: something acted on the run.
+    Acted {
+        /// What it was.
+        acted: Acted,
+        /// Whether the attempt was started by a warm runner.
+        warm_start: bool,
+    },
+    /// The dispatched snapshot is still the latest: nothing acted.
+    Lost,
+    /// The probe failed. Nothing may be started on it.
+    Unknown(ProbeFailure),
+}
+
+/// Ends the description of an attempt that a warm runner started (contract §1.4).
+const WARM_START_SUFFIX: &str = " (warm start)";
+
+/// Judges a sighting against the snapshot that was dispatched.
+#[must_use]
+pub fn judge(dispatched: &SnapshotId, sighting: Sighting) -> Verdict {
+    match sighting {
+        Err(failure) => Verdict::Unknown(failure),
+        Ok(latest) if latest.snapshot_id == *dispatched => Verdict::Lost,
+        Ok(latest) => Verdict::Acted {
+            acted: what_acted(&latest),
+            warm_start: latest.description.ends_with(WARM_START_SUFFIX),
+        },
+    }
+}
+
+fn what_acted(latest: &LatestSnapshot) -> Acted {
+    match latest.execution_status.as_str() {
+        "EXECUTING" | "EXECUTING_WITH_WAITPOINTS" | "SUSPENDED" | "QUEUED_EXECUTING" => Acted::Started,
+        "PENDING_CANCEL" => Acted::Cancelled,
+        "FINISHED" if latest.run_status == "CANCELED" => Acted::Cancelled,
+        "FINISHED" if latest.attempt_number.is_some() => Acted::Finished,
+        // No attempt was ever made: the redrive limit ended the run (contract §3.3).
+        "FINISHED" if latest.run_status == "SYSTEM_FAILURE" => Acted::Requeued,
+        "QUEUED" if latest.run_status == "RETRYING_AFTER_FAILURE" => Acted::Started,
+        "QUEUED" | "PENDING_EXECUTING" => Acted::Requeued,
+        _ => Acted::Unknown,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn snapshot(id: &str) -> SnapshotId {
+        SnapshotId::parse(id).expect("a snapshot id")
+    }
+
+    fn seen(status: &str, run_status: &str, attempt_number: Option<u32>, description: &str) -> Verdict {
+        judge(
+            &snapshot("snapshot_old"),
+            Ok(LatestSnapshot {
+                snapshot_id: snapshot("snapshot_new"),
+                execution_status: status.to_owned(),
+                description: description.to_owned(),
+                run_status: run_status.to_owned(),
+                attempt_number,
+            }),
+        )
+    }
+
+    #[test]
+    fn the_same_snapshot_is_a_loss_whatever_its_status() {
+        let latest = LatestSnapshot {
+            snapshot_id: snapshot("snapshot_old"),
+            execution_status: "PENDING_EXECUTING".to_owned(),
+            description: "Run was dequeued for execution".to_owned(),
+            run_status: "PENDING".to_owned(),
+            attempt_number: None,
+        };
+        assert_eq!(judge(&snapshot("snapshot_old"), Ok(latest)), Verdict::Lost);
+    }
+
+    #[test]
+    fn a_failed_probe_is_never_a_loss() {
+        let failure = ProbeFailure::ServerError { status: 500 };
+        assert_eq!(judge(&snapshot("snapshot_old"), Err(failure.clone())), Verdict::Unknown(failure));
+    }
+
+    #[test]
+    fn every_way_of_moving_on_is_told_apart() {
+        let cases = [
+            ("EXECUTING", "EXECUTING", Some(1), Acted::Started),
+            ("EXECUTING_WITH_WAITPOINTS", "EXECUTING", Some(1), Acted::Started),
+            ("SUSPENDED", "WAITING_TO_RESUME", Some(1), Acted::Started),
+            ("QUEUED_EXECUTING", "EXECUTING", Some(1), Acted::Started),
+            ("FINISHED", "COMPLETED_SUCCESSFULLY", Some(1), Acted::Finished),
+            ("FINISHED", "CANCELED", None, Acted::Cancelled),
+            ("FINISHED", "SYSTEM_FAILURE", None, Acted::Requeued),
+            ("FINISHED", "EXPIRED", None, Acted::Unknown),
+            ("PENDING_CANCEL", "CANCELED", Some(1), Acted::Cancelled),
+            ("QUEUED", "PENDING", None, Acted::Requeued),
+            ("QUEUED", "RETRYING_AFTER_FAILURE", Some(1), Acted::Started),
+            ("PENDING_EXECUTING", "PENDING", None, Acted::Requeued),
+            ("RUN_CREATED", "PENDING", None, Acted::Unknown),
+            ("SOMETHING_NEW", "PENDING", None, Acted::Unknown),
+        ];
+        for (status, run_status, attempt_number, acted) in cases {
+            assert_eq!(
+                seen(status, run_status, attempt_number, ""),
+                Verdict::Acted { acted, warm_start: false },
+                "{status} {run_status}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_warm_start_is_told_by_the_end_of_the_description() {
+        assert_eq!(
+            seen("EXECUTING", "EXECUTING", Some(1), "Attempt created, starting execution (warm start)"),
+            Verdict::Acted { acted: Acted::Started, warm_start: true }
+        );
+    }
+}

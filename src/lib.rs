@@ -1,0 +1,21 @@
+//! Durable proof that a warm start really started.
+#![doc = ""]
+
+pub mod domain;
+
+pub mod config;
+pub mod shutdown;
+pub mod telemetry;
+
+pub mod platform;
+pub mod postgres;
+pub mod store;
+pub mod workload;
+
+pub mod scheduler;
+
+pub mod api;
+pub mod simulator;
+pub mod worker;
+
+pub mod cli;

@@ -1,0 +1,3 @@
+//! The `warmproof` binary.
+
+fn main() {}
