@@ -1,1 +1,85 @@
-//! (to come)
+//! All SQL lives below here: one file per verb of a verification's life.
+//!
+//! The store owns the statements and the connection pool, and nothing else: it
+//! never decides what a sighting means and never waits for a network call of
+//! another service. Each statement commits by itself, so no transaction is ever
+//! open while anybody probes or creates. Every write to a claimed row matches
+//! its fence; a write that matches nothing answers `Stale` and is no error.
+
+pub mod cancel;
+pub mod claim;
+pub mod error;
+pub mod lease;
+pub mod lookup;
+pub mod loss;
+pub mod schedule;
+pub mod settle;
+pub mod upkeep;
+
+use sqlx::PgPool;
+
+pub use error::StoreError;
+
+/// The database, reached through a small pool of connections.
+#[derive(Debug, Clone)]
+pub struct Store {
+    db: PgPool,
+}
+
+impl Store {
+    /// A store on connections whose `search_path` is Warmproof's schema.
+    #[must_use]
+    pub fn new(db: PgPool) -> Self {
+        Self { db }
+    }
+
+    /// The connection pool, for callers that bring transactions of their own.
+    #[must_use]
+    pub fn db(&self) -> &PgPool {
+        &self.db
+    }
+
+    /// Closes all connections, waiting for those in use.
+    pub async fn close(&self) {
+        self.db.close().await;
+    }
+}
+
+/// `i32` for the columns that count, which never come near its end.
+fn count(value: u32) -> i32 {
+    i32::try_from(value).unwrap_or(i32::MAX)
+}
+
+/// Whole milliseconds, as the statements take durations.
+fn millis(duration: std::time::Duration) -> i32 {
+    i32::try_from(duration.as_millis()).unwrap_or(i32::MAX)
+}
+
+/// The positions of a batch in waves in which each run stands once, in the order of the batch.
+///
+/// One statement may touch a run only once: `on conflict` refuses a second time, and
+/// the order of a caller's calls for one run must be kept.
+fn waves<'a>(run_ids: impl Iterator<Item = &'a str>) -> Vec<Vec<usize>> {
+    let mut seen = std::collections::HashMap::new();
+    let mut waves: Vec<Vec<usize>> = Vec::new();
+    for (position, run_id) in run_ids.enumerate() {
+        let wave: &mut usize = seen.entry(run_id).and_modify(|wave| *wave += 1).or_insert(0);
+        if waves.len() <= *wave {
+            waves.push(Vec::new());
+        }
+        waves[*wave].push(position);
+    }
+    waves
+}
+
+#[cfg(test)]
+mod tests {
+    use super::waves;
+
+    #[test]
+    fn a_run_stands_once_in_each_wave_and_keeps_its_order() {
+        let runs = ["a", "b", "a", "c", "a", "b"];
+        assert_eq!(waves(runs.into_iter()), vec![vec![0, 1, 3], vec![2, 5], vec![4]]);
+        assert!(waves(std::iter::empty()).is_empty());
+    }
+}

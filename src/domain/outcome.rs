@@ -1,1 +1,157 @@
-//! todo
+//! How a verification ends: what a worker says, and what the row made of it.
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::claim::ClaimKey;
+use super::verdict::Acted;
+
+/// What came of a fallback.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FallbackResult {
+    /// A workload was requested, and the backend or the run's progress confirmed it.
+    Created,
+    /// The workload was there already, from an earlier request of ours.
+    Existed,
+    /// The original runner acted after all.
+    Overtaken,
+    /// The platform's redrive took the run back first.
+    Requeued,
+    /// No create was confirmed.
+    Failed,
+    /// Shadow mode: recorded, nothing created.
+    Suppressed,
+    /// Cancelled as a miss or by an operator after the loss was marked.
+    Cancelled,
+    /// A newer dispatch took the row after the loss was marked.
+    Superseded,
+}
+
+impl FallbackResult {
+    /// The word in SQL, API and events.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Created => "created",
+            Self::Existed => "existed",
+            Self::Overtaken => "overtaken",
+            Self::Requeued => "requeued",
+            Self::Failed => "failed",
+            Self::Suppressed => "suppressed",
+            Self::Cancelled => "cancelled",
+            Self::Superseded => "superseded",
+        }
+    }
+}
+
+/// What a worker has to say when it settles. The row decides: once marked lost it ends as a fallback.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ending {
+    /// The run moved on.
+    Delivered {
+        /// What moved it.
+        acted: Acted,
+        /// Whether a warm runner started the attempt.
+        warm_start: bool,
+    },
+    /// Nothing could be learned, and there is no time or try left.
+    ProbeError {
+        /// The last failure, or `expired`.
+        error: String,
+    },
+    /// The loss was acted on, or could not be.
+    Fallback {
+        /// What came of it.
+        result: FallbackResult,
+        /// Why, when it failed.
+        error: Option<String>,
+    },
+}
+
+/// One settle: the fenced last write.
+#[derive(Debug, Clone)]
+pub struct Settlement {
+    /// Row and fence.
+    pub key: ClaimKey,
+    /// What the worker has to say.
+    pub ending: Ending,
+    /// Probes made under this claim that the row does not count yet.
+    pub probes: u32,
+    /// How long the last probe took, in milliseconds.
+    pub probe_ms: Option<u32>,
+    /// Whether the sighting may show the redriven dispatch; outside the rates.
+    pub late: bool,
+    /// Name of the workload that was requested.
+    pub workload: Option<String>,
+}
+
+/// The answer to a settle.
+#[derive(Debug, Clone, PartialEq)]
+#[must_use = "a stale settle recorded nothing and must not be reported"]
+pub enum Settled {
+    /// Recorded, now or by an earlier try whose reply was lost.
+    Recorded(Box<Outcome>),
+    /// The fence moved on: drop the result, count it, emit nothing.
+    Stale,
+}
+
+/// A recorded outcome, as it is stored.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Outcome {
+    /// When it ended, by the database's clock.
+    pub settled_at: DateTime<Utc>,
+    /// The verification.
+    pub id: Uuid,
+    /// The run.
+    pub run_id: String,
+    /// The dispatched snapshot.
+    pub snapshot_id: String,
+    /// The pool.
+    pub pool: String,
+    /// The supervisor that dispatched it.
+    pub supervisor: Option<String>,
+    /// Where that supervisor runs.
+    pub region: Option<String>,
+    /// The deployment's version.
+    pub deployment_version: Option<String>,
+    /// `hit` or `dispatch`.
+    pub intent: String,
+    /// By the platform's clock.
+    pub dequeued_at: DateTime<Utc>,
+    /// By the database's clock.
+    pub scheduled_at: DateTime<Utc>,
+    /// The promise.
+    pub due_at: DateTime<Utc>,
+    /// `delivered`, `fallback`, `probe_error`, `cancelled` or `superseded`.
+    pub outcome: String,
+    /// What acted (delivered) or who cancelled (cancelled).
+    pub reason: Option<String>,
+    /// What came of a fallback.
+    pub fallback_result: Option<String>,
+    /// Outside the rates: it may show the redriven dispatch.
+    pub late: bool,
+    /// Who settled.
+    pub worker: Option<String>,
+    /// Claims made.
+    pub claim_count: i32,
+    /// Probes made.
+    pub probe_count: i32,
+    /// Creates requested.
+    pub create_count: i32,
+    /// When the runner's connect was heard of.
+    pub connected_at: Option<DateTime<Utc>>,
+    /// When the loss was marked.
+    pub lost_at: Option<DateTime<Utc>>,
+    /// When a create was permitted.
+    pub create_permitted_at: Option<DateTime<Utc>>,
+    /// How long the last probe took, in milliseconds.
+    pub probe_ms: Option<i32>,
+    /// Name of the workload requested.
+    pub workload: Option<String>,
+    /// The last error.
+    pub error: Option<String>,
+    /// The run's trace context.
+    pub traceparent: Option<String>,
+}

@@ -1,1 +1,145 @@
-//! todo
+//! A verification: our promise to look at one dispatch, from schedule to cancel.
+//!
+//! Its life is `pending`, then `claimed` and back as often as needed, then one
+//! outcome. Which step is legal when is decided by the store's statements and
+//! held by the schema's CHECKs; the answers a caller gets are named here.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+
+use super::dispatch::Dispatch;
+use super::ids::{PoolName, RunId, SnapshotId, VerificationId};
+
+/// Shortest delay from schedule to `due_at` (contract §6).
+pub const DELAY_MIN: Duration = Duration::from_secs(1);
+/// Longest delay from schedule to `due_at` (contract §6).
+pub const DELAY_MAX: Duration = Duration::from_secs(60);
+
+/// Why the verification was scheduled.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Intent {
+    /// The broker reported a hit.
+    #[default]
+    Hit,
+    /// Written before the broker is asked; cancelled as `miss` when it says no.
+    Dispatch,
+}
+
+impl Intent {
+    /// The word in SQL, API and events.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Hit => "hit",
+            Self::Dispatch => "dispatch",
+        }
+    }
+}
+
+/// What a schedule call asks for.
+#[derive(Debug, Clone)]
+pub struct NewVerification {
+    /// The dispatch to look at.
+    pub dispatch: Dispatch,
+    /// Whose backend would cold-start the run.
+    pub pool: PoolName,
+    /// Which supervisor dispatched it, for reports.
+    pub supervisor: Option<String>,
+    /// Where that supervisor runs, for reports.
+    pub region: Option<String>,
+    /// Why it is scheduled.
+    pub intent: Intent,
+    /// From schedule to `due_at`, [`DELAY_MIN`] to [`DELAY_MAX`]; `None`: the pool's, else the caller's default.
+    pub delay: Option<Duration>,
+}
+
+/// What became of a schedule call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ScheduleResult {
+    /// A new verification is pending.
+    Created,
+    /// A new verification took the place of one for an older dispatch.
+    Superseded,
+    /// This dispatch is known already, pending or ended; nothing changed.
+    Duplicate,
+    /// A newer dispatch of the run is known; nothing changed.
+    Outdated,
+}
+
+/// The answer to one schedule call. Returned means durable.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[must_use = "an outdated or duplicate schedule changed nothing"]
+pub struct Scheduled {
+    /// What became of the call.
+    pub result: ScheduleResult,
+    /// The verification that now speaks for the run: the new one, or the one that stood in the way.
+    pub id: VerificationId,
+    /// When that one is due, by the database's clock.
+    pub due_at: DateTime<Utc>,
+}
+
+/// Why a dispatch could not be scheduled, although it is well formed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ScheduleRefusal {
+    /// No such pool is known to the database.
+    #[error("unknown pool `{0}`: name it in the configuration of a worker or the api first")]
+    UnknownPool(PoolName),
+}
+
+/// Why a verification is cancelled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CancelReason {
+    /// The runner connected.
+    Connected,
+    /// The broker said no after a write-ahead schedule.
+    Miss,
+    /// Somebody decided so.
+    Operator,
+}
+
+impl CancelReason {
+    /// The word in SQL, API and events.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Connected => "connected",
+            Self::Miss => "miss",
+            Self::Operator => "operator",
+        }
+    }
+}
+
+/// What a cancel call asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cancellation {
+    /// The run.
+    pub run_id: RunId,
+    /// The dispatch the caller speaks of; a newer one is left alone.
+    pub snapshot_id: Option<SnapshotId>,
+    /// Why.
+    pub reason: CancelReason,
+}
+
+/// The answer to one cancel call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case", tag = "result")]
+#[must_use = "a cancel may come too late"]
+pub enum Cancelled {
+    /// The verification ended; nobody will look.
+    Cancelled {
+        /// Which one.
+        id: VerificationId,
+    },
+    /// A create is already permitted; a connect was noted on the row, nothing else changed.
+    TooLate {
+        /// Which one.
+        id: VerificationId,
+    },
+    /// No pending verification of that run, or none for that snapshot.
+    NotFound,
+}

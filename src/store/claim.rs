@@ -1,0 +1,132 @@
+//! Claim: due rows, skip locked, a new fence, a lease.
+//!
+//! One statement serves all pools of a worker with one index range scan each. It
+//! takes rows whose lease is over like any others, so there is no rescuer.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use uuid::Uuid;
+
+use super::{Store, StoreError};
+use crate::domain::claim::{Claim, ClaimKey, Fence};
+use crate::domain::ids::{IdError, PoolName, RunId, SnapshotId, VerificationId, WorkerName};
+use crate::domain::verification::Intent;
+
+const DOING: &str = "claim verifications";
+
+/// Which rows of one pool a claim may take.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wanted {
+    /// The pool.
+    pub pool: PoolName,
+    /// Earliest `look_at`; `None`: no bound, as a sweep asks.
+    pub low: Option<DateTime<Utc>>,
+    /// Latest `look_at`; `None`: the claim's horizon from now, by the database's clock.
+    pub high: Option<DateTime<Utc>>,
+    /// At most so many rows.
+    pub quota: u32,
+}
+
+/// By what right, for how long and how far ahead a claim is made.
+#[derive(Debug, Clone, Copy)]
+pub struct ClaimTerms<'a> {
+    /// The new fence, the same for all rows of the claim and for no other claim.
+    pub fence: Fence,
+    /// Who claims, for people who look.
+    pub worker: &'a WorkerName,
+    /// How long the claim holds without renewal.
+    pub lease: Duration,
+    /// Rows that are due within this time are taken too.
+    pub horizon: Duration,
+}
+
+struct Row {
+    id: Uuid,
+    run_id: String,
+    snapshot_id: String,
+    pool: String,
+    supervisor: Option<String>,
+    region: Option<String>,
+    intent: String,
+    dequeued_at: DateTime<Utc>,
+    scheduled_at: DateTime<Utc>,
+    due_at: DateTime<Utc>,
+    look_at: DateTime<Utc>,
+    claimed_at: DateTime<Utc>,
+    claim_count: i32,
+    probe_count: i32,
+    create_count: i32,
+    lost_at: Option<DateTime<Utc>>,
+    workload: Option<String>,
+    traceparent: Option<String>,
+}
+
+impl Store {
+    /// Claims what is wanted, oldest first within a pool. The answer holds keys, never messages.
+    ///
+    /// # Errors
+    /// The database could not be reached, or a row cannot be read. Rows claimed by a
+    /// statement whose answer was lost come back when their lease is over.
+    pub async fn claim(&self, wanted: &[Wanted], terms: ClaimTerms<'_>) -> Result<Vec<Claim>, StoreError> {
+        let pools: Vec<&str> = wanted.iter().map(|wanted| wanted.pool.as_str()).collect();
+        let lows: Vec<Option<DateTime<Utc>>> = wanted.iter().map(|wanted| wanted.low).collect();
+        let highs: Vec<Option<DateTime<Utc>>> = wanted.iter().map(|wanted| wanted.high).collect();
+        let quotas: Vec<i32> = wanted.iter().map(|wanted| super::count(wanted.quota)).collect();
+        let rows = sqlx::query_file_as!(
+            Row,
+            "src/store/claim.sql",
+            &pools as &[&str],
+            &lows as &[Option<DateTime<Utc>>],
+            &highs as &[Option<DateTime<Utc>>],
+            &quotas,
+            super::millis(terms.horizon),
+            super::millis(terms.lease),
+            terms.fence.get(),
+            terms.worker.as_str(),
+        )
+        .fetch_all(self.db())
+        .await
+        .map_err(StoreError::doing(DOING))?;
+        rows.into_iter().map(|row| row.into_claim(terms.fence)).collect()
+    }
+}
+
+impl Row {
+    fn into_claim(self, fence: Fence) -> Result<Claim, StoreError> {
+        let intent = match self.intent.as_str() {
+            "hit" => Intent::Hit,
+            "dispatch" => Intent::Dispatch,
+            other => {
+                return Err(StoreError::Corrupt { doing: DOING, column: "intent", problem: other.to_owned() });
+            }
+        };
+        Ok(Claim {
+            key: ClaimKey {
+                run_id: RunId::parse(self.run_id).map_err(unreadable("run_id"))?,
+                id: VerificationId(self.id),
+                fence,
+            },
+            snapshot_id: SnapshotId::parse(self.snapshot_id).map_err(unreadable("snapshot_id"))?,
+            pool: PoolName::parse(self.pool).map_err(unreadable("pool"))?,
+            supervisor: self.supervisor,
+            region: self.region,
+            intent,
+            dequeued_at: self.dequeued_at,
+            scheduled_at: self.scheduled_at,
+            due_at: self.due_at,
+            look_at: self.look_at,
+            claimed_at: self.claimed_at,
+            claim_count: self.claim_count.unsigned_abs(),
+            probe_count: self.probe_count.unsigned_abs(),
+            create_count: self.create_count.unsigned_abs(),
+            lost_at: self.lost_at,
+            workload: self.workload,
+            traceparent: self.traceparent,
+        })
+    }
+}
+
+fn unreadable(column: &'static str) -> impl Fn(IdError) -> StoreError {
+    move |error| StoreError::Corrupt { doing: DOING, column, problem: error.to_string() }
+}

@@ -1,0 +1,35 @@
+with setting as materialized (
+  -- A claim that a crash of the database loses leaves its holder stale, which is
+  -- harmless: so a claim need not wait for the disk.
+  select set_config('synchronous_commit', 'off', true) as mode
+), wanted as (
+  select asked.pool, asked.low, asked.high, asked.quota
+  from unnest($1::text[], $2::timestamptz[], $3::timestamptz[], $4::int[]) as asked (pool, low, high, quota)
+  join pool on pool.name = asked.pool and not pool.paused
+)
+update pending p
+set
+  lease_expires_at = clock_timestamp() + $6::int * interval '1 millisecond',
+  fence = $7,
+  worker = $8,
+  claim_count = p.claim_count + 1
+where (select mode from setting) is not null
+  and p.ctid = any (array(
+    select due.place
+    from wanted
+    cross join lateral (
+      select candidate.ctid as place
+      from pending candidate
+      where candidate.pool = wanted.pool
+        -- The low watermark starts the scan past dead rows that a long transaction pins.
+        and candidate.look_at >= coalesce(wanted.low, '-infinity')
+        and candidate.look_at <= coalesce(wanted.high, statement_timestamp() + $5::int * interval '1 millisecond')
+        and (candidate.lease_expires_at is null or candidate.lease_expires_at <= statement_timestamp())
+      order by candidate.look_at
+      limit wanted.quota
+      for update skip locked
+    ) as due))
+returning
+  p.id, p.run_id, p.snapshot_id, p.pool, p.supervisor, p.region, p.intent,
+  p.dequeued_at, p.scheduled_at, p.due_at, p.look_at, clock_timestamp() as "claimed_at!",
+  p.claim_count, p.probe_count, p.create_count, p.lost_at, p.workload, p.traceparent

@@ -1,0 +1,68 @@
+//! What can go wrong between us and the database, by what a caller does about it.
+
+use std::future::Future;
+
+/// A statement that did not do its work.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The database refused, broke off or could not be reached.
+    #[error("could not {doing}: {source}")]
+    Database {
+        /// The verb and its object, such as `claim verifications`.
+        doing: &'static str,
+        /// What sqlx says.
+        source: sqlx::Error,
+    },
+    /// A row holds what this version cannot read.
+    #[error("could not {doing}: the stored `{column}` is not readable: {problem}")]
+    Corrupt {
+        /// The verb and its object.
+        doing: &'static str,
+        /// The column.
+        column: &'static str,
+        /// What is wrong with it.
+        problem: String,
+    },
+}
+
+impl StoreError {
+    /// Wraps an error of sqlx with what was tried.
+    pub(crate) fn doing(doing: &'static str) -> impl Fn(sqlx::Error) -> Self {
+        move |source| Self::Database { doing, source }
+    }
+
+    /// The SQLSTATE, when the database itself refused.
+    #[must_use]
+    pub fn sqlstate(&self) -> Option<String> {
+        match self {
+            Self::Database { source, .. } => {
+                source.as_database_error().and_then(|error| error.code()).map(std::borrow::Cow::into_owned)
+            }
+            Self::Corrupt { .. } => None,
+        }
+    }
+
+    /// Whether the data of one row is at fault, so that a batch is worth splitting (classes 22 and 23).
+    #[must_use]
+    pub fn is_data_error(&self) -> bool {
+        self.sqlstate().is_some_and(|state| state.starts_with("22") || state.starts_with("23"))
+    }
+
+    fn is_deadlock(&self) -> bool {
+        self.sqlstate().is_some_and(|state| state == "40P01")
+    }
+}
+
+/// Runs a statement, and once more when it was chosen as a deadlock's victim.
+///
+/// Batches lock in the order of run ids, so two of ours never deadlock; a caller's own
+/// transaction may still meet us in another order.
+pub(crate) async fn again_on_deadlock<T, F>(mut run: impl FnMut() -> F) -> Result<T, StoreError>
+where
+    F: Future<Output = Result<T, StoreError>>,
+{
+    match run().await {
+        Err(error) if error.is_deadlock() => run().await,
+        answer => answer,
+    }
+}

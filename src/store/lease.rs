@@ -1,0 +1,121 @@
+//! Renew and release: keep a lease while work is in hand, give it back when it is not.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use uuid::Uuid;
+
+use super::{Store, StoreError};
+use crate::domain::claim::ClaimKey;
+use crate::domain::ids::VerificationId;
+
+/// One claim that is given back.
+#[derive(Debug, Clone)]
+pub struct Release {
+    /// Row and fence.
+    pub key: ClaimKey,
+    /// When to look next, from now by the database's clock; `None` leaves `look_at` as it is.
+    pub look_again_in: Option<Duration>,
+    /// Probes made under this claim that the row does not count yet.
+    pub probes: u32,
+    /// What went wrong, if something did.
+    pub error: Option<String>,
+    /// The name the next create is to ask for, if it changes.
+    pub workload: Option<String>,
+}
+
+impl Release {
+    /// A claim given back untouched, for somebody else to take at once.
+    #[must_use]
+    pub fn untouched(key: ClaimKey) -> Self {
+        Self { key, look_again_in: None, probes: 0, error: None, workload: None }
+    }
+}
+
+/// The columns that name claimed rows and prove the right to write them.
+pub(super) struct Keys<'a> {
+    pub(super) run_ids: Vec<&'a str>,
+    pub(super) ids: Vec<Uuid>,
+    pub(super) fences: Vec<i64>,
+}
+
+impl<'a> Keys<'a> {
+    pub(super) fn of(keys: impl Iterator<Item = &'a ClaimKey> + Clone) -> Self {
+        Self {
+            run_ids: keys.clone().map(|key| key.run_id.as_str()).collect(),
+            ids: keys.clone().map(|key| key.id.0).collect(),
+            fences: keys.map(|key| key.fence.get()).collect(),
+        }
+    }
+}
+
+impl Store {
+    /// Extends leases to `lease` from now and answers which claims still hold.
+    /// A claim that is missing in the answer is stale: its work is to be dropped.
+    ///
+    /// Commits asynchronously: a renewal that a crash loses leaves its holder stale.
+    ///
+    /// # Errors
+    /// The database could not be reached; the leases run on.
+    pub async fn renew(&self, keys: &[ClaimKey], lease: Duration) -> Result<HashSet<VerificationId>, StoreError> {
+        let columns = Keys::of(keys.iter());
+        let renewed = sqlx::query_scalar!(
+            r#"with setting as materialized (
+                 select set_config('synchronous_commit', 'off', true) as mode
+               )
+               update pending p
+               set lease_expires_at = clock_timestamp() + $4::int * interval '1 millisecond'
+               from setting, unnest($1::text[], $2::uuid[], $3::bigint[]) as held (run_id, id, fence)
+               where p.run_id = held.run_id and p.id = held.id and p.fence = held.fence
+               returning p.id"#,
+            &columns.run_ids as &[&str],
+            &columns.ids,
+            &columns.fences,
+            super::millis(lease),
+        )
+        .fetch_all(self.db())
+        .await
+        .map_err(StoreError::doing("renew leases"))?;
+        Ok(renewed.into_iter().map(VerificationId).collect())
+    }
+
+    /// Gives claims back and answers how many were still ours. The others are stale.
+    ///
+    /// # Errors
+    /// The database could not be reached; the leases run out by themselves.
+    pub async fn release(&self, releases: &[Release]) -> Result<usize, StoreError> {
+        let columns = Keys::of(releases.iter().map(|release| &release.key));
+        let waits: Vec<Option<i32>> =
+            releases.iter().map(|release| release.look_again_in.map(super::millis)).collect();
+        let probes: Vec<i32> = releases.iter().map(|release| super::count(release.probes)).collect();
+        let errors: Vec<Option<&str>> = releases.iter().map(|release| release.error.as_deref()).collect();
+        let workloads: Vec<Option<&str>> = releases.iter().map(|release| release.workload.as_deref()).collect();
+        let released = sqlx::query_scalar!(
+            r#"update pending p
+               set
+                 look_at = case when given.wait_ms is null then p.look_at
+                   else clock_timestamp() + given.wait_ms * interval '1 millisecond' end,
+                 probe_count = p.probe_count + given.probes,
+                 last_error = coalesce(given.error, p.last_error),
+                 workload = coalesce(given.workload, p.workload),
+                 lease_expires_at = null,
+                 fence = null,
+                 worker = null
+               from unnest($1::text[], $2::uuid[], $3::bigint[], $4::int[], $5::int[], $6::text[], $7::text[])
+                 as given (run_id, id, fence, wait_ms, probes, error, workload)
+               where p.run_id = given.run_id and p.id = given.id and p.fence = given.fence
+               returning p.id"#,
+            &columns.run_ids as &[&str],
+            &columns.ids,
+            &columns.fences,
+            &waits as &[Option<i32>],
+            &probes,
+            &errors as &[Option<&str>],
+            &workloads as &[Option<&str>],
+        )
+        .fetch_all(self.db())
+        .await
+        .map_err(StoreError::doing("release claims"))?;
+        Ok(released.len())
+    }
+}

@@ -1,0 +1,173 @@
+//! Lookup: one verification, one run's history, the pools.
+
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+use sqlx::types::Uuid;
+
+use super::{Store, StoreError};
+use crate::domain::ids::{PoolName, RunId, VerificationId};
+use crate::domain::outcome::Outcome;
+
+/// A pending verification, as it stands. The message stays where it is.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Pending {
+    /// The verification.
+    pub id: Uuid,
+    /// The run.
+    pub run_id: String,
+    /// The dispatched snapshot.
+    pub snapshot_id: String,
+    /// The pool.
+    pub pool: String,
+    /// The supervisor that dispatched it.
+    pub supervisor: Option<String>,
+    /// Where that supervisor runs.
+    pub region: Option<String>,
+    /// The deployment's version.
+    pub deployment_version: Option<String>,
+    /// `hit` or `dispatch`.
+    pub intent: String,
+    /// By the platform's clock.
+    pub dequeued_at: DateTime<Utc>,
+    /// By the database's clock.
+    pub scheduled_at: DateTime<Utc>,
+    /// The promise.
+    pub due_at: DateTime<Utc>,
+    /// When somebody looks next.
+    pub look_at: DateTime<Utc>,
+    /// Until when a worker holds it, if one does.
+    pub lease_expires_at: Option<DateTime<Utc>>,
+    /// Who holds it.
+    pub worker: Option<String>,
+    /// Claims so far.
+    pub claim_count: i32,
+    /// Probes so far that led to no outcome.
+    pub probe_count: i32,
+    /// Creates requested so far.
+    pub create_count: i32,
+    /// When the runner's connect was heard of.
+    pub connected_at: Option<DateTime<Utc>>,
+    /// When the loss was marked.
+    pub lost_at: Option<DateTime<Utc>>,
+    /// When a create was permitted.
+    pub create_permitted_at: Option<DateTime<Utc>>,
+    /// Name of the workload requested last.
+    pub workload: Option<String>,
+    /// The last error, or why it is held.
+    pub last_error: Option<String>,
+}
+
+/// Scheduled less pending less ended, in one snapshot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Conservation {
+    /// Verifications ever scheduled.
+    pub scheduled: i64,
+    /// Verifications pending.
+    pub pending: i64,
+    /// Verifications ended.
+    pub ended: i64,
+    /// Must be 0.
+    pub unaccounted: i64,
+}
+
+impl Store {
+    /// The run's pending verification, if it has one.
+    ///
+    /// # Errors
+    /// The database could not be reached.
+    pub async fn pending_of(&self, run_id: &RunId) -> Result<Option<Pending>, StoreError> {
+        sqlx::query_as!(
+            Pending,
+            "select id, run_id, snapshot_id, pool, supervisor, region, deployment_version, intent, dequeued_at,
+               scheduled_at, due_at, look_at, lease_expires_at, worker, claim_count, probe_count, create_count,
+               connected_at, lost_at, create_permitted_at, workload, last_error
+             from pending where run_id = $1",
+            run_id.as_str()
+        )
+        .fetch_optional(self.db())
+        .await
+        .map_err(StoreError::doing("look up a pending verification"))
+    }
+
+    /// The run's ended verifications, newest first, at most `limit`.
+    ///
+    /// # Errors
+    /// The database could not be reached.
+    pub async fn outcomes_of(&self, run_id: &RunId, limit: i64) -> Result<Vec<Outcome>, StoreError> {
+        sqlx::query_as!(
+            Outcome,
+            "select settled_at, id, run_id, snapshot_id, pool, supervisor, region, deployment_version, intent,
+               dequeued_at, scheduled_at, due_at, outcome, reason, fallback_result, late, worker,
+               claim_count, probe_count, create_count, connected_at, lost_at, create_permitted_at,
+               probe_ms, workload, error, traceparent
+             from outcome where run_id = $1 order by settled_at desc, id desc limit $2",
+            run_id.as_str(),
+            limit
+        )
+        .fetch_all(self.db())
+        .await
+        .map_err(StoreError::doing("look up a run's outcomes"))
+    }
+
+    /// The run of a verification, pending or ended.
+    ///
+    /// Ended ones are found through a block-range index on the id, which follows the order
+    /// of insertion; pending ones by a scan of the hot table, which turns over in seconds.
+    ///
+    /// # Errors
+    /// The database could not be reached.
+    pub async fn run_of(&self, id: VerificationId) -> Result<Option<String>, StoreError> {
+        sqlx::query_scalar!(
+            r#"select run_id as "run_id!" from pending where id = $1
+               union all
+               select run_id from outcome where id = $1
+               limit 1"#,
+            id.0
+        )
+        .fetch_optional(self.db())
+        .await
+        .map_err(StoreError::doing("look up a verification"))
+    }
+
+    /// The names of all pools the database knows.
+    ///
+    /// # Errors
+    /// The database could not be reached.
+    pub async fn pools(&self) -> Result<Vec<String>, StoreError> {
+        sqlx::query_scalar!("select name from pool order by name")
+            .fetch_all(self.db())
+            .await
+            .map_err(StoreError::doing("list pools"))
+    }
+
+    /// Makes sure that the database knows these pools. Settings of known ones are left alone.
+    ///
+    /// # Errors
+    /// The database could not be reached or refused a name.
+    pub async fn ensure_pools(&self, pools: &[PoolName]) -> Result<(), StoreError> {
+        let names: Vec<&str> = pools.iter().map(PoolName::as_str).collect();
+        sqlx::query!(
+            "insert into pool (name) select unnest($1::text[]) on conflict (name) do nothing",
+            &names as &[&str]
+        )
+        .execute(self.db())
+        .await
+        .map_err(StoreError::doing("register pools"))?;
+        Ok(())
+    }
+
+    /// The conservation check, in one snapshot of the database.
+    ///
+    /// # Errors
+    /// The database could not be reached.
+    pub async fn conservation(&self) -> Result<Conservation, StoreError> {
+        sqlx::query_as!(
+            Conservation,
+            r#"select scheduled as "scheduled!", pending as "pending!", ended as "ended!",
+                 unaccounted as "unaccounted!" from conservation"#
+        )
+        .fetch_one(self.db())
+        .await
+        .map_err(StoreError::doing("check conservation"))
+    }
+}

@@ -1,0 +1,142 @@
+//! What a loss writes before anything is created: mark, permit, count.
+//!
+//! Three fenced, synchronous statements, in this order. Each may be repeated after
+//! a lost reply: the mark keeps its first instant, a permit is granted again without
+//! a second unit of the cap, and a create is counted before it is requested, so a
+//! repeated count only spends an attempt.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+
+use super::{Store, StoreError};
+use crate::domain::claim::ClaimKey;
+
+/// The answer to a fenced step of a fallback.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[must_use = "a stale step changed nothing, and its work is to be dropped"]
+pub enum Fenced<T> {
+    /// The row is ours and was written.
+    Held(T),
+    /// The fence moved on.
+    Stale,
+}
+
+/// Whether a cold start may be requested.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Permit {
+    /// It may, by this claim or a later one.
+    Granted,
+    /// The pool is in shadow mode: settle, create nothing.
+    Suppressed,
+    /// Not now. The row was given back and is looked at again.
+    Held {
+        /// `paused` or `cap`.
+        reason: String,
+    },
+}
+
+/// The stored message of a claimed row.
+#[derive(Debug, Clone)]
+pub struct StoredMessage {
+    /// The dequeued message, as it came.
+    pub message: String,
+    /// The supervisor's timings, as they came.
+    pub timings: Option<String>,
+}
+
+impl Store {
+    /// Marks a claimed row as lost, counts the probe that saw it, and answers since when it is.
+    /// From now on its outcome is `fallback`, whatever follows.
+    ///
+    /// # Errors
+    /// The database could not be reached; repeat it.
+    pub async fn mark_lost(&self, key: &ClaimKey, probes: u32) -> Result<Fenced<DateTime<Utc>>, StoreError> {
+        let lost_at = sqlx::query_scalar!(
+            r#"update pending
+               set lost_at = coalesce(lost_at, clock_timestamp()), probe_count = probe_count + $4
+               where run_id = $1 and id = $2 and fence = $3
+               returning lost_at as "lost_at!""#,
+            key.run_id.as_str(),
+            key.id.0,
+            key.fence.get(),
+            super::count(probes),
+        )
+        .fetch_optional(self.db())
+        .await
+        .map_err(StoreError::doing("mark a loss"))?;
+        Ok(lost_at.map_or(Fenced::Stale, Fenced::Held))
+    }
+
+    /// Asks for permission to cold-start a row marked lost. A held row is given back and
+    /// looked at again after `hold`.
+    ///
+    /// # Errors
+    /// The database could not be reached; repeat it.
+    pub async fn permit_create(&self, key: &ClaimKey, hold: Duration) -> Result<Fenced<Permit>, StoreError> {
+        let doing = "permit a create";
+        let row = sqlx::query!(
+            r#"select answer as "answer!", hold_reason from permit_create($1, $2, $3, $4)"#,
+            key.run_id.as_str(),
+            key.id.0,
+            key.fence.get(),
+            super::millis(hold),
+        )
+        .fetch_one(self.db())
+        .await
+        .map_err(StoreError::doing(doing))?;
+        match row.answer.as_str() {
+            "granted" => Ok(Fenced::Held(Permit::Granted)),
+            "suppressed" => Ok(Fenced::Held(Permit::Suppressed)),
+            "held" => Ok(Fenced::Held(Permit::Held { reason: row.hold_reason.unwrap_or_default() })),
+            "stale" => Ok(Fenced::Stale),
+            other => Err(StoreError::Corrupt { doing, column: "answer", problem: other.to_owned() }),
+        }
+    }
+
+    /// Counts a create before it is requested, notes its name, and answers the new count.
+    /// It commits to disk, so that the claim itself is durable before anything is created.
+    ///
+    /// # Errors
+    /// The database could not be reached; request nothing.
+    pub async fn count_create(&self, key: &ClaimKey, workload: &str) -> Result<Fenced<u32>, StoreError> {
+        let counted = sqlx::query_scalar!(
+            r#"update pending
+               set create_count = create_count + 1, workload = $4
+               where run_id = $1 and id = $2 and fence = $3 and create_permitted_at is not null
+               returning create_count"#,
+            key.run_id.as_str(),
+            key.id.0,
+            key.fence.get(),
+            workload,
+        )
+        .fetch_optional(self.db())
+        .await
+        .map_err(StoreError::doing("count a create"))?;
+        Ok(counted.map_or(Fenced::Stale, |count| Fenced::Held(count.unsigned_abs())))
+    }
+
+    /// Reads the message of a claimed row, which only a fallback needs.
+    ///
+    /// # Errors
+    /// The database could not be reached, or the message is stored in a way this version does not know.
+    pub async fn message(&self, key: &ClaimKey) -> Result<Fenced<StoredMessage>, StoreError> {
+        let doing = "read a message";
+        let row = sqlx::query!(
+            "select codec, message, timings from pending where run_id = $1 and id = $2 and fence = $3",
+            key.run_id.as_str(),
+            key.id.0,
+            key.fence.get(),
+        )
+        .fetch_optional(self.db())
+        .await
+        .map_err(StoreError::doing(doing))?;
+        let Some(row) = row else { return Ok(Fenced::Stale) };
+        let corrupt = |column, problem| StoreError::Corrupt { doing, column, problem };
+        if row.codec != 0 {
+            return Err(corrupt("codec", format!("codec {} is newer than this version", row.codec)));
+        }
+        let message = String::from_utf8(row.message).map_err(|error| corrupt("message", error.to_string()))?;
+        Ok(Fenced::Held(StoredMessage { message, timings: row.timings }))
+    }
+}

@@ -1,0 +1,197 @@
+//! Schedule: hits become pending rows, durable when the call returns.
+//!
+//! The rules stand in the database function `schedule_many`, where SQL callers meet
+//! the same ones. This file turns a batch into arrays and the answer back.
+
+use chrono::{DateTime, Utc};
+use sqlx::{AssertSqlSafe, PgConnection, Row};
+use uuid::Uuid;
+
+use super::error::again_on_deadlock;
+use super::{Store, StoreError, millis, waves};
+use crate::domain::ids::VerificationId;
+use crate::domain::verification::{NewVerification, ScheduleRefusal, ScheduleResult, Scheduled};
+
+const DOING: &str = "schedule verifications";
+
+/// The answer to one element of a batch.
+pub type ScheduleAnswer = Result<Scheduled, ScheduleRefusal>;
+
+/// How a message is stored: `0`, as it came.
+const CODEC_RAW: i16 = 0;
+
+struct Answer {
+    ordinal: i32,
+    result: String,
+    id: Option<Uuid>,
+    due_at: Option<DateTime<Utc>>,
+}
+
+/// One array per column of a batch, in the order of the function's parameters.
+#[derive(Default)]
+struct Columns<'a> {
+    ids: Vec<Uuid>,
+    run_ids: Vec<&'a str>,
+    snapshot_ids: Vec<&'a str>,
+    pools: Vec<&'a str>,
+    supervisors: Vec<Option<&'a str>>,
+    regions: Vec<Option<&'a str>>,
+    deployment_versions: Vec<Option<&'a str>>,
+    intents: Vec<&'a str>,
+    dequeued_ats: Vec<DateTime<Utc>>,
+    delays_ms: Vec<Option<i32>>,
+    traceparents: Vec<Option<&'a str>>,
+    timings: Vec<Option<&'a str>>,
+    codecs: Vec<i16>,
+    messages: Vec<&'a [u8]>,
+}
+
+impl<'a> Columns<'a> {
+    fn push(&mut self, new: &'a NewVerification) {
+        let dispatch = &new.dispatch;
+        self.ids.push(VerificationId::fresh().0);
+        self.run_ids.push(dispatch.run_id.as_str());
+        self.snapshot_ids.push(dispatch.snapshot_id.as_str());
+        self.pools.push(new.pool.as_str());
+        self.supervisors.push(new.supervisor.as_deref());
+        self.regions.push(new.region.as_deref());
+        self.deployment_versions.push(dispatch.deployment_version.as_deref());
+        self.intents.push(new.intent.as_str());
+        self.dequeued_ats.push(dispatch.dequeued_at);
+        self.delays_ms.push(new.delay.map(millis));
+        self.traceparents.push(dispatch.traceparent.as_deref());
+        self.timings.push(dispatch.timings.as_ref().map(|timings| timings.get()));
+        self.codecs.push(CODEC_RAW);
+        self.messages.push(dispatch.message.get().as_bytes());
+    }
+}
+
+impl Store {
+    /// Schedules a batch; the answers stand in its order. `default_delay` serves where
+    /// neither the element nor its pool says one.
+    ///
+    /// # Errors
+    /// The database could not be reached or refused the batch. Nothing of the failing
+    /// wave is written then; the call may be repeated as it is.
+    pub async fn schedule(
+        &self,
+        batch: &[NewVerification],
+        default_delay: std::time::Duration,
+    ) -> Result<Vec<ScheduleAnswer>, StoreError> {
+        let mut answers = vec![None; batch.len()];
+        for wave in waves(batch.iter().map(|new| new.dispatch.run_id.as_str())) {
+            let mut columns = Columns::default();
+            for &position in &wave {
+                columns.push(&batch[position]);
+            }
+            let rows = again_on_deadlock(|| self.schedule_wave(&columns, default_delay)).await?;
+            for row in rows {
+                let position = wave[usize::try_from(row.ordinal).unwrap_or(0).saturating_sub(1)];
+                answers[position] = Some(answer(row, &batch[position])?);
+            }
+        }
+        answers.into_iter().map(|answer| answer.ok_or_else(|| unreadable("ordinal", "an answer is missing"))).collect()
+    }
+
+    async fn schedule_wave(
+        &self,
+        columns: &Columns<'_>,
+        default_delay: std::time::Duration,
+    ) -> Result<Vec<Answer>, StoreError> {
+        sqlx::query_as!(
+            Answer,
+            r#"select ordinal as "ordinal!", result as "result!", id, due_at
+               from schedule_many($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)"#,
+            &columns.ids,
+            &columns.run_ids as &[&str],
+            &columns.snapshot_ids as &[&str],
+            &columns.pools as &[&str],
+            &columns.supervisors as &[Option<&str>],
+            &columns.regions as &[Option<&str>],
+            &columns.deployment_versions as &[Option<&str>],
+            &columns.intents as &[&str],
+            &columns.dequeued_ats,
+            &columns.delays_ms as &[Option<i32>],
+            &columns.traceparents as &[Option<&str>],
+            &columns.timings as &[Option<&str>],
+            &columns.codecs,
+            &columns.messages as &[&[u8]],
+            millis(default_delay),
+        )
+        .fetch_all(self.db())
+        .await
+        .map_err(StoreError::doing(DOING))
+    }
+}
+
+/// Schedules one dispatch inside the caller's own transaction, in the schema given.
+///
+/// The promise holds when, and only when, that transaction commits. Keep it short: it
+/// holds the run's row, and with it every cancel and settle of that run.
+///
+/// # Errors
+/// As [`Store::schedule`]; the caller's transaction is then to be rolled back.
+pub async fn schedule_in(
+    connection: &mut PgConnection,
+    schema: &str,
+    new: &NewVerification,
+    default_delay: std::time::Duration,
+) -> Result<ScheduleAnswer, StoreError> {
+    let mut columns = Columns::default();
+    columns.push(new);
+    let schema = schema.replace('"', "\"\"");
+    // The caller's search_path is not ours, so the function is named in full; the rest is bound.
+    let text = format!(
+        r#"select result, id, due_at
+           from "{schema}".schedule_one($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)"#
+    );
+    #[expect(clippy::disallowed_methods, reason = "the schema's name is known only at run time")]
+    let row = sqlx::query(AssertSqlSafe(text))
+        .bind(columns.ids[0])
+        .bind(columns.run_ids[0])
+        .bind(columns.snapshot_ids[0])
+        .bind(columns.pools[0])
+        .bind(columns.supervisors[0])
+        .bind(columns.regions[0])
+        .bind(columns.deployment_versions[0])
+        .bind(columns.intents[0])
+        .bind(columns.dequeued_ats[0])
+        .bind(columns.delays_ms[0])
+        .bind(columns.traceparents[0])
+        .bind(columns.timings[0])
+        .bind(columns.codecs[0])
+        .bind(columns.messages[0])
+        .bind(millis(default_delay))
+        .fetch_one(connection)
+        .await
+        .map_err(StoreError::doing(DOING))?;
+    let read = StoreError::doing(DOING);
+    answer(
+        Answer {
+            ordinal: 1,
+            result: row.try_get("result").map_err(&read)?,
+            id: row.try_get("id").map_err(&read)?,
+            due_at: row.try_get("due_at").map_err(&read)?,
+        },
+        new,
+    )
+}
+
+fn answer(row: Answer, new: &NewVerification) -> Result<ScheduleAnswer, StoreError> {
+    let result = match row.result.as_str() {
+        "created" => ScheduleResult::Created,
+        "superseded" => ScheduleResult::Superseded,
+        "duplicate" => ScheduleResult::Duplicate,
+        "outdated" => ScheduleResult::Outdated,
+        "unknown_pool" => return Ok(Err(ScheduleRefusal::UnknownPool(new.pool.clone()))),
+        other => return Err(unreadable("result", other)),
+    };
+    match (row.id, row.due_at) {
+        (Some(id), Some(due_at)) => Ok(Ok(Scheduled { result, id: VerificationId(id), due_at })),
+        _ => Err(unreadable("id", "it is null")),
+    }
+}
+
+fn unreadable(column: &'static str, problem: &str) -> StoreError {
+    StoreError::Corrupt { doing: DOING, column, problem: problem.to_owned() }
+}

@@ -1,0 +1,63 @@
+with said as (
+  select *
+  from unnest(
+    $1::text[], $2::uuid[], $3::bigint[], $4::text[], $5::text[], $6::bool[], $7::text[],
+    $8::int[], $9::int[], $10::bool[], $11::text[], $12::text[])
+    as s (run_id, id, fence, verdict, acted, warm_start, result, probes, probe_ms, late, workload, error)
+), gone as (
+  -- The fence is the right to write: no row, no outcome.
+  delete from pending p
+  using said s
+  where p.run_id = s.run_id and p.id = s.id and p.fence = s.fence
+  returning
+    p.id, p.run_id, p.snapshot_id, p.pool, p.supervisor, p.region, p.deployment_version, p.intent,
+    p.dequeued_at, p.scheduled_at, p.due_at, p.fence, p.worker, p.claim_count, p.probe_count, p.create_count,
+    p.connected_at, p.lost_at, p.create_permitted_at, p.traceparent,
+    coalesce(s.workload, p.workload) as workload,
+    case when s.verdict = 'delivered' then null else coalesce(s.error, p.last_error) end as error,
+    s.verdict, s.acted, s.warm_start, s.result, s.probes, s.probe_ms, s.late
+), judged as (
+  -- The row decides: once marked lost it ends as a fallback, whatever was seen later.
+  select
+    gone.*,
+    case when lost_at is null then verdict else 'fallback' end as outcome,
+    case when lost_at is null then acted end as reason,
+    case
+      when lost_at is null then null
+      when verdict = 'fallback' then result
+      when verdict = 'probe_error' then 'failed'
+      when acted = 'requeued' then 'requeued'
+      when warm_start or create_count = 0 then 'overtaken'
+      else 'created'
+    end as fallback_result
+  from gone
+), recorded as (
+  insert into outcome (
+    settled_at, id, run_id, snapshot_id, pool, supervisor, region, deployment_version, intent,
+    dequeued_at, scheduled_at, due_at, outcome, reason, fallback_result, late, fence, worker,
+    claim_count, probe_count, create_count, connected_at, lost_at, create_permitted_at,
+    probe_ms, workload, error, traceparent)
+  select
+    clock_timestamp(), id, run_id, snapshot_id, pool, supervisor, region, deployment_version, intent,
+    dequeued_at, scheduled_at, due_at, outcome, reason, fallback_result, late, fence, worker,
+    claim_count, probe_count + probes, create_count, connected_at, lost_at, create_permitted_at,
+    probe_ms, workload, error, traceparent
+  from judged
+  returning *
+), counted as (
+  insert into outcome_count (
+    minute, pool, supervisor, region, deployment_version, intent, outcome, reason, fallback_result, late, n)
+  select
+    date_trunc('minute', settled_at), pool, supervisor, region, deployment_version, intent, outcome, reason,
+    fallback_result, late, count(*)
+  from recorded
+  group by date_trunc('minute', settled_at), pool, supervisor, region, deployment_version, intent, outcome, reason,
+    fallback_result, late
+)
+select
+  settled_at as "settled_at!", id as "id!", run_id as "run_id!", snapshot_id as "snapshot_id!", pool as "pool!",
+  supervisor, region, deployment_version, intent as "intent!", dequeued_at as "dequeued_at!",
+  scheduled_at as "scheduled_at!", due_at as "due_at!", outcome as "outcome!", reason, fallback_result,
+  late as "late!", worker, claim_count as "claim_count!", probe_count as "probe_count!",
+  create_count as "create_count!", connected_at, lost_at, create_permitted_at, probe_ms, workload, error, traceparent
+from recorded
