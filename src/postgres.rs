@@ -34,7 +34,7 @@ pub use error::LaunchError;
 pub const MAJOR_MIN: u32 = 15;
 
 /// How long a start may take: a slow disk needs seconds for `initdb`, crash recovery some more.
-const START_TIMEOUT: Duration = Duration::from_secs(60);
+const START_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// The superuser of every private server, and the database everybody connects to first.
 const SUPERUSER: &str = "postgres";
@@ -99,7 +99,7 @@ impl PrivatePostgres {
     /// Starts a server, or attaches to the one that already serves this home.
     ///
     /// An attached server is stopped by the process that started it, not by this value.
-    pub fn start(options: Options) -> Result<Self, LaunchError> {
+    pub fn start(options: &Options) -> Result<Self, LaunchError> {
         launch::launch(options)
     }
 

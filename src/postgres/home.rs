@@ -21,6 +21,9 @@ const SOCKET_PATH_MAX: usize = 103;
 /// The longest name PostgreSQL gives a socket: the highest port, and `.lock`.
 const SOCKET_NAME_LEN: usize = "/.s.PGSQL.65535.lock".len();
 
+/// How often a starter that waits for another looks whether it is done.
+const LOCK_POLL: Duration = Duration::from_millis(20);
+
 /// How many bytes of a log an error shows.
 const LOG_TAIL_LEN: u64 = 2_000;
 /// A log longer than this is begun anew at the next start.
@@ -85,7 +88,7 @@ impl OpenHome {
             match lock.try_lock() {
                 Ok(()) => return Ok(lock),
                 Err(TryLockError::WouldBlock) if began.elapsed() < patience => {
-                    sleep(Duration::from_millis(20))
+                    sleep(LOCK_POLL);
                 }
                 Err(error) => return Err(LaunchError::Io { what: task, source: error.into() }),
             }

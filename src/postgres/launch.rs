@@ -23,10 +23,10 @@ const PASSING_MAX: Duration = Duration::from_secs(10);
 const LOOK_EVERY_WHILE_PASSING: Duration = Duration::from_millis(200);
 
 /// Finds, makes, starts and waits; see [`PrivatePostgres::start`].
-pub(super) fn launch(options: Options) -> Result<PrivatePostgres, LaunchError> {
+pub(super) fn launch(options: &Options) -> Result<PrivatePostgres, LaunchError> {
     let account = Account::choose()?;
     let home = OpenHome::open(&options.home, &account)?;
-    let result = launch_in(&home, &account, &options);
+    let result = launch_in(&home, &account, options);
     match result {
         Ok(running) => Ok(running.into_private(home)),
         Err(error) => {

@@ -54,7 +54,7 @@ fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
 #[test]
 fn a_private_server_is_durable_and_reachable_by_its_socket_only() {
     let server =
-        PrivatePostgres::start(Options::new(Home::Temporary, Discovery::from_environment())).unwrap();
+        PrivatePostgres::start(&Options::new(Home::Temporary, Discovery::from_environment())).unwrap();
     let options = server.connect_options();
     assert_eq!(ask(&options, "show fsync").unwrap(), "on");
     assert_eq!(ask(&options, "show full_page_writes").unwrap(), "on");
@@ -73,13 +73,13 @@ fn a_private_server_is_durable_and_reachable_by_its_socket_only() {
 #[test]
 fn committed_data_survives_a_restart_and_dropping_stops_the_server() {
     let home = TestHome::new();
-    let first = PrivatePostgres::start(home.options()).unwrap();
+    let first = PrivatePostgres::start(&home.options()).unwrap();
     ask(&first.connect_options(), "create table kept as select 'still here' as word").unwrap();
     let before = first.connect_options();
     drop(first);
     assert!(ask(&before, "select 'alive'").is_err());
 
-    let second = PrivatePostgres::start(home.options()).unwrap();
+    let second = PrivatePostgres::start(&home.options()).unwrap();
     assert!(!second.is_attached());
     assert_eq!(ask(&second.connect_options(), "select word from kept").unwrap(), "still here");
 }
@@ -87,8 +87,8 @@ fn committed_data_survives_a_restart_and_dropping_stops_the_server() {
 #[test]
 fn a_second_start_attaches_and_leaves_the_stopping_to_the_first() {
     let home = TestHome::new();
-    let first = PrivatePostgres::start(home.options()).unwrap();
-    let second = PrivatePostgres::start(home.options()).unwrap();
+    let first = PrivatePostgres::start(&home.options()).unwrap();
+    let second = PrivatePostgres::start(&home.options()).unwrap();
     assert!(second.is_attached());
     assert_eq!((second.pid(), second.url()), (first.pid(), first.url()));
     second.stop();
@@ -100,7 +100,7 @@ fn two_starts_at_once_share_one_server() {
     let home = TestHome::new();
     let servers: Vec<_> = std::thread::scope(|scope| {
         let starters: Vec<_> =
-            (0..3).map(|_| scope.spawn(|| PrivatePostgres::start(home.options()).unwrap())).collect();
+            (0..3).map(|_| scope.spawn(|| PrivatePostgres::start(&home.options()).unwrap())).collect();
         starters.into_iter().map(|starter| starter.join().unwrap()).collect()
     });
     assert_eq!(servers.iter().filter(|server| !server.is_attached()).count(), 1);
@@ -114,7 +114,7 @@ fn a_server_may_listen_on_loopback_when_asked_to() {
         settings: vec![("fsync".into(), "off".into())],
         ..Options::new(Home::Temporary, Discovery::from_environment())
     };
-    let server = PrivatePostgres::start(options).unwrap();
+    let server = PrivatePostgres::start(&options).unwrap();
     let address = server.tcp_addr().unwrap();
     let over_tcp = PgConnectOptions::new_without_pgpass()
         .host("127.0.0.1")
@@ -132,7 +132,7 @@ fn data_of_another_major_version_is_refused_with_both_versions_named() {
     let home = TestHome::new();
     fs::create_dir_all(home.0.join("data")).unwrap();
     fs::write(home.0.join("data/PG_VERSION"), "9.6\n").unwrap();
-    let error = PrivatePostgres::start(home.options()).unwrap_err();
+    let error = PrivatePostgres::start(&home.options()).unwrap_err();
     assert!(matches!(error, LaunchError::OtherMajor { .. }), "{error}");
     let text = error.to_string();
     assert!(text.contains("belongs to PostgreSQL 9.6, but here is only 1"), "{text}");
@@ -144,7 +144,7 @@ fn a_server_that_cannot_start_says_why_in_its_own_words() {
     let home = TestHome::new();
     let mut options = home.options();
     options.settings.push(("max_connections".into(), "plenty".into()));
-    let error = PrivatePostgres::start(options).unwrap_err();
+    let error = PrivatePostgres::start(&options).unwrap_err();
     assert!(matches!(error, LaunchError::Died { .. }), "{error}");
     assert!(error.to_string().contains("invalid value for parameter \"max_connections\""), "{error}");
 }
@@ -152,14 +152,14 @@ fn a_server_that_cannot_start_says_why_in_its_own_words() {
 #[test]
 fn a_server_that_was_killed_recovers_what_was_committed() {
     let home = TestHome::new();
-    let first = PrivatePostgres::start(home.options()).unwrap();
+    let first = PrivatePostgres::start(&home.options()).unwrap();
     ask(&first.connect_options(), "create table kept as select 'still here' as word").unwrap();
     let first_pid = nix::unistd::Pid::from_raw(first.pid());
     nix::sys::signal::kill(first_pid, nix::sys::signal::Signal::SIGKILL).unwrap();
     wait_until("the keeper noticed", || first.keeper.as_ref().is_some_and(|keeper| keeper.ended().is_some()));
     drop(first);
 
-    let second = PrivatePostgres::start(home.options()).unwrap();
+    let second = PrivatePostgres::start(&home.options()).unwrap();
     assert!(!second.is_attached());
     assert_eq!(ask(&second.connect_options(), "select word from kept").unwrap(), "still here");
 }
@@ -174,7 +174,7 @@ fn a_child_holds_a_server_until_it_is_killed() {
         return;
     };
     let server =
-        PrivatePostgres::start(Options::new(Home::Kept(home), Discovery::from_environment())).unwrap();
+        PrivatePostgres::start(&Options::new(Home::Kept(home), Discovery::from_environment())).unwrap();
     println!("\nserver {}", server.pid());
     loop {
         std::thread::park();
@@ -204,6 +204,6 @@ fn the_server_goes_down_in_good_order_when_its_parent_is_killed() {
     let log = fs::read_to_string(home.0.join("postgres.log")).unwrap();
     assert!(log.contains("database system is shut down"), "{log}");
 
-    let next = PrivatePostgres::start(home.options()).unwrap();
+    let next = PrivatePostgres::start(&home.options()).unwrap();
     assert!(!next.is_attached());
 }

@@ -1,0 +1,306 @@
+//! Brings a database's schema to what this program needs.
+//!
+//! The migrations are embedded; refinery orders and records them, on the connection everything else
+//! uses. One process at a time migrates a schema, others wait for it. Everything, the history
+//! included, lives in one schema, so that several can share a database.
+//!
+//! A rolling upgrade runs old programs on a new schema. So a database that is *ahead* of the program is
+//! accepted up to [`MIGRATIONS_AHEAD_MAX`] migrations, on the promise of `migrations/README.md`: a
+//! change that old programs cannot live with comes at least one release after the one that made it
+//! unneeded. Anything else that does not fit, such as an edited migration, is refused.
+
+use std::time::{Duration, Instant};
+
+use refinery::Runner;
+use refinery_core::{AsyncMigrate as _, Migration};
+use sha2::{Digest as _, Sha256};
+use sqlx::postgres::{PgConnectOptions, PgConnection};
+use sqlx::{AssertSqlSafe, Connection as _};
+
+mod connection;
+mod fit;
+mod schema_name;
+#[cfg(test)]
+mod tests;
+
+pub use schema_name::{InvalidSchemaName, SchemaName};
+
+use connection::MigrationConnection;
+use fit::Fit;
+
+/// How many migrations a database may have that this program does not know.
+///
+/// No release brings more than this many, so the release before it still starts on its schema. Too high
+/// and a long outdated program works on a schema it misunderstands; too low and old workers cannot
+/// restart during an upgrade.
+pub const MIGRATIONS_AHEAD_MAX: usize = 10;
+
+/// The table of applied migrations, in the schema itself.
+const HISTORY: &str = "refinery_schema_history";
+
+/// How often a waiting process looks whether it is its turn.
+const TURN_POLL: Duration = Duration::from_millis(100);
+/// How often a waiting process says that it still waits.
+const TURN_NOTICE: Duration = Duration::from_secs(10);
+
+mod embedded {
+    refinery::embed_migrations!("migrations");
+}
+
+/// What a migration run did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[must_use]
+pub struct MigrationReport {
+    /// The migrations this run applied, in order, such as `V1__initial`.
+    pub applied: Vec<String>,
+    /// The version of the schema now; 0 when there are no migrations at all.
+    pub version: i64,
+    /// How many migrations the schema has that this program does not know.
+    pub ahead: usize,
+}
+
+/// What a migration run would do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[must_use]
+pub struct MigrationPlan {
+    /// The migrations that are not applied, in order.
+    pub pending: Vec<String>,
+    /// The version of the schema now; 0 when nothing was applied yet.
+    pub version: i64,
+    /// How many migrations the schema has that this program does not know.
+    pub ahead: usize,
+}
+
+/// The schema could not be brought to, or is not at, what this program needs.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum MigrateError {
+    /// The name cannot be a schema's.
+    #[error(transparent)]
+    Name(#[from] InvalidSchemaName),
+    /// The database could not be reached or did not answer as expected.
+    #[error("could not migrate schema `{schema}`: {source}")]
+    Database {
+        /// The schema's name.
+        schema: String,
+        /// What the database said.
+        source: sqlx::Error,
+    },
+    /// One migration failed; it was rolled back whole, and earlier ones stay.
+    #[error(
+        "could not migrate schema `{schema}`: {}\nhint: nothing of that migration was kept unless it is a no-transaction one; mend the cause and run `warmproof migrate` again",
+        chain(source)
+    )]
+    Failed {
+        /// The schema's name.
+        schema: String,
+        /// Which migration, and what the database said.
+        source: Box<refinery::Error>,
+    },
+    /// The history holds an entry that cannot be read.
+    #[error("could not read the migration history of schema `{schema}`: {problem}")]
+    History {
+        /// The schema's name.
+        schema: String,
+        /// Which entry, and what is wrong with it.
+        problem: String,
+    },
+    /// An applied migration differs from the embedded one of its version.
+    #[error(
+        "could not migrate schema `{schema}`: migration `{applied}` was applied with another text or name than this program's `{embedded}`\nhint: an applied migration must never change; run the program that applied it, or undo the edit"
+    )]
+    Divergent {
+        /// The schema's name.
+        schema: String,
+        /// What the history says.
+        applied: String,
+        /// What this program has.
+        embedded: String,
+    },
+    /// The schema lacks a migration below its version, or has one that this program never had.
+    #[error(
+        "could not migrate schema `{schema}`: migration `{migration}` is {problem}\nhint: the schema was migrated by a program of another line; compare with `warmproof migrate --plan`"
+    )]
+    OutOfLine {
+        /// The schema's name.
+        schema: String,
+        /// Which migration.
+        migration: String,
+        /// What does not fit about it.
+        problem: &'static str,
+    },
+    /// The schema is too new for this program.
+    #[error(
+        "could not use schema `{schema}`: it is {ahead} migrations ahead of this program, at most {MIGRATIONS_AHEAD_MAX} are safe\nhint: upgrade this program"
+    )]
+    TooFarAhead {
+        /// The schema's name.
+        schema: String,
+        /// By how many.
+        ahead: usize,
+    },
+    /// The schema is too old for this program.
+    #[error("could not use schema `{schema}`: {} migrations are missing, the first is `{}`\nhint: run `warmproof migrate`", pending.len(), pending.first().map_or("", String::as_str))]
+    Behind {
+        /// The schema's name.
+        schema: String,
+        /// What is missing.
+        pending: Vec<String>,
+    },
+}
+
+/// Brings `schema` up to date, making it when it is missing. Waits while another process does the same.
+///
+/// Needs a session of its own: not through a pooler that hands out connections per transaction.
+pub async fn migrate(options: &PgConnectOptions, schema: &str) -> Result<MigrationReport, MigrateError> {
+    migrate_with(options, schema, embedded::migrations::runner().get_migrations()).await
+}
+
+/// What [`migrate`] would do. Changes nothing, and waits for nobody.
+pub async fn plan(options: &PgConnectOptions, schema: &str) -> Result<MigrationPlan, MigrateError> {
+    plan_with(options, schema, embedded::migrations::runner().get_migrations()).await
+}
+
+/// Checks that this program can work on the schema as it is.
+pub async fn check(options: &PgConnectOptions, schema: &str) -> Result<MigrationPlan, MigrateError> {
+    let plan = plan(options, schema).await?;
+    if plan.pending.is_empty() {
+        return Ok(plan);
+    }
+    Err(MigrateError::Behind { schema: schema.to_owned(), pending: plan.pending })
+}
+
+/// Every embedded migration, in order: its name and its text.
+pub fn sql() -> Vec<(String, String)> {
+    let runner = embedded::migrations::runner();
+    let mut all: Vec<&Migration> = runner.get_migrations().iter().collect();
+    all.sort();
+    all.into_iter().map(|one| (one.to_string(), one.sql().unwrap_or_default().to_owned())).collect()
+}
+
+async fn migrate_with(
+    options: &PgConnectOptions,
+    schema: &str,
+    migrations: &[Migration],
+) -> Result<MigrationReport, MigrateError> {
+    let schema = SchemaName::parse(schema)?;
+    let failed = |source| MigrateError::Database { schema: schema.to_string(), source };
+    let mut db = PgConnection::connect_with(options).await.map_err(failed)?;
+    take_turn(&mut db, &schema).await.map_err(failed)?;
+    let result = migrate_locked(&mut db, &schema, migrations).await;
+    // Ends the session and with it our turn. A failure to say goodbye ends it as well.
+    let _ = db.close().await;
+    result
+}
+
+/// Waits until no other process migrates this schema. The turn ends with the session, even by SIGKILL.
+///
+/// Asks again and again on purpose. A statement that waits holds a snapshot, and `create index
+/// concurrently` in the process whose turn it is would wait for that snapshot: a deadlock.
+async fn take_turn(db: &mut PgConnection, schema: &SchemaName) -> Result<(), sqlx::Error> {
+    let (key, began) = (turn_key(schema), Instant::now());
+    let mut notice = TURN_NOTICE;
+    loop {
+        let is_ours: bool =
+            sqlx::query_scalar("select pg_try_advisory_lock($1)").bind(key).fetch_one(&mut *db).await?;
+        if is_ours {
+            return Ok(());
+        }
+        if began.elapsed() >= notice {
+            tracing::info!(schema = %schema, waited = ?began.elapsed(), "waiting for another process to migrate");
+            notice += TURN_NOTICE;
+        }
+        tokio::time::sleep(TURN_POLL).await;
+    }
+}
+
+/// Two schemas of one database migrate side by side; the same name in another database is another lock.
+fn turn_key(schema: &SchemaName) -> i64 {
+    let digest = Sha256::digest(format!("warmproof migrations of {schema}"));
+    let (head, _) = digest.split_first_chunk::<8>().expect("a digest has 32 bytes");
+    i64::from_be_bytes(*head)
+}
+
+async fn migrate_locked(
+    db: &mut PgConnection,
+    schema: &SchemaName,
+    migrations: &[Migration],
+) -> Result<MigrationReport, MigrateError> {
+    let failed = |source| MigrateError::Database { schema: schema.to_string(), source };
+    let quoted = schema.quoted();
+    let prepare = format!(
+        "create schema if not exists {quoted}; \
+         set search_path to {quoted}; \
+         set statement_timeout to 0; \
+         set client_min_messages to warning"
+    );
+    sqlx::raw_sql(AssertSqlSafe(prepare)).execute(&mut *db).await.map_err(failed)?;
+
+    let before = fit(db, schema, migrations).await?;
+    if before.pending.is_empty() {
+        return Ok(MigrationReport { applied: Vec::new(), version: before.version, ahead: before.ahead });
+    }
+    // Missing ones are judged by `Fit`, which knows that a newer program may have been here.
+    let runner =
+        Runner::new(migrations).set_grouped(false).set_abort_divergent(true).set_abort_missing(false);
+    let report = runner.run_async(&mut MigrationConnection(db)).await;
+    let report = report
+        .map_err(|source| MigrateError::Failed { schema: schema.to_string(), source: source.into() })?;
+    let applied = report.applied_migrations();
+    Ok(MigrationReport {
+        applied: applied.iter().map(ToString::to_string).collect(),
+        version: applied.last().map_or(before.version, Migration::version),
+        ahead: before.ahead,
+    })
+}
+
+async fn plan_with(
+    options: &PgConnectOptions,
+    schema: &str,
+    migrations: &[Migration],
+) -> Result<MigrationPlan, MigrateError> {
+    let schema = SchemaName::parse(schema)?;
+    let failed = |source| MigrateError::Database { schema: schema.to_string(), source };
+    let mut db = PgConnection::connect_with(options).await.map_err(failed)?;
+    let found = fit(&mut db, &schema, migrations).await?;
+    let _ = db.close().await;
+    Ok(MigrationPlan { pending: found.pending, version: found.version, ahead: found.ahead })
+}
+
+/// Holds what was applied against what this program has.
+async fn fit(
+    db: &mut PgConnection,
+    schema: &SchemaName,
+    migrations: &[Migration],
+) -> Result<Fit, MigrateError> {
+    let failed = |source| MigrateError::Database { schema: schema.to_string(), source };
+    let history = format!("{}.{HISTORY}", schema.quoted());
+    let exists: bool = sqlx::query_scalar("select to_regclass($1) is not null")
+        .bind(&history)
+        .fetch_one(&mut *db)
+        .await
+        .map_err(failed)?;
+    let applied = if exists {
+        let read = MigrationConnection(db).get_applied_migrations(&history).await;
+        read.map_err(|error| history_error(schema, &error))?
+    } else {
+        Vec::new()
+    };
+    fit::judge(schema, &applied, migrations)
+}
+
+fn history_error(schema: &SchemaName, error: &refinery::Error) -> MigrateError {
+    MigrateError::History { schema: schema.to_string(), problem: chain(error) }
+}
+
+/// An error with its causes: refinery keeps what the database said one level down.
+fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    let mut text = error.to_string();
+    for cause in causes.map(ToString::to_string) {
+        if !text.contains(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    text
+}
