@@ -166,13 +166,22 @@ pub(super) fn make_private(path: &Path) -> Result<(), LaunchError> {
     fs::set_permissions(path, mode).map_err(LaunchError::io(format!("restrict `{}`", path.display())))
 }
 
-/// Removes a socket directory of ours, if no server has its socket in it.
+/// Removes a socket directory of ours. Only when no server runs on this home: what is left in there
+/// then is the socket of one that was killed.
 pub(super) fn remove_socket_dir(dir: &Path) {
-    let is_ours = dir.file_name().is_some_and(|name| name.to_string_lossy().starts_with(PREFIX));
-    if is_ours {
-        // Fails, as it should, when something is still in there or it is already gone.
-        let _ = fs::remove_dir(dir);
+    let starts_with = |path: &Path, prefix: &str| {
+        path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(prefix))
+    };
+    if !starts_with(dir, PREFIX) {
+        return;
     }
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        if starts_with(&entry.path(), ".s.PGSQL.") {
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+    // Fails, as it should, when something else is in there, or it is already gone.
+    let _ = fs::remove_dir(dir);
 }
 
 fn short_path(parent: &Path) -> PathBuf {
@@ -209,6 +218,7 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let home = OpenHome { path: root.path().into(), is_temporary: false };
         let first = home.make_socket_dir(&Account::Ours, Some(root.path())).unwrap();
+        fs::write(first.join(".s.PGSQL.5432"), "").unwrap();
         let second = home.make_socket_dir(&Account::Ours, Some(root.path())).unwrap();
         assert!(!first.exists() && second.exists());
     }
