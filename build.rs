@@ -4,6 +4,8 @@
 //! variables are set from here, so that neither a `DATABASE_URL` nor an `.env` in some directory above
 //! can point the build of a stranger at a live database.
 
+#![expect(clippy::disallowed_methods, reason = "a build script is told everything by its environment")]
+
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::{env, fs};

@@ -201,8 +201,9 @@ async fn take_turn(db: &mut PgConnection, schema: &SchemaName) -> Result<(), sql
     let (key, began) = (turn_key(schema), Instant::now());
     let mut notice = TURN_NOTICE;
     loop {
-        let is_ours: bool =
-            sqlx::query_scalar("select pg_try_advisory_lock($1)").bind(key).fetch_one(&mut *db).await?;
+        let is_ours: bool = sqlx::query_scalar!(r#"select pg_try_advisory_lock($1) as "is_ours!""#, key)
+            .fetch_one(&mut *db)
+            .await?;
         if is_ours {
             return Ok(());
         }
@@ -275,8 +276,7 @@ async fn fit(
 ) -> Result<Fit, MigrateError> {
     let failed = |source| MigrateError::Database { schema: schema.to_string(), source };
     let history = format!("{}.{HISTORY}", schema.quoted());
-    let exists: bool = sqlx::query_scalar("select to_regclass($1) is not null")
-        .bind(&history)
+    let exists: bool = sqlx::query_scalar!(r#"select to_regclass($1) is not null as "exists!""#, history)
         .fetch_one(&mut *db)
         .await
         .map_err(failed)?;

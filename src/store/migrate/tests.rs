@@ -1,3 +1,5 @@
+#![expect(clippy::disallowed_methods, reason = "the tests look at tables that exist only in them")]
+
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use sqlx::Row as _;
