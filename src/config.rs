@@ -1,4 +1,126 @@
 //! Settings, read from the environment once, checked all at once.
+//!
+//! One struct per concern; one aggregate per process that reads what it needs.
+//! Nothing else in the program reads the environment. A start with faults reports
+//! every one of them, each with its variable and a next step, and never repeats
+//! a secret. While verification is off, nothing but its switch is read.
+//!
+//! Names and parsing rules of variables that upstream's supervisor reads too are
+//! upstream's (contract §6); ours begin with `WARMPROOF_`. `docs/configuration.md`
+//! lists them all.
 
+pub mod api;
+pub mod database;
+pub mod environment;
+pub mod error;
+mod number;
 pub mod platform;
 pub mod postgres;
+pub mod reader;
+pub mod runner;
+pub mod token;
+pub mod verify;
+pub mod worker;
+pub mod workload;
+
+use api::ApiConfig;
+use database::DatabaseConfig;
+use environment::Environment;
+use error::ConfigErrors;
+use platform::PlatformConfig;
+use reader::Reader;
+use verify::{Switch, VerifyConfig};
+use worker::WorkerConfig;
+use workload::WorkloadConfig;
+
+/// What a supervisor needs to schedule and cancel.
+#[derive(Debug, Clone)]
+pub struct SchedulerSettings {
+    /// How a hit is verified.
+    pub verify: VerifyConfig,
+    /// Where promises are kept.
+    pub database: DatabaseConfig,
+}
+
+/// What the API's process needs.
+#[derive(Debug, Clone)]
+pub struct ApiSettings {
+    /// How a hit is verified, unless a request says otherwise.
+    pub verify: VerifyConfig,
+    /// Where promises are kept.
+    pub database: DatabaseConfig,
+    /// The API itself.
+    pub api: ApiConfig,
+}
+
+/// What a worker's process needs.
+#[derive(Debug, Clone)]
+pub struct WorkerSettings {
+    /// How a hit is verified.
+    pub verify: VerifyConfig,
+    /// Where promises are kept.
+    pub database: DatabaseConfig,
+    /// Whom to ask.
+    pub platform: PlatformConfig,
+    /// The worker itself.
+    pub worker: WorkerConfig,
+    /// How to start a run cold.
+    pub workload: WorkloadConfig,
+}
+
+impl SchedulerSettings {
+    /// Reads all concerns of a scheduling process.
+    ///
+    /// # Errors
+    /// Every fault of every concern.
+    pub fn from_environment(environment: &Environment) -> Result<Switch<Self>, ConfigErrors> {
+        read_switched(environment, |verify, reader| {
+            Some(Self { verify, database: DatabaseConfig::read(reader)? })
+        })
+    }
+}
+
+impl ApiSettings {
+    /// Reads all concerns of the API's process.
+    ///
+    /// # Errors
+    /// Every fault of every concern.
+    pub fn from_environment(environment: &Environment) -> Result<Switch<Self>, ConfigErrors> {
+        read_switched(environment, |verify, reader| {
+            let (database, api) = (DatabaseConfig::read(reader), ApiConfig::read(reader));
+            Some(Self { verify, database: database?, api: api? })
+        })
+    }
+}
+
+impl WorkerSettings {
+    /// Reads all concerns of a worker's process.
+    ///
+    /// # Errors
+    /// Every fault of every concern.
+    pub fn from_environment(environment: &Environment) -> Result<Switch<Self>, ConfigErrors> {
+        read_switched(environment, Self::read)
+    }
+
+    fn read(verify: VerifyConfig, reader: &mut Reader<'_>) -> Option<Self> {
+        let database = DatabaseConfig::read(reader);
+        let platform = PlatformConfig::read(reader);
+        let worker = WorkerConfig::read(reader);
+        let workload = WorkloadConfig::read(reader);
+        Some(Self { verify, database: database?, platform: platform?, worker: worker?, workload: workload? })
+    }
+}
+
+/// Reads the switch first; the rest is read only behind it.
+fn read_switched<T>(
+    environment: &Environment,
+    read: impl FnOnce(VerifyConfig, &mut Reader<'_>) -> Option<T>,
+) -> Result<Switch<T>, ConfigErrors> {
+    reader::read_all(environment, |reader| match VerifyConfig::read(reader) {
+        Switch::Enabled(verify) => read(verify, reader).map(Switch::Enabled),
+        Switch::Disabled { reason } => Some(Switch::Disabled { reason }),
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -2,8 +2,12 @@
 
 use std::time::Duration;
 
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 use url::Url;
+
+use super::environment::{self, Environment};
+use super::error::ConfigErrors;
+use super::reader::{self, Reader};
 
 /// One platform and the credentials of one worker group.
 #[derive(Debug, Clone)]
@@ -19,4 +23,63 @@ pub struct PlatformConfig {
     /// `WARMPROOF_PROBE_TIMEOUT_MS`: how long one probe may take, 2 s by default.
     /// Too high and a hanging platform holds probe slots; too low and slow answers become probe errors.
     pub probe_timeout: Duration,
+}
+
+impl PlatformConfig {
+    /// Reads this concern alone.
+    ///
+    /// # Errors
+    /// Every fault of its variables.
+    pub fn from_environment(environment: &Environment) -> Result<Self, ConfigErrors> {
+        reader::read_all(environment, Self::read)
+    }
+
+    /// Reads this concern; faults stay with the reader.
+    pub fn read(reader: &mut Reader<'_>) -> Option<Self> {
+        let api_url = reader
+            .http_url("TRIGGER_API_URL", "set it to the platform's address, as the supervisor has it")
+            .and_then(|text| Url::parse(text.strip_suffix('/').unwrap_or(&text)).ok());
+        let worker_token = reader.secret_or_file(
+            "TRIGGER_WORKER_TOKEN",
+            "set it to the worker group's token, or to `file://<path>`",
+        );
+        check_header(reader, "TRIGGER_WORKER_TOKEN", worker_token.as_ref());
+        let managed_secret =
+            reader.secret("MANAGED_WORKER_SECRET", "set it to the platform's managed worker secret");
+        check_header(reader, "MANAGED_WORKER_SECRET", managed_secret.as_ref());
+        let instance_name = read_instance_name(reader);
+        let probe_timeout = reader.millis("WARMPROOF_PROBE_TIMEOUT_MS", 2000, 100..=10_000);
+        Some(Self {
+            api_url: api_url?,
+            worker_token: worker_token?,
+            managed_secret: managed_secret?,
+            instance_name,
+            probe_timeout,
+        })
+    }
+}
+
+/// `TRIGGER_WORKER_INSTANCE_NAME`, or this process's random name; several concerns carry it.
+pub(super) fn read_instance_name(reader: &mut Reader<'_>) -> String {
+    let variable = "TRIGGER_WORKER_INSTANCE_NAME";
+    let name = reader.optional_text(variable);
+    let name = name.unwrap_or_else(|| environment::instance_name_default().to_owned());
+    // It travels in a header and into every runner.
+    if name.bytes().any(|byte| !matches!(byte, b' '..=b'~')) {
+        reader.fault(
+            variable,
+            "must hold printable ASCII only",
+            "set it to the node's name, or leave it out",
+        );
+    }
+    name
+}
+
+/// A secret that travels in a header must fit one; found at start rather than at the first request.
+pub(super) fn check_header(reader: &mut Reader<'_>, variable: &'static str, secret: Option<&SecretString>) {
+    let fits = |secret: &SecretString| secret.expose_secret().bytes().all(|byte| matches!(byte, b' '..=b'~'));
+    if !secret.is_none_or(fits) {
+        let hint = "look for a line break or a control character in it";
+        reader.fault(variable, "holds something else than printable ASCII", hint);
+    }
 }

@@ -1,0 +1,68 @@
+//! Where settings come from: the process's environment, or pairs a test brings.
+//!
+//! This is the only place that reads the environment, so that no test has to
+//! change it and no value can change after the start.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::LazyLock;
+
+use uuid::Uuid;
+
+/// A frozen copy of environment variables.
+#[derive(Clone)]
+pub struct Environment {
+    /// `None` marks a value that is not valid Unicode; reading it is a fault, ignoring it is not.
+    values: BTreeMap<String, Option<String>>,
+}
+
+/// What a variable holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Value<'e> {
+    /// The variable is not there.
+    Unset,
+    /// The variable holds this text, which may be empty.
+    Text(&'e str),
+    /// The variable holds bytes that are not Unicode.
+    NotUnicode,
+}
+
+impl Environment {
+    /// The environment of this process, as it is now.
+    pub fn from_process() -> Self {
+        let values = std::env::vars_os()
+            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok())))
+            .collect();
+        Self { values }
+    }
+
+    /// An environment of exactly these variables.
+    pub fn from_pairs<N: Into<String>, V: Into<String>>(pairs: impl IntoIterator<Item = (N, V)>) -> Self {
+        let values = pairs.into_iter().map(|(name, value)| (name.into(), Some(value.into()))).collect();
+        Self { values }
+    }
+
+    /// What the variable `name` holds.
+    pub fn get(&self, name: &str) -> Value<'_> {
+        match self.values.get(name) {
+            None => Value::Unset,
+            Some(None) => Value::NotUnicode,
+            Some(Some(text)) => Value::Text(text),
+        }
+    }
+}
+
+impl fmt::Debug for Environment {
+    /// Names only the number of variables: any value may be a secret.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Environment").field("variables", &self.values.len()).finish_non_exhaustive()
+    }
+}
+
+/// The instance name of a process that was given none: a random UUID, the same until the process ends.
+///
+/// Several concerns name the instance (credentials, events, runners), and they must agree.
+pub(super) fn instance_name_default() -> &'static str {
+    static NAME: LazyLock<String> = LazyLock::new(|| Uuid::new_v4().to_string());
+    &NAME
+}

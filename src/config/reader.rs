@@ -1,0 +1,241 @@
+//! Reads variables one by one and collects every fault.
+//!
+//! Each concern reads all of its variables before it builds its struct, so one
+//! start reports everything that is wrong. A faulty value of a variable with a
+//! default reads as that default: nothing is handed out once a fault is noted.
+
+use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
+use std::path::Path;
+use std::time::Duration;
+
+use secrecy::SecretString;
+use url::Url;
+
+use super::environment::{Environment, Value};
+use super::error::{ConfigError, ConfigErrors};
+use super::number;
+
+/// Longest part of a refused, non-secret value that a fault repeats, in characters.
+const ECHO_CHARS_MAX: usize = 60;
+
+/// One pass over an environment.
+#[derive(Debug)]
+pub struct Reader<'e> {
+    environment: &'e Environment,
+    faults: Vec<ConfigError>,
+    asked: BTreeMap<&'static str, Asked>,
+}
+
+/// What the documentation must say about a variable that was asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Asked {
+    /// The default, `required` or `none`.
+    pub default: String,
+    /// The bounds, such as `1 to 10`, where the value is a bounded number.
+    pub bounds: Option<String>,
+}
+
+/// Runs `read` over the environment; any fault it noted turns its result into [`ConfigErrors`].
+pub fn read_all<T>(
+    environment: &Environment,
+    read: impl FnOnce(&mut Reader<'_>) -> Option<T>,
+) -> Result<T, ConfigErrors> {
+    let mut reader = Reader::new(environment);
+    let value = read(&mut reader);
+    match value {
+        Some(value) if reader.faults.is_empty() => Ok(value),
+        Some(_) | None => Err(ConfigErrors(reader.faults)),
+    }
+}
+
+impl<'e> Reader<'e> {
+    /// A reader that has asked for nothing yet.
+    pub fn new(environment: &'e Environment) -> Self {
+        Self { environment, faults: Vec::new(), asked: BTreeMap::new() }
+    }
+
+    /// Notes a fault of a variable; for checks across several of them.
+    ///
+    /// The same fault counts once: several concerns may read one variable.
+    pub fn fault(&mut self, variable: &'static str, problem: impl Into<String>, hint: impl Into<String>) {
+        let fault = ConfigError { variable, problem: problem.into(), hint: hint.into() };
+        if !self.faults.contains(&fault) {
+            self.faults.push(fault);
+        }
+    }
+
+    /// A text; unset and empty are the same, as upstream asks for truthy values.
+    pub fn optional_text(&mut self, variable: &'static str) -> Option<String> {
+        self.raw(variable, "none").filter(|text| !text.is_empty()).map(str::to_owned)
+    }
+
+    /// A text that must be there.
+    pub fn text(&mut self, variable: &'static str, hint: &str) -> Option<String> {
+        let text = self.raw(variable, "required").map(str::to_owned);
+        self.require(variable, text, hint)
+    }
+
+    /// A text with a default.
+    pub fn text_or(&mut self, variable: &'static str, default: &str) -> String {
+        let text = self.raw(variable, default).filter(|text| !text.is_empty());
+        text.unwrap_or(default).to_owned()
+    }
+
+    /// `true` or `1` in any case is true; every other text, the empty one included, is false (contract §6).
+    pub fn flag(&mut self, variable: &'static str, default: bool) -> bool {
+        let text = self.raw(variable, if default { "true" } else { "false" });
+        text.map_or(default, |text| matches!(text.trim().to_lowercase().as_str(), "true" | "1"))
+    }
+
+    /// A whole number within bounds.
+    pub fn whole(&mut self, variable: &'static str, default: u64, bounds: RangeInclusive<u64>) -> u64 {
+        let allowed = format!("{} to {}", bounds.start(), bounds.end());
+        let text = self.raw(variable, &default.to_string()).map(str::to_owned);
+        self.asked.entry(variable).and_modify(|asked| asked.bounds = Some(allowed.clone()));
+        let Some(text) = text else { return default };
+        let range = format!("set it to a whole number from {allowed}");
+        let Some(value) = number::parse(&text) else {
+            self.fault(variable, format!("is not a number: `{}`", echo(&text)), range);
+            return default;
+        };
+        // Printed and read again, a whole number in range is exact; anything else fails to read.
+        match format!("{value}").parse::<u64>() {
+            Ok(whole) if bounds.contains(&whole) => whole,
+            Ok(_) | Err(_) if value.fract() == 0.0 => {
+                self.fault(variable, format!("is out of range: `{}`", echo(&text)), range);
+                default
+            }
+            Ok(_) | Err(_) => {
+                self.fault(variable, format!("is not a whole number: `{}`", echo(&text)), range);
+                default
+            }
+        }
+    }
+
+    /// A count or a port: a whole number within bounds that fits 32 bits.
+    pub fn count(&mut self, variable: &'static str, default: u32, bounds: RangeInclusive<u32>) -> u32 {
+        let bounds = u64::from(*bounds.start())..=u64::from(*bounds.end());
+        u32::try_from(self.whole(variable, default.into(), bounds)).unwrap_or(default)
+    }
+
+    /// A duration in whole milliseconds within bounds.
+    pub fn millis(
+        &mut self,
+        variable: &'static str,
+        default_ms: u64,
+        bounds_ms: RangeInclusive<u64>,
+    ) -> Duration {
+        Duration::from_millis(self.whole(variable, default_ms, bounds_ms))
+    }
+
+    /// A number that counts only when it is set and not zero.
+    pub fn optional_number(&mut self, variable: &'static str) -> Option<f64> {
+        let text = self.raw(variable, "none")?.to_owned();
+        match number::parse(&text) {
+            Some(value) if value.is_finite() && value >= 0.0 => (value != 0.0).then_some(value),
+            Some(_) | None => {
+                let problem = format!("is not a number of at least 0: `{}`", echo(&text));
+                self.fault(variable, problem, "set it to a number, or leave it out");
+                None
+            }
+        }
+    }
+
+    /// An address with scheme `http` or `https` that must be there, exactly as it was written.
+    pub fn http_url(&mut self, variable: &'static str, hint: &str) -> Option<String> {
+        let text = self.text(variable, hint)?;
+        self.checked_http_url(variable, text)
+    }
+
+    /// An address with scheme `http` or `https`, exactly as it was written.
+    pub fn optional_http_url(&mut self, variable: &'static str) -> Option<String> {
+        let text = self.optional_text(variable)?;
+        self.checked_http_url(variable, text)
+    }
+
+    /// A secret; its value is never repeated.
+    pub fn secret(&mut self, variable: &'static str, hint: &str) -> Option<SecretString> {
+        self.text(variable, hint).map(SecretString::from)
+    }
+
+    /// A secret that may be left out.
+    pub fn optional_secret(&mut self, variable: &'static str) -> Option<SecretString> {
+        self.optional_text(variable).map(SecretString::from)
+    }
+
+    /// A secret, or `file://` and the path of the file that holds it, read once and trimmed.
+    pub fn secret_or_file(&mut self, variable: &'static str, hint: &str) -> Option<SecretString> {
+        let text = self.text(variable, hint)?;
+        let Some(path) = text.strip_prefix("file://") else {
+            return Some(SecretString::from(text));
+        };
+        match std::fs::read_to_string(Path::new(path)) {
+            Ok(content) if content.trim().is_empty() => {
+                self.fault(variable, "names an empty file", "write the secret into the file");
+                None
+            }
+            Ok(content) => Some(SecretString::from(content.trim())),
+            Err(error) => {
+                // The kind, not the path: a secret with a stray `file://` before it must not be printed.
+                let problem = format!("names a file that could not be read: {}", error.kind());
+                self.fault(variable, problem, "check the path behind `file://` and the file's permissions");
+                None
+            }
+        }
+    }
+
+    /// The variables asked for so far.
+    pub fn asked(&self) -> &BTreeMap<&'static str, Asked> {
+        &self.asked
+    }
+
+    fn raw(&mut self, variable: &'static str, default: &str) -> Option<&'e str> {
+        self.asked.insert(variable, Asked { default: default.to_owned(), bounds: None });
+        match self.environment.get(variable) {
+            Value::Unset => None,
+            Value::Text(text) => Some(text),
+            Value::NotUnicode => {
+                self.fault(variable, "is not valid Unicode", "set it to UTF-8 text");
+                None
+            }
+        }
+    }
+
+    fn require(&mut self, variable: &'static str, text: Option<String>, hint: &str) -> Option<String> {
+        match text {
+            Some(text) if !text.is_empty() => Some(text),
+            Some(_) => {
+                self.fault(variable, "is empty", hint);
+                None
+            }
+            None if self.faults.last().is_some_and(|fault| fault.variable == variable) => None,
+            None => {
+                self.fault(variable, "is not set", hint);
+                None
+            }
+        }
+    }
+
+    fn checked_http_url(&mut self, variable: &'static str, text: String) -> Option<String> {
+        let problem = match Url::parse(&text) {
+            Ok(url) if !matches!(url.scheme(), "http" | "https") => "must start with `http://` or `https://`",
+            // Upstream's fetch refuses these too; and a password here would end in logs.
+            Ok(url) if !url.username().is_empty() || url.password().is_some() => {
+                "must not hold a user name or password"
+            }
+            Ok(_) => return Some(text),
+            Err(_) => "is not a URL",
+        };
+        self.fault(variable, problem, "set it to an address such as `https://host.example`");
+        None
+    }
+}
+
+/// The start of a refused value, printable on one line.
+fn echo(text: &str) -> String {
+    text.chars().take(ECHO_CHARS_MAX).flat_map(char::escape_debug).collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,67 @@
+//! Whether verification is on, and how long to wait before looking.
+//!
+//! Off is the default and a complete no-op: nothing further is read or checked,
+//! so a supervisor that shares its environment with us starts as it always did.
+
+use std::fmt;
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use super::reader::Reader;
+
+/// Shortest and longest delay between hit and look, in milliseconds (contract §6).
+pub const DELAY_MS_BOUNDS: RangeInclusive<u64> = 1000..=60_000;
+
+/// Settings that exist only while verification is on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Switch<T> {
+    /// Verification is on.
+    Enabled(T),
+    /// Verification is off; do nothing at all.
+    Disabled {
+        /// Why it is off, for one log line.
+        reason: DisabledReason,
+    },
+}
+
+/// Why verification is off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DisabledReason {
+    /// `TRIGGER_WARM_START_VERIFY_ENABLED` is not true.
+    NotEnabled,
+    /// It is enabled, but without `TRIGGER_WARM_START_URL` there are no warm starts to verify.
+    NoWarmStartUrl,
+}
+
+/// How a hit is verified.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VerifyConfig {
+    /// `TRIGGER_WARM_START_VERIFY_DELAY_MS`: from hit to look, 10 s by default, 1 s to 60 s.
+    ///
+    /// Too low and healthy runners are looked at before they could start; too high and the platform's own
+    /// redrive, 60 s after the dequeue, comes first.
+    pub delay: Duration,
+}
+
+impl VerifyConfig {
+    /// Reads the switch and, only if it is on, the delay.
+    pub fn read(reader: &mut Reader<'_>) -> Switch<Self> {
+        if !reader.flag("TRIGGER_WARM_START_VERIFY_ENABLED", false) {
+            return Switch::Disabled { reason: DisabledReason::NotEnabled };
+        }
+        if reader.optional_text("TRIGGER_WARM_START_URL").is_none() {
+            return Switch::Disabled { reason: DisabledReason::NoWarmStartUrl };
+        }
+        let delay = reader.millis("TRIGGER_WARM_START_VERIFY_DELAY_MS", 10_000, DELAY_MS_BOUNDS);
+        Switch::Enabled(Self { delay })
+    }
+}
+
+impl fmt::Display for DisabledReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NotEnabled => "`TRIGGER_WARM_START_VERIFY_ENABLED` is not `true`",
+            Self::NoWarmStartUrl => "`TRIGGER_WARM_START_URL` is not set",
+        })
+    }
+}

@@ -1,0 +1,207 @@
+//! The worker: how much it takes in hand, how long it holds it, how often it tries.
+
+use std::time::Duration;
+
+use uuid::Uuid;
+
+use crate::domain::ids::{NAME_BYTES_MAX, PoolName, WorkerName};
+
+use super::platform;
+use super::reader::Reader;
+
+/// Room that a default worker name keeps for process id and random part, in bytes.
+const NAME_SUFFIX_BYTES: usize = 32;
+
+/// One worker process.
+#[derive(Debug, Clone)]
+pub struct WorkerConfig {
+    /// `WARMPROOF_WORKER_NAME`: who holds a claim, for people who look.
+    ///
+    /// Instance name, process id and a random part by default. Two workers of one name are safe, but
+    /// nobody can tell their claims apart.
+    pub name: WorkerName,
+    /// `WARMPROOF_POOLS`: the pools served, separated by commas, `default` by default.
+    ///
+    /// A pool that no worker serves is never looked at.
+    pub pools: Vec<PoolName>,
+    /// `WARMPROOF_PROBE_CONCURRENCY`: probes at a time, 10 by default, 1 to 1000.
+    ///
+    /// Too low and a burst is looked at late; too high and the platform takes the burst at once.
+    pub probe_concurrency: u32,
+    /// `WARMPROOF_FALLBACK_CONCURRENCY`: cold starts at a time, 10 by default, 1 to 1000.
+    ///
+    /// Counted apart from probes, as one may take minutes. Too low and losses queue up; too high and an
+    /// outage of warm starts floods the backend.
+    pub fallback_concurrency: u32,
+    /// `WARMPROOF_CLAIMS_IN_HAND_MAX`: claims held at a time, 500 by default, 1 to 10000.
+    ///
+    /// Too low and the worker idles between claims; too high and one worker hoards what others could do.
+    pub claims_in_hand_max: u32,
+    /// `WARMPROOF_LEASE_MS`: how long a claim holds without renewal, 5 s by default, 2 s to 60 s.
+    ///
+    /// Too low and a short stall loses claims; too high and the claims of a killed worker wait that long.
+    pub lease: Duration,
+    /// `WARMPROOF_CLAIM_AHEAD_MS`: how early a verification is claimed, 600 ms by default, 50 ms to 5 s.
+    ///
+    /// Too low and it is looked at late; too high and a cancel in that time comes too late to save a probe.
+    pub claim_ahead: Duration,
+    /// `WARMPROOF_TICK_MS`: pause between claims, 250 ms by default, 10 ms to 5 s.
+    ///
+    /// Too low and idle workers load the database; at or above `claim_ahead` looks come late.
+    pub tick: Duration,
+    /// `WARMPROOF_PROBE_ATTEMPTS`: probes before `probe_error`, 3 by default, 1 to 10; 1 is what upstream does.
+    ///
+    /// Too low and one bad answer forfeits the check; too high and probes of an outage outlive the redrive.
+    pub probe_attempts: u32,
+    /// `WARMPROOF_PROBE_BACKOFF_BASE_MS`: wait after the first failed probe, 1 s by default.
+    ///
+    /// Too low and an ailing platform is asked again at once; too high and the redrive comes first.
+    pub probe_backoff_base: Duration,
+    /// `WARMPROOF_PROBE_BACKOFF_MAX_MS`: longest wait between probes, 8 s by default.
+    ///
+    /// Too low and retries never thin out; too high and the redrive comes first.
+    pub probe_backoff_max: Duration,
+    /// `WARMPROOF_CREATE_ATTEMPTS`: requests for one cold start, 3 by default, 1 to 10.
+    ///
+    /// Too low and a short fault of the backend costs the run 60 s; too high and a sick backend is hammered.
+    pub create_attempts: u32,
+    /// `WARMPROOF_CREATE_BACKOFF_BASE_MS`: wait after the first failed create, 1 s by default.
+    ///
+    /// Too low and the backend's fault is still there; too high and the redrive comes first.
+    pub create_backoff_base: Duration,
+    /// `WARMPROOF_CREATE_BACKOFF_MAX_MS`: longest wait between creates, 10 s by default.
+    ///
+    /// Too low and retries never thin out; too high and the redrive comes first.
+    pub create_backoff_max: Duration,
+    /// `WARMPROOF_HOLD_RETRY_MS`: how long a held loss waits for its next look, 1 s by default, 100 ms to 60 s.
+    ///
+    /// Too low and held losses fill the probe slots; too high and they start late once the hold ends.
+    pub hold_retry: Duration,
+    /// `WARMPROOF_EXPIRE_AFTER_SECONDS`: past due by this much, a verification only ends; 15 min by default.
+    ///
+    /// Too low and a short outage drops good checks; too high and stale images are started after a long one.
+    pub expire_after: Duration,
+    /// `WARMPROOF_SHUTDOWN_GRACE_MS`: how long a stopping worker may finish its claims, 10 s by default.
+    ///
+    /// Too low and work in hand moves to others; above the orchestrator's own grace the process is killed.
+    pub grace: Duration,
+    /// `TRIGGER_WIDE_EVENTS_ENABLED`: one line on stdout per settlement, **true** by default.
+    ///
+    /// Upstream's default is false. A verification that reports nothing unless somebody asked beforehand
+    /// cannot explain the incident that has just happened, so here it is on until switched off.
+    pub wide_events: bool,
+    /// `TRIGGER_WORKER_INSTANCE_NAME`: the `node_id` of events; a random UUID per process when unset.
+    pub node_id: String,
+}
+
+impl WorkerConfig {
+    /// Reads this concern; faults stay with the reader.
+    pub fn read(reader: &mut Reader<'_>) -> Option<Self> {
+        let node_id = platform::read_instance_name(reader);
+        let name = read_name(reader, &node_id);
+        let pools = read_pools(reader);
+        let config = Self {
+            name: name?,
+            pools,
+            probe_concurrency: reader.count("WARMPROOF_PROBE_CONCURRENCY", 10, 1..=1000),
+            fallback_concurrency: reader.count("WARMPROOF_FALLBACK_CONCURRENCY", 10, 1..=1000),
+            claims_in_hand_max: reader.count("WARMPROOF_CLAIMS_IN_HAND_MAX", 500, 1..=10_000),
+            lease: reader.millis("WARMPROOF_LEASE_MS", 5000, 2000..=60_000),
+            claim_ahead: reader.millis("WARMPROOF_CLAIM_AHEAD_MS", 600, 50..=5000),
+            tick: reader.millis("WARMPROOF_TICK_MS", 250, 10..=5000),
+            probe_attempts: reader.count("WARMPROOF_PROBE_ATTEMPTS", 3, 1..=10),
+            probe_backoff_base: reader.millis("WARMPROOF_PROBE_BACKOFF_BASE_MS", 1000, 10..=60_000),
+            probe_backoff_max: reader.millis("WARMPROOF_PROBE_BACKOFF_MAX_MS", 8000, 10..=60_000),
+            create_attempts: reader.count("WARMPROOF_CREATE_ATTEMPTS", 3, 1..=10),
+            create_backoff_base: reader.millis("WARMPROOF_CREATE_BACKOFF_BASE_MS", 1000, 10..=60_000),
+            create_backoff_max: reader.millis("WARMPROOF_CREATE_BACKOFF_MAX_MS", 10_000, 10..=60_000),
+            hold_retry: reader.millis("WARMPROOF_HOLD_RETRY_MS", 1000, 100..=60_000),
+            expire_after: Duration::from_secs(reader.whole(
+                "WARMPROOF_EXPIRE_AFTER_SECONDS",
+                900,
+                60..=86_400,
+            )),
+            grace: reader.millis("WARMPROOF_SHUTDOWN_GRACE_MS", 10_000, 0..=300_000),
+            wide_events: reader.flag("TRIGGER_WIDE_EVENTS_ENABLED", true),
+            node_id,
+        };
+        config.check_together(reader);
+        Some(config)
+    }
+
+    /// What each value allows may still make no sense beside another.
+    fn check_together(&self, reader: &mut Reader<'_>) {
+        if self.tick >= self.claim_ahead {
+            let problem =
+                format!("must be shorter than `WARMPROOF_CLAIM_AHEAD_MS` ({})", ms(self.claim_ahead));
+            reader.fault("WARMPROOF_TICK_MS", problem, "claim more often, or further ahead");
+        }
+        if self.claim_ahead >= self.lease {
+            let problem = format!("must be shorter than `WARMPROOF_LEASE_MS` ({})", ms(self.lease));
+            let hint = "a lease must outlast the wait for its due time";
+            reader.fault("WARMPROOF_CLAIM_AHEAD_MS", problem, hint);
+        }
+        if self.claims_in_hand_max < self.probe_concurrency {
+            let problem =
+                format!("must be at least `WARMPROOF_PROBE_CONCURRENCY` ({})", self.probe_concurrency);
+            reader.fault("WARMPROOF_CLAIMS_IN_HAND_MAX", problem, "a probe needs a claim; hold more of them");
+        }
+        if self.probe_backoff_base > self.probe_backoff_max {
+            let problem = format!(
+                "must be at least `WARMPROOF_PROBE_BACKOFF_BASE_MS` ({})",
+                ms(self.probe_backoff_base)
+            );
+            reader.fault("WARMPROOF_PROBE_BACKOFF_MAX_MS", problem, "raise it, or lower the base");
+        }
+        if self.create_backoff_base > self.create_backoff_max {
+            let problem = format!(
+                "must be at least `WARMPROOF_CREATE_BACKOFF_BASE_MS` ({})",
+                ms(self.create_backoff_base)
+            );
+            reader.fault("WARMPROOF_CREATE_BACKOFF_MAX_MS", problem, "raise it, or lower the base");
+        }
+    }
+}
+
+fn ms(duration: Duration) -> u128 {
+    duration.as_millis()
+}
+
+fn read_name(reader: &mut Reader<'_>, node_id: &str) -> Option<WorkerName> {
+    let variable = "WARMPROOF_WORKER_NAME";
+    let name = reader.optional_text(variable).unwrap_or_else(|| default_name(node_id));
+    match WorkerName::parse(name) {
+        Ok(name) => Some(name),
+        Err(error) => {
+            reader.fault(variable, error.to_string(), "use a short printable name, or leave it out");
+            None
+        }
+    }
+}
+
+/// A name no other process has: process ids repeat between containers, and a node may run several.
+fn default_name(node_id: &str) -> String {
+    // A name with odd characters is a fault of its own variable and need not be one of ours too.
+    let printable = node_id.chars().filter(|c| matches!(c, ' '..='~'));
+    let node: String = printable.take(NAME_BYTES_MAX - NAME_SUFFIX_BYTES).collect();
+    let random = Uuid::new_v4().simple().to_string();
+    format!("{node}-{}-{}", std::process::id(), &random[..6])
+}
+
+fn read_pools(reader: &mut Reader<'_>) -> Vec<PoolName> {
+    let variable = "WARMPROOF_POOLS";
+    let text = reader.text_or(variable, PoolName::default_pool().as_str());
+    let hint = "separate names with commas, such as `default,batch`";
+    let mut pools = Vec::new();
+    for name in text.split(',').map(str::trim).filter(|name| !name.is_empty()) {
+        match PoolName::parse(name) {
+            Ok(pool) if pools.contains(&pool) => {}
+            Ok(pool) => pools.push(pool),
+            Err(error) => reader.fault(variable, format!("holds a bad name: {error}"), hint),
+        }
+    }
+    if pools.is_empty() {
+        reader.fault(variable, "names no pool", hint);
+    }
+    pools
+}

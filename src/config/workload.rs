@@ -1,0 +1,97 @@
+//! Cold starts: which backend makes workloads, and what it tells the runner in them.
+//!
+//! All names are upstream's, so that a worker beside a supervisor makes the same
+//! workloads from the same environment (contract §5 and §6).
+
+use std::time::Duration;
+
+use secrecy::SecretString;
+
+use super::platform;
+use super::reader::Reader;
+use super::runner::RunnerEnvConfig;
+use super::token::TokenConfig;
+
+/// Everything a cold start needs besides the dispatched message.
+#[derive(Debug, Clone)]
+pub struct WorkloadConfig {
+    /// What makes the workloads.
+    pub backend: Backend,
+    /// How a workload proves its deployment.
+    pub token: TokenConfig,
+    /// What every runner is told.
+    pub runner: RunnerEnvConfig,
+}
+
+/// What makes workloads; chosen as upstream chooses (contract §5.1).
+#[derive(Debug, Clone)]
+pub enum Backend {
+    /// The compute gateway, chosen by `COMPUTE_GATEWAY_URL`.
+    Gateway(GatewayConfig),
+}
+
+/// The compute gateway.
+#[derive(Debug, Clone)]
+pub struct GatewayConfig {
+    /// `COMPUTE_GATEWAY_URL`: the base, as it was written; a trailing slash stays and doubles, as upstream's does.
+    pub url: String,
+    /// `COMPUTE_GATEWAY_AUTH_TOKEN`: sent as a bearer token when set.
+    pub auth_token: Option<SecretString>,
+    /// `COMPUTE_GATEWAY_TIMEOUT_MS`: longest a create may take, answer included; 30 s by default.
+    ///
+    /// Too low and creates that succeed are taken for uncertain ones; too high and a hanging gateway holds a
+    /// fallback slot until the platform's redrive.
+    pub timeout: Duration,
+    /// `COMPUTE_SNAPSHOTS_ENABLED`: runners may be snapshotted, so they get the metadata URL; false by default.
+    pub snapshots: bool,
+}
+
+impl WorkloadConfig {
+    /// Reads this concern; faults stay with the reader.
+    pub fn read(reader: &mut Reader<'_>) -> Option<Self> {
+        let backend = Backend::read(reader);
+        let token = TokenConfig::read(reader);
+        let runner = RunnerEnvConfig::read(reader);
+        if let (Some(Backend::Gateway(gateway)), Some(runner)) = (&backend, &runner) {
+            gateway.check_runner(runner, reader);
+        }
+        Some(Self { backend: backend?, token: token?, runner: runner? })
+    }
+}
+
+impl Backend {
+    fn read(reader: &mut Reader<'_>) -> Option<Self> {
+        let variable = "COMPUTE_GATEWAY_URL";
+        if reader.optional_text(variable).is_none() {
+            let hint = "set it to the compute gateway's address; docker and kubernetes are not supported yet";
+            reader.fault(variable, "is not set, and the gateway is the only backend so far", hint);
+            return None;
+        }
+        GatewayConfig::read(reader).map(Self::Gateway)
+    }
+}
+
+impl GatewayConfig {
+    fn read(reader: &mut Reader<'_>) -> Option<Self> {
+        let url = reader.optional_http_url("COMPUTE_GATEWAY_URL");
+        let auth_token = reader.optional_secret("COMPUTE_GATEWAY_AUTH_TOKEN");
+        platform::check_header(reader, "COMPUTE_GATEWAY_AUTH_TOKEN", auth_token.as_ref());
+        let timeout = reader.millis("COMPUTE_GATEWAY_TIMEOUT_MS", 30_000, 1..=600_000);
+        let snapshots = reader.flag("COMPUTE_SNAPSHOTS_ENABLED", false);
+        Some(Self { url: url?, auth_token, timeout, snapshots })
+    }
+
+    /// A machine of the gateway has no default way back to its supervisor, so both addresses must be given.
+    fn check_runner(&self, runner: &RunnerEnvConfig, reader: &mut Reader<'_>) {
+        if runner.api_domain.is_none() {
+            let hint = "set it to the name under which machines reach the supervisor";
+            let problem = "is not set, but `COMPUTE_GATEWAY_URL` is";
+            reader.fault("TRIGGER_WORKLOAD_API_DOMAIN", problem, hint);
+        }
+        if self.snapshots && runner.metadata_url.is_none() {
+            let hint = "set it to the metadata service's address, or switch snapshots off";
+            let problem = "is not set, but `COMPUTE_SNAPSHOTS_ENABLED` is true";
+            reader.fault("TRIGGER_METADATA_URL", problem, hint);
+        }
+    }
+}
