@@ -1,0 +1,99 @@
+//! The probe: one GET, one timeout over all of it, every failure by its name.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use reqwest::header::{DATE, HeaderMap};
+use reqwest::{Method, StatusCode};
+
+use super::client::Client;
+use super::transport::{self, BodyError};
+use super::wire;
+use crate::domain::ids::RunId;
+use crate::domain::verdict::{LatestSnapshot, ProbeFailure, Sighting};
+
+/// Most of an answer that is read. A real one is a few KB; the waitpoints of a batch make it grow.
+pub(super) const BODY_BYTES_MAX: usize = 1024 * 1024;
+/// Longest wait that a 429 may ask for; a wrong clock must not park a row for hours.
+const RESET_AFTER_MAX: Duration = Duration::from_secs(60);
+
+impl Client {
+    /// Asks once for the latest snapshot of a run.
+    ///
+    /// The timeout covers name, connection, headers and body. Nothing is retried.
+    pub async fn latest_snapshot(&self, run: &RunId) -> Sighting {
+        let after = self.probe_timeout;
+        tokio::time::timeout(after, self.look(run)).await.unwrap_or(Err(ProbeFailure::Timeout { after }))
+    }
+
+    async fn look(&self, run: &RunId) -> Sighting {
+        let response = self
+            .request(Method::GET, &format!("/runs/{run}/snapshots/latest"))
+            .send()
+            .await
+            .map_err(|error| ProbeFailure::Connection { problem: transport::describe(error) })?;
+        if let Some(failure) = refusal(response.status(), response.headers()) {
+            return Err(failure);
+        }
+        let body = transport::read_body(response, BODY_BYTES_MAX).await.map_err(|error| match error {
+            BodyError::TooLarge => ProbeFailure::BodyTooLarge { limit_bytes: BODY_BYTES_MAX },
+            BodyError::Transport(problem) => ProbeFailure::Connection { problem },
+        })?;
+        read_sighting(run, &body)
+    }
+}
+
+fn refusal(status: StatusCode, headers: &HeaderMap) -> Option<ProbeFailure> {
+    match status.as_u16() {
+        200..=299 => None,
+        401 => Some(ProbeFailure::Unauthorized),
+        429 => Some(ProbeFailure::RateLimited { reset_after: reset_after(headers, Utc::now()) }),
+        status @ 500.. => Some(ProbeFailure::ServerError { status }),
+        status => Some(ProbeFailure::UnexpectedStatus { status }),
+    }
+}
+
+/// How long a 429 asks us to stay away, by the answering clock when it tells its time.
+pub(super) fn reset_after(headers: &HeaderMap, local_now: DateTime<Utc>) -> Option<Duration> {
+    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+    let reset_ms: i64 = text(wire::RATE_LIMIT_RESET_HEADER)?.trim().parse().ok()?;
+    let now = text(DATE.as_str())
+        .and_then(|date| DateTime::parse_from_rfc2822(date).ok())
+        .map_or(local_now, |date| date.to_utc());
+    let wait_ms = reset_ms.saturating_sub(now.timestamp_millis());
+    Some(Duration::from_millis(u64::try_from(wait_ms).unwrap_or(0)).min(RESET_AFTER_MAX))
+}
+
+fn read_sighting(run: &RunId, body: &[u8]) -> Sighting {
+    // Told apart first: a body that breaks off is no JSON even if its beginning has the wrong shape.
+    serde_json::from_slice::<serde::de::IgnoredAny>(body).map_err(|_| ProbeFailure::InvalidJson)?;
+    let mut json = serde_json::Deserializer::from_slice(body);
+    let answer: wire::LatestSnapshotAnswer = serde_path_to_error::deserialize(&mut json)
+        .map_err(|error| ProbeFailure::WrongSchema { problem: schema_problem(&error) })?;
+    let execution = answer.execution;
+    if execution.run.friendly_id != *run {
+        return Err(ProbeFailure::WrongSchema {
+            problem: "`execution.run.friendlyId`: names another run than the one asked for".to_owned(),
+        });
+    }
+    Ok(LatestSnapshot {
+        snapshot_id: execution.snapshot.friendly_id,
+        execution_status: execution.snapshot.execution_status,
+        description: execution.snapshot.description,
+        run_status: execution.run.status,
+        attempt_number: execution.run.attempt_number,
+    })
+}
+
+/// Names the field. The parser's own text is kept only where it cannot repeat a value of the body.
+pub(super) fn schema_problem(error: &serde_path_to_error::Error<serde_json::Error>) -> String {
+    let path = match error.path().to_string() {
+        path if path == "." => "body".to_owned(),
+        path => path,
+    };
+    let text = error.inner().to_string();
+    match text.strip_prefix("missing field `").and_then(|rest| rest.split_once('`')) {
+        Some((field, _)) => format!("`{path}`: `{field}` is missing"),
+        None => format!("`{path}`: not of the expected form"),
+    }
+}

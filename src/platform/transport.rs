@@ -1,0 +1,92 @@
+//! How bytes travel: the HTTP client's construction, bounded bodies, plain error texts.
+//!
+//! Nothing that leaves this file carries a URL or a header, so that no log line
+//! and no stored error can carry a credential.
+
+use std::error::Error;
+use std::fmt::Write as _;
+use std::sync::Arc;
+use std::time::Duration;
+
+use reqwest::header::HeaderMap;
+use rustls::crypto::ring;
+use rustls_platform_verifier::BuilderVerifierExt;
+
+/// Idle connections are closed before a load balancer or NAT forgets them silently;
+/// a forgotten one costs a probe its whole timeout.
+const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(30);
+/// Most causes of an error that are told; the chain below adds nothing a reader needs.
+const CAUSES_MAX: usize = 4;
+
+/// Why no HTTP client could be built.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum TransportError {
+    #[error("could not set up TLS: {0}")]
+    Tls(#[from] rustls::Error),
+    #[error("could not build the HTTP client: {0}")]
+    Build(String),
+}
+
+/// Why a body could not be read.
+pub(super) enum BodyError {
+    TooLarge,
+    Transport(String),
+}
+
+/// A client with our rules: no redirect, no retry, connections kept alive.
+///
+/// The crypto provider is handed over with the TLS settings instead of installed
+/// for the process: a library must not decide that for the program it is part of.
+/// Roots are the operating system's; plain HTTP loads none, so that it works on
+/// machines that have none.
+pub(super) fn http_client(scheme: &str, headers: HeaderMap) -> Result<reqwest::Client, TransportError> {
+    let builder = rustls::ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()?;
+    let mut tls = if scheme == "https" {
+        builder.with_platform_verifier()?.with_no_client_auth()
+    } else {
+        builder.with_root_certificates(rustls::RootCertStore::empty()).with_no_client_auth()
+    };
+    tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    reqwest::Client::builder()
+        .tls_backend_preconfigured(tls)
+        .redirect(reqwest::redirect::Policy::none())
+        .retry(reqwest::retry::never())
+        .default_headers(headers)
+        .user_agent(concat!("warmproof/", env!("CARGO_PKG_VERSION")))
+        .pool_idle_timeout(POOL_IDLE_TIMEOUT)
+        .build()
+        .map_err(|error| TransportError::Build(describe(error)))
+}
+
+/// Reads a body chunk by chunk and stops at the limit, whatever the headers promised.
+pub(super) async fn read_body(
+    mut response: reqwest::Response,
+    limit_bytes: usize,
+) -> Result<Vec<u8>, BodyError> {
+    let mut body = Vec::new();
+    while let Some(chunk) = response.chunk().await.map_err(|error| BodyError::Transport(describe(error)))? {
+        if body.len() + chunk.len() > limit_bytes {
+            return Err(BodyError::TooLarge);
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(body)
+}
+
+/// The error and its causes on one line, without the URL: it may hold credentials.
+pub(super) fn describe(error: reqwest::Error) -> String {
+    let error = error.without_url();
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    for _ in 0..CAUSES_MAX {
+        let Some(inner) = cause else { break };
+        let inner_text = inner.to_string();
+        if !text.ends_with(&inner_text) {
+            // Writing to a String cannot fail.
+            let _ = write!(text, ": {inner_text}");
+        }
+        cause = inner.source();
+    }
+    text
+}
