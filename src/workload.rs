@@ -1,1 +1,172 @@
-//! (to come)
+//! Cold starts: asks a backend for one workload and says what came of it.
+//!
+//! It does not decide whether to start anything, does not retry and does not
+//! remember: a create is one request, and its error says what the next one may
+//! do. A name is asked for by one dispatch only, because it carries the snapshot,
+//! so a name that is taken is our own earlier request and counts as success.
+//! No error text holds a secret or the body of an answer.
+
+use crate::config::workload::{self, WorkloadConfig};
+use crate::domain::dispatch::ColdStartRequest;
+use crate::domain::ids::VerificationId;
+
+mod answer;
+mod gateway;
+mod hs256;
+pub mod runner_env;
+mod token;
+
+use gateway::Gateway;
+use runner_env::Runner;
+use token::DeploymentId;
+
+/// Makes workloads with one backend.
+#[derive(Debug, Clone)]
+pub struct Workload {
+    backend: Backend,
+    deployment_id: DeploymentId,
+    runner: crate::config::runner::RunnerEnvConfig,
+}
+
+#[derive(Debug, Clone)]
+enum Backend {
+    Gateway(Gateway),
+}
+
+/// One request for a workload.
+#[derive(Debug, Clone)]
+pub struct CreateRequest {
+    /// The workload's name, [`ColdStartRequest::workload_name`] or that with [`next_name`]; the runner's id too.
+    pub name: String,
+    /// Which verification asks; stays on the workload for people who look.
+    pub verification_id: VerificationId,
+    /// The dispatched message.
+    pub request: ColdStartRequest,
+    /// When the workload is asked for, in milliseconds since the epoch; runners report their start time by it.
+    pub pod_scheduled_at_ms: i64,
+    /// Correlates the backend's logs with the wide event.
+    pub request_id: Option<String>,
+    /// W3C trace context to go on with.
+    pub traceparent: Option<String>,
+}
+
+/// A workload is there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Created {
+    /// This request made it.
+    Created {
+        /// Its name.
+        workload: String,
+    },
+    /// It was there: an earlier request of the same dispatch made it.
+    Existed {
+        /// Its name.
+        workload: String,
+    },
+}
+
+/// No workload is known to be there, and what may be done next.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CreateError {
+    /// Asking again would fail in the same way.
+    #[error("{reason}")]
+    Permanent {
+        /// Why.
+        reason: String,
+    },
+    /// Nothing was made; asking again may help.
+    #[error("{reason}")]
+    Transient {
+        /// Why.
+        reason: String,
+        /// The failed request may hold its name: ask with [`next_name`]. Otherwise keep the name, so that
+        /// a workload that was made after all is met instead of doubled.
+        name_may_be_taken: bool,
+    },
+    /// A workload may be on its way: probe before asking again, and then with the same name.
+    #[error("{reason}")]
+    Uncertain {
+        /// Why.
+        reason: String,
+    },
+}
+
+/// Why a backend could not be set up; checked configuration does not lead here.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// The backend's address is none.
+    #[error("could not use the backend's address: {0}")]
+    Address(url::ParseError),
+    /// The backend's token does not fit a header.
+    #[error("could not use the backend's token: it holds something else than printable ASCII")]
+    AuthToken,
+    /// The HTTP client could not be built.
+    #[error("could not build the backend's client: {0}")]
+    Client(reqwest::Error),
+}
+
+impl Workload {
+    /// Sets the configured backend up; connects to nothing.
+    ///
+    /// # Errors
+    /// [`BuildError`], where the configuration was not read by `config`.
+    pub fn new(config: &WorkloadConfig) -> Result<Self, BuildError> {
+        let backend = match &config.backend {
+            workload::Backend::Gateway(gateway) => Backend::Gateway(Gateway::new(gateway)?),
+        };
+        let deployment_id = DeploymentId::new(&config.token);
+        Ok(Self { backend, deployment_id, runner: config.runner.clone() })
+    }
+
+    /// Asks for one workload, once.
+    ///
+    /// # Errors
+    /// [`CreateError`] says what the next request may do.
+    pub async fn create(&self, create: CreateRequest) -> Result<Created, CreateError> {
+        let order = Order::check(&create)?;
+        let deployment_id = self.deployment_id.value(&create.request, order.deployment).map_err(|error| {
+            CreateError::Permanent { reason: format!("could not sign the deployment token: {error}") }
+        })?;
+        let runner = Runner { create: &create, deployment: order.deployment, deployment_id: &deployment_id };
+        match &self.backend {
+            Backend::Gateway(gateway) => gateway.create(&order, &runner, &self.runner).await,
+        }
+    }
+}
+
+/// The name for the `request_number`th request of one dispatch: the base first, then with `-r2`, `-r3`, …
+///
+/// Only after [`CreateError::Transient`] with `name_may_be_taken`; upstream counts the same way (contract §5.6).
+#[must_use]
+pub fn next_name(base: &str, request_number: u32) -> String {
+    match request_number {
+        0 | 1 => base.to_owned(),
+        number => format!("{base}-r{number}"),
+    }
+}
+
+/// A request with what no workload can do without.
+struct Order<'a> {
+    image: &'a str,
+    deployment: &'a str,
+}
+
+impl<'a> Order<'a> {
+    /// Upstream's preconditions, in its order and words (contract §5.1).
+    fn check(create: &'a CreateRequest) -> Result<Self, CreateError> {
+        let permanent = |reason: &str| CreateError::Permanent { reason: reason.to_owned() };
+        let request = &create.request;
+        // `null` is none, as it is for the supervisor.
+        if request.checkpoint.as_ref().is_some_and(|checkpoint| !checkpoint.is_null()) {
+            return Err(permanent("the run resumes from a checkpoint, which a cold start would lose"));
+        }
+        let present = |text: &'a Option<String>| text.as_deref().filter(|text| !text.is_empty());
+        let deployment =
+            present(&request.deployment.friendly_id).ok_or_else(|| permanent("Deployment is missing"))?;
+        let image = present(&request.image).ok_or_else(|| permanent("Image is missing"))?;
+        Ok(Self { image, deployment })
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,146 @@
+//! The environment of a runner, for every backend in one place (contract §5.3).
+//!
+//! A backend that fills a variable from its own sources (a pod's field
+//! references) finds it missing here and adds it.
+
+use secrecy::{ExposeSecret, SecretString};
+use url::Url;
+
+use crate::config::runner::RunnerEnvConfig;
+
+use super::CreateRequest;
+
+/// Where the runner will live, as far as its environment differs by it.
+#[derive(Debug, Clone, Copy)]
+pub enum Engine<'a> {
+    /// A container, which reaches the host under this name.
+    Docker {
+        /// `localhost`, or `host.docker.internal` where containers have their own network.
+        host: &'a str,
+    },
+    /// A pod; it brings node and host address by field references of its own.
+    Kubernetes,
+    /// A machine of the compute gateway.
+    Gateway {
+        /// Whether machines may be snapshotted; only then can they need the metadata URL.
+        snapshots: bool,
+    },
+}
+
+/// One runner to be.
+#[derive(Debug, Clone, Copy)]
+pub struct Runner<'a> {
+    /// The request that leads to it.
+    pub create: &'a CreateRequest,
+    /// The deployment's friendly id.
+    pub deployment: &'a str,
+    /// `TRIGGER_DEPLOYMENT_ID`: the signed token, or the friendly id again.
+    pub deployment_id: &'a SecretString,
+}
+
+/// Name and value of each variable, no name twice. Holds secrets: never print it.
+#[must_use]
+pub fn runner_env(
+    config: &RunnerEnvConfig,
+    engine: Engine<'_>,
+    runner: &Runner<'_>,
+) -> Vec<(String, String)> {
+    let mut env = Env(Vec::new());
+    env.run(runner);
+    env.supervisor(config, engine);
+    env.behaviour(config, engine);
+    // Last, so that they can override.
+    for (name, value) in &config.additional {
+        env.set(name, value.expose_secret());
+    }
+    env.0
+}
+
+struct Env(Vec<(String, String)>);
+
+impl Env {
+    fn set(&mut self, name: &str, value: impl Into<String>) {
+        self.0.retain(|(earlier, _)| earlier != name);
+        self.0.push((name.to_owned(), value.into()));
+    }
+
+    /// Which run to start, and as whom.
+    fn run(&mut self, runner: &Runner<'_>) {
+        let request = &runner.create.request;
+        self.set("TRIGGER_DEQUEUED_AT_MS", request.dequeued_at.timestamp_millis().to_string());
+        self.set("TRIGGER_POD_SCHEDULED_AT_MS", runner.create.pod_scheduled_at_ms.to_string());
+        self.set("TRIGGER_ENV_ID", &request.environment.id);
+        self.set("TRIGGER_DEPLOYMENT_ID", runner.deployment_id.expose_secret());
+        self.set("TRIGGER_DEPLOYMENT_FRIENDLY_ID", runner.deployment);
+        self.set("TRIGGER_DEPLOYMENT_VERSION", &request.background_worker.version);
+        self.set("TRIGGER_RUN_ID", request.run.friendly_id.as_str());
+        self.set("TRIGGER_SNAPSHOT_ID", request.snapshot.friendly_id.as_str());
+        self.set("TRIGGER_RUNNER_ID", &runner.create.name);
+        self.set("TRIGGER_MACHINE_CPU", request.run.machine.cpu.to_string());
+        self.set("TRIGGER_MACHINE_MEMORY", request.run.machine.memory.to_string());
+    }
+
+    /// How to reach the supervisor, and what its name is.
+    fn supervisor(&mut self, config: &RunnerEnvConfig, engine: Engine<'_>) {
+        self.set("TRIGGER_SUPERVISOR_API_PROTOCOL", config.api_protocol.to_string());
+        self.set("TRIGGER_SUPERVISOR_API_PORT", config.api_port.to_string());
+        let domain_default = match engine {
+            Engine::Docker { host } => Some(host),
+            Engine::Kubernetes => None,
+            Engine::Gateway { .. } => Some(""),
+        };
+        if let Some(domain) = config.api_domain.as_deref().or(domain_default) {
+            self.set("TRIGGER_SUPERVISOR_API_DOMAIN", domain);
+        }
+        match engine {
+            Engine::Docker { .. } | Engine::Gateway { .. } => {
+                self.set("TRIGGER_WORKER_INSTANCE_NAME", &config.instance_name);
+            }
+            Engine::Kubernetes => {}
+        }
+    }
+
+    /// What the runner does besides running.
+    fn behaviour(&mut self, config: &RunnerEnvConfig, engine: Engine<'_>) {
+        self.set("OTEL_EXPORTER_OTLP_ENDPOINT", &config.otel_endpoint);
+        self.set("TRIGGER_SEND_RUN_DEBUG_LOGS", config.send_run_debug_logs.to_string());
+        match engine {
+            Engine::Docker { .. } | Engine::Gateway { .. } => {
+                self.set("PRETTY_LOGS", config.pretty_logs.to_string());
+            }
+            Engine::Kubernetes => {}
+        }
+        if let Some(url) = &config.warm_start_url {
+            let url = match engine {
+                Engine::Docker { host } => from_container(url, host),
+                Engine::Kubernetes | Engine::Gateway { .. } => url.clone(),
+            };
+            self.set("TRIGGER_WARM_START_URL", url);
+        }
+        let metadata_wanted = match engine {
+            Engine::Docker { .. } | Engine::Kubernetes => true,
+            Engine::Gateway { snapshots } => snapshots,
+        };
+        if let Some(url) = config.metadata_url.as_ref().filter(|_| metadata_wanted) {
+            self.set("TRIGGER_METADATA_URL", url);
+        }
+        if let Some(seconds) = config.heartbeat_seconds {
+            self.set("TRIGGER_HEARTBEAT_INTERVAL_SECONDS", seconds.to_string());
+        }
+        if let Some(seconds) = config.snapshot_poll_seconds {
+            self.set("TRIGGER_SNAPSHOT_POLL_INTERVAL_SECONDS", seconds.to_string());
+        }
+    }
+}
+
+/// The address as a container must write it: its own `localhost` is not the host's.
+fn from_container(url: &str, host: &str) -> String {
+    let Ok(mut parsed) = Url::parse(url) else { return url.to_owned() };
+    if parsed.host_str() == Some("localhost") && parsed.set_host(Some(host)).is_err() {
+        return url.to_owned();
+    }
+    parsed.to_string()
+}
+
+#[cfg(test)]
+mod tests;
