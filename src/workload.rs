@@ -6,6 +6,7 @@
 //! so a name that is taken is our own earlier request and counts as success.
 //! No error text holds a secret or the body of an answer.
 
+use crate::config::runner::RunnerEnvConfig;
 use crate::config::workload::{self, WorkloadConfig};
 use crate::domain::dispatch::ColdStartRequest;
 use crate::domain::ids::VerificationId;
@@ -25,7 +26,7 @@ use token::DeploymentId;
 pub struct Workload {
     backend: Backend,
     deployment_id: DeploymentId,
-    runner: crate::config::runner::RunnerEnvConfig,
+    runner: RunnerEnvConfig,
 }
 
 #[derive(Debug, Clone)]

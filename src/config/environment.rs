@@ -66,3 +66,21 @@ pub(super) fn instance_name_default() -> &'static str {
     static NAME: LazyLock<String> = LazyLock::new(|| Uuid::new_v4().to_string());
     &NAME
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::reader;
+
+    #[test]
+    fn a_value_that_is_not_unicode_is_a_fault_only_where_it_is_read() {
+        let environment = Environment { values: BTreeMap::from([("X".to_owned(), None)]) };
+        let errors =
+            reader::read_all(&environment, |reader| reader.secret("X", "set it")).expect_err("a fault");
+        assert_eq!(
+            errors.to_string(),
+            "the configuration has 1 fault:\n`X` is not valid Unicode\n  hint: set it to UTF-8 text"
+        );
+        assert_eq!(reader::read_all(&environment, |reader| Some(reader.optional_text("Y"))), Ok(None));
+    }
+}

@@ -209,7 +209,7 @@ impl<'e> Reader<'e> {
                 self.fault(variable, "is empty", hint);
                 None
             }
-            None if self.faults.last().is_some_and(|fault| fault.variable == variable) => None,
+            None if self.faults.iter().any(|fault| fault.variable == variable) => None,
             None => {
                 self.fault(variable, "is not set", hint);
                 None
