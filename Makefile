@@ -1,0 +1,28 @@
+# Every command there is. If it is not a target here, it is not a step.
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check prepare
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: ## Show warm starts getting lost and found; pass ARGS="--seconds 30 --json" on
+	@scripts/bootstrap
+	cargo run --quiet --bin warmproof -- demo $(ARGS)
+
+test: ## Run every test; installs PostgreSQL's programs if there are none
+	@scripts/bootstrap --test
+	cargo test
+
+check: ## Format, lints, tidiness, docs, query metadata, dependencies
+	cargo fmt --check
+	cargo clippy --all-targets -- -D warnings
+	cargo test --test tidy
+	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --document-private-items
+	@scripts/bootstrap
+	scripts/sqlx-prepare --check
+	@scripts/check-dependencies
+
+prepare: ## Describe the checked queries anew, into sqlx-data.json
+	@scripts/bootstrap
+	scripts/sqlx-prepare
