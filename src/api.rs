@@ -1,1 +1,121 @@
-//! (to come)
+//! The HTTP API: schedule, cancel and look up, for supervisors in any language.
+//!
+//! It owns parsing, limits and answers, and no rule of its own: what a schedule or a
+//! cancel means is decided in the store. Every refusal is a problem body that names the
+//! field; nothing is half-written.
+
+mod auth;
+mod body;
+mod cancel;
+mod health;
+mod pools;
+mod problem;
+mod schedule;
+mod verifications;
+
+use std::any::Any;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::error_handling::HandleErrorLayer;
+use axum::extract::DefaultBodyLimit;
+use axum::http::{HeaderName, Request, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Router, middleware};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tower::{BoxError, ServiceBuilder};
+use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::request_id::{MakeRequestUuid, PropagateRequestIdLayer, SetRequestIdLayer};
+use tower_http::sensitive_headers::SetSensitiveRequestHeadersLayer;
+use tower_http::trace::TraceLayer;
+
+use crate::config::api::ApiConfig;
+use crate::store::Store;
+
+use problem::Problem;
+
+/// What every handler needs. Cheap to clone.
+#[derive(Clone)]
+struct Api(Arc<Inner>);
+
+struct Inner {
+    store: Store,
+    config: ApiConfig,
+    default_delay: Duration,
+    token: auth::TokenHash,
+    pools: pools::KnownPools,
+}
+
+impl std::ops::Deref for Api {
+    type Target = Inner;
+
+    fn deref(&self) -> &Inner {
+        &self.0
+    }
+}
+
+/// Serves until `stop` is cancelled, then finishes the requests in hand.
+///
+/// # Errors
+/// The listener failed.
+pub async fn serve(
+    listener: TcpListener,
+    store: Store,
+    config: ApiConfig,
+    default_delay: Duration,
+    stop: CancellationToken,
+) -> std::io::Result<()> {
+    let router = router(store, config, default_delay);
+    axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await
+}
+
+/// The routes with their layers, for callers that bring a server of their own.
+pub fn router(store: Store, config: ApiConfig, default_delay: Duration) -> Router {
+    let request_id = HeaderName::from_static("x-request-id");
+    let (limit, timeout) = (config.body_bytes_max, config.request_timeout);
+    let api = Api(Arc::new(Inner {
+        token: auth::TokenHash::of(&config.token),
+        store,
+        config,
+        default_delay,
+        pools: pools::KnownPools::default(),
+    }));
+    let guarded = Router::new()
+        .route("/v1/verifications", post(schedule::schedule))
+        .route("/v1/verifications/{id}", get(verifications::by_id))
+        .route("/v1/cancellations", post(cancel::cancel))
+        .route("/v1/runs/{run}", get(verifications::of_run))
+        .route_layer(middleware::from_fn_with_state(api.clone(), auth::require_token));
+    Router::new()
+        .route("/healthz", get(health::healthz))
+        .route("/readyz", get(health::readyz))
+        .merge(guarded)
+        .fallback(async || Problem::not_found("no such path; docs/api.md lists them"))
+        .method_not_allowed_fallback(async || Problem::method_not_allowed())
+        .with_state(api)
+        .layer(
+            ServiceBuilder::new()
+                .layer(SetSensitiveRequestHeadersLayer::new([header::AUTHORIZATION]))
+                .layer(SetRequestIdLayer::new(request_id.clone(), MakeRequestUuid))
+                .layer(TraceLayer::new_for_http().make_span_with(request_span))
+                .layer(PropagateRequestIdLayer::new(request_id))
+                .layer(CatchPanicLayer::custom(after_panic))
+                .layer(HandleErrorLayer::new(async |_: BoxError| Problem::timeout()))
+                .layer(tower::timeout::TimeoutLayer::new(timeout))
+                .layer(DefaultBodyLimit::max(limit)),
+        )
+}
+
+fn request_span<B>(request: &Request<B>) -> tracing::Span {
+    let id = request.headers().get("x-request-id").and_then(|id| id.to_str().ok()).unwrap_or_default();
+    tracing::info_span!("request", method = %request.method(), path = request.uri().path(), request.id = id)
+}
+
+fn after_panic(panic: Box<dyn Any + Send>) -> Response {
+    let message =
+        panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref().copied());
+    tracing::error!(panic = message.unwrap_or("not a text"), "a handler panicked");
+    Problem::internal().into_response()
+}

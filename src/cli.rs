@@ -1,1 +1,93 @@
-//! (to come)
+//! The command line: wires the layers, and is the only place that knows all of them.
+
+pub mod api;
+//pub mod demo;
+pub mod migrate;
+//pub mod simulate;
+//pub mod supervise;
+pub mod worker;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand, ValueEnum};
+
+use crate::telemetry::{self, LogFormat};
+
+/// Durable proof that a warm start really started.
+#[derive(Debug, Parser)]
+#[command(name = "warmproof", version, about, propagate_version = true)]
+pub struct Cli {
+    /// What to log on stderr, as a tracing directive such as `info` or `warmproof=debug`.
+    #[arg(long, global = true, env = "WARMPROOF_LOG", default_value = "info")]
+    log: String,
+    /// How log lines look.
+    #[arg(long, global = true, env = "WARMPROOF_LOG_FORMAT", value_enum, default_value_t = Format::Text)]
+    log_format: Format,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Format {
+    Text,
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Show the whole thing at work: losses happen, a worker is killed, every run is recovered.
+    //Demo(demo::DemoArgs),
+    /// Claim what falls due, look at it, cold-start what was lost.
+    Worker,
+    /// Serve the HTTP API.
+    Api,
+    /// Bring the database's schema up to date.
+    Migrate(migrate::MigrateArgs),
+    // Play the platform: worker API, warm-start broker, runners and a compute gateway.
+    //Simulate(simulate::SimulateArgs),
+    // Play a supervisor: dequeue, warm-start, schedule or cold-start, cancel on connect.
+    //Supervise(supervise::SuperviseArgs),
+}
+
+/// Runs the command that was asked for.
+#[must_use]
+pub fn run(cli: Cli) -> ExitCode {
+    let format = match cli.log_format {
+        Format::Text => LogFormat::Text,
+        Format::Json => LogFormat::Json,
+    };
+    telemetry::init_logs(&cli.log, format);
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&anyhow::Error::new(error).context("could not start the runtime")),
+    };
+    let done = runtime.block_on(async {
+        match cli.command {
+            //Command::Demo(args) => demo::demo(args).await,
+            Command::Worker => worker::worker().await.map(|()| ExitCode::SUCCESS),
+            Command::Api => api::api().await.map(|()| ExitCode::SUCCESS),
+            Command::Migrate(args) => migrate::migrate(args).await,
+            //Command::Simulate(args) => simulate::simulate(args).await.map(|()| ExitCode::SUCCESS),
+            //Command::Supervise(args) => supervise::supervise(args).await.map(|()| ExitCode::SUCCESS),
+        }
+    });
+    done.unwrap_or_else(|error| fail(&error))
+}
+
+#[expect(clippy::print_stderr, reason = "the last word of a command that failed, whatever the log filter")]
+fn fail(error: &anyhow::Error) -> ExitCode {
+    eprintln!("error: {error:#}");
+    ExitCode::FAILURE
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::Cli;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+}

@@ -42,6 +42,23 @@ pub struct SchedulerSettings {
     pub database: DatabaseConfig,
 }
 
+/// What a command needs that only looks after the database.
+#[derive(Debug, Clone)]
+pub struct DatabaseSettings {
+    /// Where promises are kept.
+    pub database: DatabaseConfig,
+}
+
+impl DatabaseSettings {
+    /// Reads it whether verification is on or not: a schema is brought up to date before it is used.
+    ///
+    /// # Errors
+    /// Every fault.
+    pub fn from_environment(environment: &Environment) -> Result<Self, ConfigErrors> {
+        reader::read_all(environment, |reader| Some(Self { database: DatabaseConfig::read(reader)? }))
+    }
+}
+
 /// What the API's process needs.
 #[derive(Debug, Clone)]
 pub struct ApiSettings {

@@ -1,3 +1,10 @@
-//! The `warmproof` binary.
+//! The `warmproof` binary: parse, run, exit code.
 
-fn main() {}
+use std::process::ExitCode;
+
+use clap::Parser;
+use warmproof::cli::{self, Cli};
+
+fn main() -> ExitCode {
+    cli::run(Cli::parse())
+}

@@ -1,1 +1,28 @@
-//! (to come)
+//! SIGTERM and SIGINT to a token that everybody may watch.
+
+use std::io;
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+/// A token that is cancelled by the first SIGTERM or SIGINT of this process.
+///
+/// Later signals change nothing: whoever drains has a deadline of its own.
+///
+/// # Errors
+/// The process may not register signal handlers.
+pub fn on_signal() -> io::Result<CancellationToken> {
+    let token = CancellationToken::new();
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let stop = token.clone();
+    tokio::spawn(async move {
+        let name = tokio::select! {
+            _ = terminate.recv() => "SIGTERM",
+            _ = interrupt.recv() => "SIGINT",
+        };
+        tracing::info!(signal = name, "stopping on signal");
+        stop.cancel();
+    });
+    Ok(token)
+}

@@ -8,10 +8,12 @@
 
 pub mod cancel;
 pub mod claim;
+pub mod connect;
 pub mod error;
 pub mod lease;
 pub mod lookup;
 pub mod loss;
+pub mod migrate;
 pub mod schedule;
 pub mod settle;
 pub mod upkeep;

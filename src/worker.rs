@@ -1,1 +1,181 @@
-//! (to come)
+//! The worker: claims what falls due, looks, falls back, settles.
+//!
+//! It owns a handful of tasks and no state that must survive: every promise stands
+//! in the database, so a worker may die at any instant and another one goes on.
+//!
+//! ```text
+//! claim_ahead ─ claims ─▶ verify (one task a claim: wait, probe, judge, fall back)
+//!                           │ settlement                    renew: leases of all in hand
+//!                           ▼                               upkeep: partitions, counts
+//!                         settle (one lane, batches) ─▶ wide event
+//! ```
+//!
+//! Losing a tick, a task or the whole process costs delay, never a verification.
+
+mod claim_ahead;
+mod event;
+mod fallback;
+mod in_hand;
+mod renew;
+mod settle;
+mod upkeep;
+mod verify;
+
+use std::sync::Arc;
+
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use tokio::sync::{Semaphore, mpsc};
+use tokio::time::{Instant, timeout_at};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::config::worker::WorkerConfig;
+use crate::platform;
+use crate::store::lease::Release;
+use crate::store::{Store, StoreError};
+use crate::telemetry::event::Events;
+use crate::workload::Workload;
+
+use in_hand::InHand;
+
+/// A worker, ready to run.
+#[derive(Debug)]
+pub struct Worker {
+    shared: Arc<Shared>,
+}
+
+/// What all tasks of a worker share.
+#[derive(Debug)]
+struct Shared {
+    config: WorkerConfig,
+    store: Store,
+    platform: platform::Client,
+    workload: Workload,
+    events: Events,
+    in_hand: Arc<InHand>,
+    probe_slots: Semaphore,
+    fallback_slots: Semaphore,
+    stop: CancellationToken,
+    settle: mpsc::Sender<settle::Order>,
+}
+
+/// What a worker leaves behind when it stops.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Drained {
+    /// Claims given back because the grace period was over.
+    pub released: usize,
+}
+
+impl Worker {
+    /// A worker over a store, a platform and the backend for its pools.
+    ///
+    /// Nothing happens before [`Worker::run`].
+    #[must_use]
+    pub fn builder(
+        config: WorkerConfig,
+        store: Store,
+        platform: platform::Client,
+        workload: Workload,
+    ) -> WorkerBuilder {
+        WorkerBuilder { store, platform, workload, config, events: Events::Off }
+    }
+}
+
+/// Settings of a worker before it is built.
+#[derive(Debug)]
+pub struct WorkerBuilder {
+    store: Store,
+    platform: platform::Client,
+    workload: Workload,
+    config: WorkerConfig,
+    events: Events,
+}
+
+impl WorkerBuilder {
+    /// Where wide events go; nowhere by default.
+    #[must_use]
+    pub fn events(mut self, events: Events) -> Self {
+        self.events = events;
+        self
+    }
+
+    /// Runs the worker until `stop` is cancelled, then drains it: no new claim, no new
+    /// fallback; what is in hand may finish within the grace period, the rest is given back.
+    ///
+    /// # Errors
+    /// The pools could not be registered at the start. Later trouble with the database or
+    /// the platform is waited out.
+    pub async fn run(self, stop: CancellationToken) -> Result<Drained, StoreError> {
+        self.store.ensure_pools(&self.config.pools).await?;
+        let (settle, orders) = mpsc::channel(self.config.claims_in_hand_max as usize);
+        let shared = Arc::new(Shared {
+            in_hand: Arc::default(),
+            probe_slots: Semaphore::new(self.config.probe_concurrency as usize),
+            fallback_slots: Semaphore::new(self.config.fallback_concurrency as usize),
+            stop,
+            settle,
+            store: self.store,
+            platform: self.platform,
+            workload: self.workload,
+            events: self.events,
+            config: self.config,
+        });
+        Worker { shared }.run(orders).await
+    }
+}
+
+impl Worker {
+    async fn run(self, orders: mpsc::Receiver<settle::Order>) -> Result<Drained, StoreError> {
+        let shared = self.shared;
+        tracing::info!(
+            worker = %shared.config.name,
+            pools = ?shared.config.pools.iter().map(|pool| pool.as_str()).collect::<Vec<_>>(),
+            "worker started"
+        );
+        // The lane and the leases outlive `stop`: they serve what is still in hand.
+        let aside = CancellationToken::new();
+        let lane = tokio::spawn(settle::lane(Arc::clone(&shared), orders, aside.clone()));
+        let leases = tokio::spawn(renew::keep(Arc::clone(&shared), aside.clone()));
+        let upkeep = tokio::spawn(upkeep::keep(Arc::clone(&shared)));
+
+        let verifications = TaskTracker::new();
+        claim_ahead::run(&shared, &verifications, StdRng::from_os_rng()).await;
+
+        verifications.close();
+        let deadline = Instant::now() + shared.config.grace;
+        let in_time = timeout_at(deadline, async {
+            verifications.wait().await;
+            settle::flushed(&shared).await;
+        })
+        .await;
+        if in_time.is_err() {
+            tracing::warn!(
+                in_hand = shared.in_hand.len(),
+                "the grace period is over, giving back what is in hand"
+            );
+        }
+        let released = give_back(&shared).await;
+        aside.cancel();
+        for task in [lane, leases, upkeep] {
+            task.abort();
+        }
+        tracing::info!(worker = %shared.config.name, released, "worker stopped");
+        Ok(Drained { released })
+    }
+}
+
+/// Releases everything still in hand at once; what cannot be released runs out by itself.
+async fn give_back(shared: &Shared) -> usize {
+    let releases: Vec<Release> = shared.in_hand.keys().into_iter().map(Release::untouched).collect();
+    if releases.is_empty() {
+        return 0;
+    }
+    match shared.store.release(&releases).await {
+        Ok(released) => released,
+        Err(error) => {
+            tracing::warn!(%error, "claims are left to their leases");
+            0
+        }
+    }
+}

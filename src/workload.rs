@@ -43,6 +43,8 @@ pub struct CreateRequest {
     pub verification_id: VerificationId,
     /// The dispatched message.
     pub request: ColdStartRequest,
+    /// The supervisor's timings as they came, for backends that pass the dispatch on.
+    pub timings: Option<String>,
     /// When the workload is asked for, in milliseconds since the epoch; runners report their start time by it.
     pub pod_scheduled_at_ms: i64,
     /// Correlates the backend's logs with the wide event.

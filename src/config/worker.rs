@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
+use crate::domain::backoff::Backoff;
 use crate::domain::ids::{NAME_BYTES_MAX, PoolName, WorkerName};
 
 use super::platform;
@@ -127,6 +128,16 @@ impl WorkerConfig {
         };
         config.check_together(reader);
         Some(config)
+    }
+
+    /// The wait after a failed probe.
+    pub fn probe_backoff(&self) -> Backoff {
+        Backoff { base: self.probe_backoff_base, max: self.probe_backoff_max }
+    }
+
+    /// The wait after a failed create.
+    pub fn create_backoff(&self) -> Backoff {
+        Backoff { base: self.create_backoff_base, max: self.create_backoff_max }
     }
 
     /// What each value allows may still make no sense beside another.

@@ -62,7 +62,8 @@ impl Store {
 }
 
 fn answer(row: &Answer) -> Result<Cancelled, StoreError> {
-    let unreadable = |column, problem: &str| StoreError::Corrupt { doing: DOING, column, problem: problem.to_owned() };
+    let unreadable =
+        |column, problem: &str| StoreError::Corrupt { doing: DOING, column, problem: problem.to_owned() };
     let id = || row.id.map(VerificationId).ok_or_else(|| unreadable("id", "it is null"));
     match row.result.as_str() {
         "cancelled" => Ok(Cancelled::Cancelled { id: id()? }),

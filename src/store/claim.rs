@@ -98,7 +98,11 @@ impl Row {
             "hit" => Intent::Hit,
             "dispatch" => Intent::Dispatch,
             other => {
-                return Err(StoreError::Corrupt { doing: DOING, column: "intent", problem: other.to_owned() });
+                return Err(StoreError::Corrupt {
+                    doing: DOING,
+                    column: "intent",
+                    problem: other.to_owned(),
+                });
             }
         };
         Ok(Claim {

@@ -57,7 +57,11 @@ impl Store {
     ///
     /// # Errors
     /// The database could not be reached; the leases run on.
-    pub async fn renew(&self, keys: &[ClaimKey], lease: Duration) -> Result<HashSet<VerificationId>, StoreError> {
+    pub async fn renew(
+        &self,
+        keys: &[ClaimKey],
+        lease: Duration,
+    ) -> Result<HashSet<VerificationId>, StoreError> {
         let columns = Keys::of(keys.iter());
         let renewed = sqlx::query_scalar!(
             r#"with setting as materialized (
@@ -89,7 +93,8 @@ impl Store {
             releases.iter().map(|release| release.look_again_in.map(super::millis)).collect();
         let probes: Vec<i32> = releases.iter().map(|release| super::count(release.probes)).collect();
         let errors: Vec<Option<&str>> = releases.iter().map(|release| release.error.as_deref()).collect();
-        let workloads: Vec<Option<&str>> = releases.iter().map(|release| release.workload.as_deref()).collect();
+        let workloads: Vec<Option<&str>> =
+            releases.iter().map(|release| release.workload.as_deref()).collect();
         let released = sqlx::query_scalar!(
             r#"update pending p
                set

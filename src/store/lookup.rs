@@ -71,6 +71,17 @@ pub struct Conservation {
 }
 
 impl Store {
+    /// The database's clock.
+    ///
+    /// # Errors
+    /// The database could not be reached.
+    pub async fn clock(&self) -> Result<DateTime<Utc>, StoreError> {
+        sqlx::query_scalar!(r#"select clock_timestamp() as "now!""#)
+            .fetch_one(self.db())
+            .await
+            .map_err(StoreError::doing("read the database's clock"))
+    }
+
     /// The run's pending verification, if it has one.
     ///
     /// # Errors

@@ -136,7 +136,8 @@ impl Store {
         if row.codec != 0 {
             return Err(corrupt("codec", format!("codec {} is newer than this version", row.codec)));
         }
-        let message = String::from_utf8(row.message).map_err(|error| corrupt("message", error.to_string()))?;
+        let message =
+            String::from_utf8(row.message).map_err(|error| corrupt("message", error.to_string()))?;
         Ok(Fenced::Held(StoredMessage { message, timings: row.timings }))
     }
 }

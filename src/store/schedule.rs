@@ -90,7 +90,10 @@ impl Store {
                 answers[position] = Some(answer(row, &batch[position])?);
             }
         }
-        answers.into_iter().map(|answer| answer.ok_or_else(|| unreadable("ordinal", "an answer is missing"))).collect()
+        answers
+            .into_iter()
+            .map(|answer| answer.ok_or_else(|| unreadable("ordinal", "an answer is missing")))
+            .collect()
     }
 
     async fn schedule_wave(

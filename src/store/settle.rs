@@ -37,9 +37,13 @@ struct Said<'a> {
 impl<'a> Said<'a> {
     fn push(&mut self, settlement: &'a Settlement) {
         let (verdict, acted, warm_start, result, error) = match &settlement.ending {
-            Ending::Delivered { acted, warm_start } => ("delivered", Some(acted.as_str()), *warm_start, None, None),
+            Ending::Delivered { acted, warm_start } => {
+                ("delivered", Some(acted.as_str()), *warm_start, None, None)
+            }
             Ending::ProbeError { error } => ("probe_error", None, false, None, Some(error.as_str())),
-            Ending::Fallback { result, error } => ("fallback", None, false, Some(result.as_str()), error.as_deref()),
+            Ending::Fallback { result, error } => {
+                ("fallback", None, false, Some(result.as_str()), error.as_deref())
+            }
         };
         self.verdicts.push(verdict);
         self.acted.push(acted);

@@ -34,11 +34,13 @@ impl Store {
         if !ours {
             return Ok(None);
         }
-        let partitions_created =
-            sqlx::query_scalar!(r#"select ensure_outcome_partitions($1) as "made!""#, super::count(days_ahead))
-                .fetch_one(&mut *tx)
-                .await
-                .map_err(&failed)?;
+        let partitions_created = sqlx::query_scalar!(
+            r#"select ensure_outcome_partitions($1) as "made!""#,
+            super::count(days_ahead)
+        )
+        .fetch_one(&mut *tx)
+        .await
+        .map_err(&failed)?;
         let counts_merged = sqlx::query!(
             "with folded as (
                delete from outcome_count

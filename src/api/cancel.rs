@@ -1,0 +1,64 @@
+//! `POST /v1/cancellations`: promises are taken back.
+
+use axum::Json;
+use axum::body::Bytes;
+use axum::extract::State;
+use axum::extract::rejection::BytesRejection;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use serde::{Deserialize, Serialize};
+
+use super::Api;
+use super::body;
+use super::problem::Problem;
+use crate::domain::ids::{RunId, SnapshotId};
+use crate::domain::verification::{CancelReason, Cancellation, Cancelled};
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Request {
+    run_id: RunId,
+    #[serde(default)]
+    snapshot_id: Option<SnapshotId>,
+    reason: CancelReason,
+}
+
+impl From<Request> for Cancellation {
+    fn from(request: Request) -> Self {
+        let Request { run_id, snapshot_id, reason } = request;
+        Self { run_id, snapshot_id, reason }
+    }
+}
+
+#[derive(Serialize)]
+struct Answer {
+    run_id: RunId,
+    #[serde(flatten)]
+    cancelled: Cancelled,
+}
+
+/// 200 when all results agree, 207 when an array has mixed ones.
+pub(super) async fn cancel(
+    State(api): State<Api>,
+    bytes: Result<Bytes, BytesRejection>,
+) -> Result<Response, Problem> {
+    let bytes = body::bytes(bytes, api.config.body_bytes_max)?;
+    let (batch, is_array) =
+        body::read(&bytes, api.config.batch_max, |request: Request| Ok(request.into()))?.into_elements();
+    let cancelled = api.store.cancel(&batch).await.map_err(|error| Problem::database(&error))?;
+    let kind = std::mem::discriminant::<Cancelled>;
+    let mixed = cancelled.windows(2).any(|pair| kind(&pair[0]) != kind(&pair[1]));
+    let status = if mixed { StatusCode::MULTI_STATUS } else { StatusCode::OK };
+    let mut answers: Vec<Answer> = batch
+        .into_iter()
+        .zip(cancelled)
+        .map(|(cancellation, cancelled)| Answer { run_id: cancellation.run_id, cancelled })
+        .collect();
+    Ok(match (is_array, answers.pop()) {
+        (false, Some(one)) => (status, Json(one)).into_response(),
+        (_, last) => {
+            answers.extend(last);
+            (status, Json(answers)).into_response()
+        }
+    })
+}

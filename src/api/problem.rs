@@ -1,0 +1,119 @@
+//! Problem bodies (RFC 9457): one error shape for every refusal.
+
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+
+use crate::store::StoreError;
+
+/// A refusal, ready to be sent.
+#[derive(Debug, Clone, Serialize)]
+pub(super) struct Problem {
+    #[serde(rename = "type")]
+    kind: &'static str,
+    title: &'static str,
+    status: u16,
+    detail: String,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    errors: Vec<FieldError>,
+}
+
+/// One field that is at fault.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(super) struct FieldError {
+    /// JSON pointer (RFC 6901) into the body, or the name of a parameter.
+    pub(super) field: String,
+    /// What is wrong and what is expected.
+    pub(super) message: String,
+}
+
+impl Problem {
+    fn new(status: StatusCode, kind: &'static str, title: &'static str, detail: impl Into<String>) -> Self {
+        Self { kind, title, status: status.as_u16(), detail: detail.into(), errors: Vec::new() }
+    }
+
+    /// The body is no JSON at all.
+    pub(super) fn malformed(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "urn:warmproof:malformed-json", "The body is not JSON", detail)
+    }
+
+    /// Well-formed, but fields are missing or wrong. Nothing was written.
+    pub(super) fn invalid(errors: Vec<FieldError>) -> Self {
+        let detail = match errors.as_slice() {
+            [one] => format!("`{}`: {}; nothing was written", one.field, one.message),
+            many => format!("{} fields are at fault; nothing was written", many.len()),
+        };
+        let title = "The request does not fit";
+        Self { errors, ..Self::new(StatusCode::UNPROCESSABLE_ENTITY, "urn:warmproof:invalid", title, detail) }
+    }
+
+    /// More than is read or taken at once.
+    pub(super) fn too_large(detail: impl Into<String>) -> Self {
+        Self::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "urn:warmproof:too-large",
+            "The request is too large",
+            detail,
+        )
+    }
+
+    /// No token, or not ours.
+    pub(super) fn unauthorized() -> Self {
+        let detail = "send `Authorization: Bearer <token>` with the api's token (WARMPROOF_API_TOKEN)";
+        Self::new(StatusCode::UNAUTHORIZED, "urn:warmproof:unauthorized", "Not authorized", detail)
+    }
+
+    /// Nothing there.
+    pub(super) fn not_found(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::NOT_FOUND, "urn:warmproof:not-found", "Not found", detail)
+    }
+
+    /// The path is there, the method is not.
+    pub(super) fn method_not_allowed() -> Self {
+        let detail = "this path does not take this method; docs/api.md lists what it takes";
+        Self::new(
+            StatusCode::METHOD_NOT_ALLOWED,
+            "urn:warmproof:method-not-allowed",
+            "Method not allowed",
+            detail,
+        )
+    }
+
+    /// The database did not do its part. The reason is logged, not sent.
+    pub(super) fn database(error: &StoreError) -> Self {
+        tracing::warn!(%error, "a request failed on the database");
+        let detail = "the database did not answer as it should; repeat the request, it is safe to repeat";
+        Self::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "urn:warmproof:database",
+            "The database is not available",
+            detail,
+        )
+    }
+
+    /// It took too long.
+    pub(super) fn timeout() -> Self {
+        let detail = "no answer within the api's time limit; repeat the request, it is safe to repeat";
+        Self::new(StatusCode::GATEWAY_TIMEOUT, "urn:warmproof:timeout", "The request took too long", detail)
+    }
+
+    /// A defect of ours.
+    pub(super) fn internal() -> Self {
+        let detail = "this is a defect of Warmproof; its log tells more under this request's id";
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "urn:warmproof:internal", "Internal error", detail)
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let body = serde_json::to_vec(&self).unwrap_or_default();
+        let mut response = (status, body).into_response();
+        let json = HeaderValue::from_static("application/problem+json");
+        response.headers_mut().insert(header::CONTENT_TYPE, json);
+        if status == StatusCode::UNAUTHORIZED {
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        response
+    }
+}

@@ -1,0 +1,128 @@
+//! `POST /v1/verifications`: hits become promises.
+
+use std::time::Duration;
+
+use axum::Json;
+use axum::body::Bytes;
+use axum::extract::State;
+use axum::extract::rejection::BytesRejection;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use super::body::{self, OneOrMany};
+use super::problem::{FieldError, Problem};
+use super::{Api, pools};
+use crate::domain::dispatch::Dispatch;
+use crate::domain::ids::{PoolName, VerificationId, parse_name};
+use crate::domain::verification::{DELAY_MAX, DELAY_MIN, Intent, NewVerification, ScheduleResult, Scheduled};
+
+// Unknown keys are refused, so that a misspelt one is not silently ignored.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Request {
+    dequeued_message: Box<RawValue>,
+    #[serde(default)]
+    timings: Option<Box<RawValue>>,
+    #[serde(default)]
+    delay_ms: Option<serde_json::Number>,
+    #[serde(default)]
+    pool: Option<PoolName>,
+    #[serde(default)]
+    supervisor: Option<String>,
+    #[serde(default)]
+    region: Option<String>,
+    #[serde(default)]
+    intent: Intent,
+}
+
+#[derive(Serialize)]
+struct Answer {
+    id: VerificationId,
+    run_id: String,
+    due_at: DateTime<Utc>,
+    result: ScheduleResult,
+}
+
+/// 201 when all results agree, 207 when an array has mixed ones.
+pub(super) async fn schedule(
+    State(api): State<Api>,
+    bytes: Result<Bytes, BytesRejection>,
+) -> Result<Response, Problem> {
+    let bytes = body::bytes(bytes, api.config.body_bytes_max)?;
+    let request: OneOrMany<NewVerification> = body::read(&bytes, api.config.batch_max, check)?;
+    let (batch, is_array) = request.into_elements();
+    pools::check(&api, batch.iter().map(|new| &new.pool), is_array).await?;
+
+    let answers =
+        api.store.schedule(&batch, api.default_delay).await.map_err(|error| Problem::database(&error))?;
+    let mut scheduled = Vec::with_capacity(batch.len());
+    for (new, answer) in batch.iter().zip(answers) {
+        match answer {
+            Ok(answer) => scheduled.push(answer_of(new, &answer)),
+            // The pool was there a moment ago: a deletion by hand crossed this request.
+            Err(refusal) => {
+                return Err(Problem::invalid(vec![FieldError {
+                    field: "/pool".to_owned(),
+                    message: refusal.to_string(),
+                }]));
+            }
+        }
+    }
+    let mixed = scheduled.windows(2).any(|pair| pair[0].result != pair[1].result);
+    let status = if mixed { StatusCode::MULTI_STATUS } else { StatusCode::CREATED };
+    Ok(match (is_array, scheduled.pop()) {
+        (false, Some(one)) => (status, Json(one)).into_response(),
+        (_, last) => {
+            scheduled.extend(last);
+            (status, Json(scheduled)).into_response()
+        }
+    })
+}
+
+fn answer_of(new: &NewVerification, answer: &Scheduled) -> Answer {
+    Answer {
+        id: answer.id,
+        run_id: new.dispatch.run_id.to_string(),
+        due_at: answer.due_at,
+        result: answer.result,
+    }
+}
+
+fn check(request: Request) -> Result<NewVerification, Vec<FieldError>> {
+    let mut errors = Vec::new();
+    let delay = check_delay(request.delay_ms.as_ref(), &mut errors);
+    for (field, name) in [("/supervisor", &request.supervisor), ("/region", &request.region)] {
+        if let Some(Err(problem)) = name.as_deref().map(parse_name) {
+            errors.push(FieldError { field: field.to_owned(), message: problem.to_string() });
+        }
+    }
+    let dispatch = Dispatch::parse(request.dequeued_message, request.timings).map_err(|error| {
+        let field = format!("/dequeued_message{}", body::pointer(&error.field));
+        errors.push(FieldError { field, message: error.problem });
+    });
+    match dispatch {
+        Ok(dispatch) if errors.is_empty() => Ok(NewVerification {
+            dispatch,
+            pool: request.pool.unwrap_or_else(PoolName::default_pool),
+            supervisor: request.supervisor,
+            region: request.region,
+            intent: request.intent,
+            delay,
+        }),
+        _ => Err(errors),
+    }
+}
+
+fn check_delay(delay_ms: Option<&serde_json::Number>, errors: &mut Vec<FieldError>) -> Option<Duration> {
+    let delay = Duration::from_millis(delay_ms?.as_u64().unwrap_or(0));
+    if (DELAY_MIN..=DELAY_MAX).contains(&delay) {
+        return Some(delay);
+    }
+    let (min, max) = (DELAY_MIN.as_millis(), DELAY_MAX.as_millis());
+    let message = format!("must be a whole number of milliseconds from {min} to {max}");
+    errors.push(FieldError { field: "/delay_ms".to_owned(), message });
+    None
+}

@@ -1,0 +1,39 @@
+//! `warmproof api`
+
+use anyhow::Context;
+use tokio::net::TcpListener;
+
+use crate::config::ApiSettings;
+use crate::config::environment::Environment;
+use crate::config::verify::Switch;
+use crate::shutdown;
+use crate::store::Store;
+
+/// Serves the API until SIGTERM or SIGINT, and says on stdout where once it listens.
+pub async fn api() -> anyhow::Result<()> {
+    let stop = shutdown::on_signal()?;
+    let settings = match ApiSettings::from_environment(&Environment::from_process())? {
+        Switch::Enabled(settings) => settings,
+        Switch::Disabled { reason } => {
+            tracing::warn!(%reason, "warm-start verification is off: nothing is opened, served or written");
+            stop.cancelled().await;
+            return Ok(());
+        }
+    };
+    // Lazy: an API that starts before its database says so in `/readyz` and recovers by itself.
+    let store = Store::connect_lazy(&settings.database)?;
+    let listen = settings.api.listen;
+    let listener = TcpListener::bind(listen)
+        .await
+        .with_context(|| format!("could not listen on {listen} (WARMPROOF_API_LISTEN)"))?;
+    say_ready(&listener)?;
+    crate::api::serve(listener, store.clone(), settings.api, settings.verify.delay, stop).await?;
+    store.close().await;
+    Ok(())
+}
+
+#[expect(clippy::print_stdout, reason = "the one line a script waits for")]
+fn say_ready(listener: &TcpListener) -> std::io::Result<()> {
+    println!("api ready on http://{}", listener.local_addr()?);
+    Ok(())
+}

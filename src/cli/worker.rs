@@ -1,0 +1,36 @@
+//! `warmproof worker`
+
+use anyhow::Context;
+
+use crate::config::WorkerSettings;
+use crate::config::environment::Environment;
+use crate::config::verify::Switch;
+use crate::platform;
+use crate::shutdown;
+use crate::store::Store;
+use crate::telemetry::event::Events;
+use crate::worker::Worker;
+use crate::workload::Workload;
+
+/// Runs a worker until SIGTERM or SIGINT.
+pub async fn worker() -> anyhow::Result<()> {
+    let stop = shutdown::on_signal()?;
+    let settings = match WorkerSettings::from_environment(&Environment::from_process())? {
+        Switch::Enabled(settings) => settings,
+        Switch::Disabled { reason } => {
+            tracing::warn!(%reason, "warm-start verification is off: nothing is opened, claimed or written");
+            stop.cancelled().await;
+            return Ok(());
+        }
+    };
+    let store = Store::connect(&settings.database).await?;
+    let platform =
+        platform::Client::new(&settings.platform).context("could not set up the platform's client")?;
+    let workload = Workload::new(&settings.workload).context("could not set up the workload backend")?;
+    let events = if settings.worker.wide_events { Events::Stdout } else { Events::Off };
+    let drained =
+        Worker::builder(settings.worker, store.clone(), platform, workload).events(events).run(stop).await?;
+    tracing::debug!(?drained, "worker drained");
+    store.close().await;
+    Ok(())
+}

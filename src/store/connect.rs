@@ -1,0 +1,57 @@
+//! Connections: few, with our schema first in their path and a limit on every statement.
+//!
+//! Nothing relies on session state beyond what a connection is opened with. Behind a
+//! transaction pooler even that is left out: the role's own `search_path` then names the
+//! schema (`alter role … set search_path`), and no statement is prepared by name.
+
+use std::str::FromStr;
+
+use secrecy::ExposeSecret;
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+
+use super::{Store, StoreError};
+use crate::config::database::DatabaseConfig;
+
+const DOING: &str = "connect to the database (WARMPROOF_DATABASE_URL)";
+
+impl Store {
+    /// Connects, and proves it with a first connection.
+    ///
+    /// # Errors
+    /// The URL cannot be used, or the database cannot be reached.
+    pub async fn connect(config: &DatabaseConfig) -> Result<Self, StoreError> {
+        let db = pool(config).connect_with(options(config)?).await.map_err(StoreError::doing(DOING))?;
+        Ok(Self::new(db))
+    }
+
+    /// Connects when the first statement needs it, so that a process may start before its database.
+    ///
+    /// # Errors
+    /// The URL cannot be used.
+    pub fn connect_lazy(config: &DatabaseConfig) -> Result<Self, StoreError> {
+        Ok(Self::new(pool(config).connect_lazy_with(options(config)?)))
+    }
+}
+
+fn pool(config: &DatabaseConfig) -> PgPoolOptions {
+    PgPoolOptions::new().max_connections(config.connections_max).acquire_timeout(config.acquire_timeout)
+}
+
+/// How to open one connection, with our schema and limits.
+///
+/// # Errors
+/// The URL cannot be used.
+pub fn options(config: &DatabaseConfig) -> Result<PgConnectOptions, StoreError> {
+    let options = PgConnectOptions::from_str(config.url.expose_secret())
+        .map_err(StoreError::doing(DOING))?
+        .application_name("warmproof");
+    if config.pooler {
+        return Ok(options.statement_cache_capacity(0));
+    }
+    Ok(options.options([
+        ("search_path", config.schema.clone()),
+        ("statement_timeout", config.statement_timeout.as_millis().to_string()),
+        // Nothing of ours stays idle in a transaction; a defect that does must not pin dead rows.
+        ("idle_in_transaction_session_timeout", "10000".to_owned()),
+    ]))
+}

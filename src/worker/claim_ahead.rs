@@ -1,0 +1,164 @@
+//! Claim ahead: take what falls due soon, so that each look starts at its very instant.
+//!
+//! One loop claims every tick, and at once while claims come back full. A low
+//! watermark per pool keeps the scan short when a long transaction pins dead rows; a
+//! rare sweep looks below it, and so finds leases that ended and rows that came late.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use rand::Rng;
+use rand::rngs::StdRng;
+use tokio::time::Instant;
+use tokio_util::task::TaskTracker;
+
+use super::in_hand::DbClock;
+use super::{Shared, verify};
+use crate::domain::backoff::Backoff;
+use crate::domain::claim::{Claim, Fence};
+use crate::domain::ids::PoolName;
+use crate::store::StoreError;
+use crate::store::claim::{ClaimTerms, Wanted};
+
+/// How far the watermark stays behind: rows that commit this late are still seen by a claim.
+const WATERMARK_MARGIN: TimeDelta = TimeDelta::seconds(2);
+/// How long to stay away from a database that fails.
+const DATABASE_BACKOFF: Backoff = Backoff { base: Duration::from_millis(200), max: Duration::from_secs(5) };
+
+/// Claims until the worker stops, and hands each claim to a task of its own.
+pub(super) async fn run(shared: &Arc<Shared>, verifications: &TaskTracker, mut rng: StdRng) {
+    let mut ahead = ClaimAhead::new(shared, Instant::now());
+    while !shared.stop.is_cancelled() {
+        let wait = match ahead.claim(shared, verifications, &mut rng).await {
+            Ok(Pace::Again) => Duration::ZERO,
+            Ok(Pace::Tick) => jittered(shared.config.tick, &mut rng),
+            Ok(Pace::Full) => {
+                tokio::select! {
+                    () = shared.in_hand.freed() => {}
+                    () = shared.stop.cancelled() => {}
+                }
+                Duration::ZERO
+            }
+            Err(error) => {
+                ahead.failures = ahead.failures.saturating_add(1);
+                let wait = DATABASE_BACKOFF.delay(ahead.failures, rng.random());
+                tracing::warn!(%error, retry_in_ms = wait.as_millis(), "could not claim, backing off");
+                wait
+            }
+        };
+        if !wait.is_zero() {
+            tokio::select! {
+                () = tokio::time::sleep(wait) => {}
+                () = shared.stop.cancelled() => {}
+            }
+        }
+    }
+}
+
+/// What to do after a claim.
+enum Pace {
+    /// It came back full: there is more.
+    Again,
+    /// All that is due soon is in hand.
+    Tick,
+    /// No more claims may be in hand.
+    Full,
+}
+
+struct ClaimAhead {
+    watermarks: HashMap<PoolName, DateTime<Utc>>,
+    clock: Option<DbClock>,
+    sweep_at: Instant,
+    failures: u32,
+}
+
+impl ClaimAhead {
+    fn new(shared: &Shared, now: Instant) -> Self {
+        // No watermark yet: the first claim of each pool looks everywhere, as a sweep does.
+        Self { watermarks: HashMap::new(), clock: None, sweep_at: now + sweep_interval(shared), failures: 0 }
+    }
+
+    async fn claim(
+        &mut self,
+        shared: &Arc<Shared>,
+        verifications: &TaskTracker,
+        rng: &mut StdRng,
+    ) -> Result<Pace, StoreError> {
+        let room = (shared.config.claims_in_hand_max as usize).saturating_sub(shared.in_hand.len());
+        if room == 0 {
+            return Ok(Pace::Full);
+        }
+        let clock = match self.clock {
+            Some(clock) => clock,
+            None => *self.clock.insert(read_clock(shared).await?),
+        };
+        let sweeping = Instant::now() >= self.sweep_at;
+        let quota = u32::try_from(room.div_ceil(shared.config.pools.len().max(1))).unwrap_or(u32::MAX);
+        let wanted = self.wanted(shared, sweeping, quota);
+
+        let asked = Instant::now();
+        let terms = ClaimTerms {
+            fence: Fence::fresh(rng),
+            worker: &shared.config.name,
+            lease: shared.config.lease,
+            horizon: shared.config.claim_ahead,
+        };
+        let claims = shared.store.claim(&wanted, terms).await?;
+        self.failures = 0;
+        let full = self.move_watermarks(&wanted, &claims, clock.at(asked));
+        for held in shared.in_hand.take(claims, asked, shared.config.lease) {
+            verifications.spawn(verify::run(Arc::clone(shared), held, rng.random()));
+        }
+        if sweeping && !full {
+            self.sweep_at = Instant::now() + jittered(sweep_interval(shared), rng);
+            // Read the clock anew, so that a step of it or a drift of ours stays small.
+            self.clock = None;
+        }
+        Ok(if full || sweeping { Pace::Again } else { Pace::Tick })
+    }
+
+    /// A sweep asks for what lies below the watermarks, a claim for what lies above.
+    fn wanted(&self, shared: &Shared, sweeping: bool, quota: u32) -> Vec<Wanted> {
+        let ask = |pool: &PoolName| {
+            let watermark = self.watermarks.get(pool).copied();
+            let (low, high) = if sweeping { (None, watermark) } else { (watermark, None) };
+            Wanted { pool: pool.clone(), low, high, quota }
+        };
+        shared.config.pools.iter().map(ask).collect()
+    }
+
+    /// Raises the watermarks and says whether a pool came back full.
+    fn move_watermarks(&mut self, wanted: &[Wanted], claims: &[Claim], now: DateTime<Utc>) -> bool {
+        let mut any_full = false;
+        for asked in wanted {
+            let of_pool = claims.iter().filter(|claim| claim.pool == asked.pool);
+            let full = of_pool.clone().count() >= asked.quota as usize;
+            any_full |= full;
+            if asked.high.is_some() {
+                continue;
+            }
+            let reached = if full { of_pool.map(|claim| claim.look_at).min() } else { Some(now) };
+            if let Some(reached) = reached {
+                let mark = self.watermarks.entry(asked.pool.clone()).or_insert(DateTime::<Utc>::MIN_UTC);
+                *mark = (*mark).max(reached.min(now) - WATERMARK_MARGIN);
+            }
+        }
+        any_full
+    }
+}
+
+fn sweep_interval(shared: &Shared) -> Duration {
+    shared.config.lease / 3
+}
+
+/// Up to a tenth less, so that workers started together drift apart.
+fn jittered(interval: Duration, rng: &mut StdRng) -> Duration {
+    interval.mul_f64(rng.random_range(0.9..=1.0))
+}
+
+async fn read_clock(shared: &Shared) -> Result<DbClock, StoreError> {
+    let read = shared.store.clock().await?;
+    Ok(DbClock::new(read, Instant::now()))
+}

@@ -1,0 +1,59 @@
+//! The wide event of one settlement: upstream's keys first, then what upstream lacks.
+
+use chrono::TimeDelta;
+
+use super::in_hand::DbClock;
+use super::verify::Look;
+use crate::config::worker::WorkerConfig;
+use crate::domain::claim::Claim;
+use crate::domain::dispatch::trace_id;
+use crate::domain::outcome::Outcome;
+use crate::telemetry::event::WideEvent;
+
+/// Upstream's name of the operation (contract §7).
+const OP: &str = "warmstart.verify";
+
+/// Tells the whole story of a recorded outcome, as it was stored.
+pub(super) fn settled(
+    config: &WorkerConfig,
+    claim: &Claim,
+    clock: &DbClock,
+    look: &Look,
+    outcome: &Outcome,
+) -> WideEvent {
+    let looked_at = clock.at(look.at);
+    let failed = outcome.outcome == "probe_error" || outcome.fallback_result.as_deref() == Some("failed");
+    let trace = outcome.traceparent.as_deref().and_then(trace_id);
+    WideEvent::new(OP, &config.node_id, trace, looked_at)
+        .with("ok", !failed)
+        .with("duration_ms", millis(outcome.settled_at - looked_at).max(0))
+        .with("meta.run_id", outcome.run_id.as_str())
+        .with("meta.snapshot_id", outcome.snapshot_id.as_str())
+        .with("meta.verification_id", outcome.id.to_string())
+        .with("meta.pool", outcome.pool.as_str())
+        .with("phase.probe.duration_ms", outcome.probe_ms)
+        .with("phase.probe.ok", outcome.probe_ms.map(|_| look.failure.is_none()))
+        .with("phase.probe.attempts", outcome.probe_count)
+        .with_error("phase.probe.error_message", look.failure.as_ref().map(ToString::to_string).as_deref())
+        .with("outcome", outcome.outcome.as_str())
+        .with("delay_ms", millis(outcome.due_at - outcome.scheduled_at))
+        .with_error("error", outcome.error.as_deref())
+        .with("reason", outcome.reason.as_deref())
+        .with("fallback_result", outcome.fallback_result.as_deref())
+        .with("workload", outcome.workload.as_deref())
+        .with("late", outcome.late)
+        .with("lag_ms", millis(looked_at - claim.look_at))
+        .with("overdue_ms", millis(looked_at - outcome.due_at))
+        .with("actual_delay_ms", millis(looked_at - outcome.scheduled_at))
+        .with("claim_count", outcome.claim_count)
+        .with("create_count", outcome.create_count)
+        .with("intent", outcome.intent.as_str())
+        .with("supervisor", outcome.supervisor.as_deref())
+        .with("region", outcome.region.as_deref())
+        .with("deployment_version", outcome.deployment_version.as_deref())
+        .with("worker", outcome.worker.as_deref())
+}
+
+fn millis(span: TimeDelta) -> i64 {
+    span.num_milliseconds()
+}

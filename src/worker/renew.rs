@@ -1,0 +1,39 @@
+//! Renew: keeps the leases of claims in hand, in one statement a round.
+
+use std::sync::Arc;
+
+use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+
+use super::Shared;
+
+/// Renews until `done`. A claim that turns out to be lost is noticed by its holder's next step.
+pub(super) async fn keep(shared: Arc<Shared>, done: CancellationToken) {
+    let lease = shared.config.lease;
+    // Four rounds a lease: a round that fails leaves two more before the lease is over.
+    let mut rounds = interval(lease / 4);
+    rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = rounds.tick() => {}
+            () = done.cancelled() => return,
+        }
+        let ending = shared.in_hand.ending_within(lease * 2 / 3);
+        if ending.is_empty() {
+            continue;
+        }
+        let asked = Instant::now();
+        match shared.store.renew(&ending, lease).await {
+            Ok(still_ours) => {
+                if still_ours.len() < ending.len() {
+                    tracing::debug!(
+                        lost = ending.len() - still_ours.len(),
+                        "claims ended or were taken over"
+                    );
+                }
+                shared.in_hand.renewed(&ending, &still_ours, asked, lease);
+            }
+            Err(error) => tracing::warn!(%error, in_hand = ending.len(), "could not renew leases"),
+        }
+    }
+}

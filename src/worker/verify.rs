@@ -1,0 +1,143 @@
+//! One verification's life in one function: wait, probe, judge, fall back, settle.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep_until};
+
+use super::in_hand::Held;
+use super::{Shared, fallback, settle};
+use crate::domain::outcome::{Ending, FallbackResult, Settlement};
+use crate::domain::verdict::{LatestSnapshot, ProbeFailure, Verdict, judge};
+use crate::store::lease::Release;
+
+/// What is left to do with a claim. Each claim ends in exactly one of these.
+pub(super) enum Next {
+    /// Record how it ended.
+    Settle(Settlement),
+    /// Give it back, to be looked at now or later.
+    Release(Release),
+    /// It is not ours any more, or was given back already.
+    Drop,
+}
+
+/// Verifies one claim to its end and hands the end over.
+pub(super) async fn run(shared: Arc<Shared>, held: Held, seed: u64) {
+    let mut look = Look { at: Instant::now(), probes: 0, probe_ms: None, failure: None };
+    let next = verify(&shared, &held, &mut look, seed).await;
+    settle::hand_over(&shared, held, look, next).await;
+}
+
+async fn verify(shared: &Shared, held: &Held, look: &mut Look, seed: u64) -> Next {
+    let claim = &held.claim;
+    if !due(shared, held).await {
+        return Next::Release(Release::untouched(claim.key.clone()));
+    }
+    let Some(slot) = slot(&shared.probe_slots, shared).await else {
+        return Next::Release(Release::untouched(claim.key.clone()));
+    };
+    if !held.is_live() {
+        return Next::Drop;
+    }
+    look.at = Instant::now();
+    if held.clock.now() > claim.due_at + shared.config.expire_after {
+        return Next::Settle(expired(held, look));
+    }
+    let sighting = probe(shared, held, look).await;
+    drop(slot);
+    match judge(&claim.snapshot_id, sighting) {
+        Verdict::Acted { acted, warm_start } => {
+            Next::Settle(look.settlement(held, Ending::Delivered { acted, warm_start }))
+        }
+        Verdict::Unknown(failure) => look_again(shared, held, look, &failure, seed),
+        Verdict::Lost => fallback::fall_back(shared, held, look, seed).await,
+    }
+}
+
+/// One look at the platform.
+pub(super) struct Look {
+    /// When it began.
+    pub(super) at: Instant,
+    /// Probes the row does not count yet.
+    pub(super) probes: u32,
+    /// How long the probe took, in milliseconds.
+    pub(super) probe_ms: Option<u32>,
+    /// Why it learned nothing.
+    pub(super) failure: Option<ProbeFailure>,
+}
+
+impl Look {
+    /// What to record, given how it ended.
+    pub(super) fn settlement(&self, held: &Held, ending: Ending) -> Settlement {
+        Settlement {
+            key: held.claim.key.clone(),
+            ending,
+            probes: self.probes,
+            probe_ms: self.probe_ms,
+            late: held.claim.is_late(held.clock.at(self.at)),
+            workload: None,
+        }
+    }
+}
+
+/// Waits for the moment to look; `false` when the worker stops first.
+async fn due(shared: &Shared, held: &Held) -> bool {
+    tokio::select! {
+        biased;
+        () = shared.stop.cancelled() => false,
+        () = sleep_until(held.look_at) => true,
+    }
+}
+
+/// A place among the limited; `None` when the worker stops first.
+pub(super) async fn slot<'a>(
+    slots: &'a tokio::sync::Semaphore,
+    shared: &Shared,
+) -> Option<tokio::sync::SemaphorePermit<'a>> {
+    tokio::select! {
+        biased;
+        () = shared.stop.cancelled() => None,
+        slot = slots.acquire() => slot.ok(),
+    }
+}
+
+async fn probe(shared: &Shared, held: &Held, look: &mut Look) -> Result<LatestSnapshot, ProbeFailure> {
+    look.probes = 1;
+    let sighting = shared.platform.latest_snapshot(&held.claim.key.run_id).await;
+    look.probe_ms = u32::try_from(look.at.elapsed().as_millis()).ok();
+    look.failure = sighting.as_ref().err().cloned();
+    sighting
+}
+
+/// A failed probe starts nothing: look again while tries and time are left, then record the error.
+fn look_again(shared: &Shared, held: &Held, look: &Look, failure: &ProbeFailure, seed: u64) -> Next {
+    let failures = held.claim.probe_count + look.probes;
+    let mut wait = shared.config.probe_backoff().delay(failures, seed);
+    if let ProbeFailure::RateLimited { reset_after: Some(reset_after) } = failure {
+        wait = wait.max(*reset_after);
+    }
+    let again_at = held.clock.now() + wait;
+    if failures < shared.config.probe_attempts && held.claim.may_look_again_at(again_at) {
+        return Next::Release(Release {
+            key: held.claim.key.clone(),
+            look_again_in: Some(wait),
+            probes: look.probes,
+            error: Some(failure.to_string()),
+            workload: None,
+        });
+    }
+    Next::Settle(look.settlement(held, Ending::ProbeError { error: failure.to_string() }))
+}
+
+/// Too long overdue to act on: whatever was dispatched then is history.
+fn expired(held: &Held, look: &Look) -> Settlement {
+    let error = "expired".to_owned();
+    let ending = match held.claim.lost_at {
+        None => Ending::ProbeError { error },
+        Some(_) => Ending::Fallback { result: FallbackResult::Failed, error: Some(error) },
+    };
+    look.settlement(held, ending)
+}
+
+/// A sighting older than this starts nothing (design §3, create).
+pub(super) const SIGHTING_AGE_MAX: Duration = Duration::from_secs(2);

@@ -1,0 +1,13 @@
+//! What Warmproof promises, shown against a real PostgreSQL, a faithful platform and real processes.
+
+#![allow(missing_docs, unreachable_pub, reason = "a test binary has no outside")]
+#![allow(clippy::disallowed_methods, reason = "tests look at rows and clocks from outside")]
+
+mod support;
+
+mod store_cancel;
+mod store_claim;
+mod store_conservation;
+mod store_loss;
+mod store_schedule;
+mod store_settle;

@@ -1,0 +1,165 @@
+//! Claim: what is taken, by whom, in which order.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use chrono::{TimeDelta, Utc};
+use warmproof::domain::ids::PoolName;
+use warmproof::store::claim::Wanted;
+use warmproof::store::lease::Release;
+
+use crate::support::db::db;
+use crate::support::dispatch::{claim, claim_for, claimed, due_soon, everything, fresh, schedule};
+
+#[tokio::test]
+async fn only_what_falls_due_within_the_horizon_is_claimed() {
+    let db = db().await;
+    for run in ["run_a", "run_b"] {
+        let _ = schedule(&db.store, fresh(run, "snapshot_1")).await;
+    }
+    assert!(claim(&db.store, due_soon("default", 10)).await.is_empty());
+    db.run("update pending set look_at = clock_timestamp() + interval '500 ms' where run_id = 'run_b'").await;
+    let claims = claim(&db.store, due_soon("default", 10)).await;
+    assert_eq!(claims.len(), 1);
+    assert_eq!(claims[0].key.run_id.as_str(), "run_b");
+    let look_in = claims[0].look_in();
+    assert!(look_in > Duration::ZERO && look_in <= Duration::from_millis(500), "{look_in:?}");
+    assert_eq!(claims[0].claim_count, 1);
+}
+
+#[tokio::test]
+async fn the_oldest_come_first_and_no_more_than_asked_for() {
+    let db = db().await;
+    for run in ["run_a", "run_b", "run_c"] {
+        let _ = schedule(&db.store, fresh(run, "snapshot_1")).await;
+    }
+    db.run("update pending set look_at = look_at - interval '1 hour' where run_id = 'run_c'").await;
+    let claims = claim(&db.store, everything("default", 2)).await;
+    let runs: HashSet<_> = claims.iter().map(|claim| claim.key.run_id.as_str().to_owned()).collect();
+    assert_eq!(runs, HashSet::from(["run_c".to_owned(), "run_a".to_owned()]));
+}
+
+#[tokio::test]
+async fn concurrent_claims_never_share_a_row() {
+    let db = db().await;
+    let batch: Vec<_> = (0..400).map(|n| fresh(&format!("run_{n}"), "snapshot_1")).collect();
+    let _ = db.store.schedule(&batch, Duration::from_secs(10)).await.unwrap();
+    let claims = (0..8).map(|_| {
+        let store = db.store.clone();
+        tokio::spawn(async move {
+            let mut mine = Vec::new();
+            loop {
+                let more = claim(&store, everything("default", 20)).await;
+                if more.is_empty() {
+                    return mine;
+                }
+                mine.extend(more);
+            }
+        })
+    });
+    let mut all = Vec::new();
+    for claims in claims.collect::<Vec<_>>() {
+        all.extend(claims.await.unwrap());
+    }
+    let ids: HashSet<_> = all.iter().map(|claim| claim.key.id).collect();
+    assert_eq!((all.len(), ids.len()), (400, 400));
+}
+
+#[tokio::test]
+async fn a_lease_keeps_others_away_until_it_is_over_and_then_the_fence_changes() {
+    let db = db().await;
+    let first = claimed(&db.store, "run_a", "snapshot_1").await;
+    assert!(claim(&db.store, everything("default", 10)).await.is_empty());
+    db.run("update pending set lease_expires_at = clock_timestamp() - interval '1 ms'").await;
+    let second = claim(&db.store, everything("default", 10)).await.pop().expect("taken over");
+    assert_eq!(second.key.id, first.key.id);
+    assert_ne!(second.key.fence, first.key.fence);
+    assert_eq!(second.claim_count, 2);
+}
+
+#[tokio::test]
+async fn a_renewal_holds_what_is_ours_and_tells_what_is_lost() {
+    let db = db().await;
+    let kept = claimed(&db.store, "run_a", "snapshot_1").await;
+    let lost = claimed(&db.store, "run_b", "snapshot_1").await;
+    db.run("update pending set lease_expires_at = clock_timestamp() - interval '1 ms'").await;
+    let mut taken = everything("default", 1);
+    taken.low = Some(lost.look_at);
+    let _ = claim(&db.store, taken).await;
+    let ours = db.store.renew(&[kept.key.clone(), lost.key.clone()], Duration::from_secs(5)).await.unwrap();
+    assert_eq!(ours, HashSet::from([kept.key.id]), "an ended lease that nobody took is renewed");
+    assert!(claim(&db.store, everything("default", 10)).await.is_empty());
+}
+
+#[tokio::test]
+async fn a_release_frees_the_row_at_once_and_can_move_the_look() {
+    let db = db().await;
+    let held = claimed(&db.store, "run_a", "snapshot_1").await;
+    let released = db.store.release(&[Release::untouched(held.key.clone())]).await.unwrap();
+    assert_eq!(released, 1);
+    let again = claim(&db.store, everything("default", 10)).await.pop().expect("free again");
+    assert_eq!((again.look_at, again.due_at), (held.look_at, held.due_at));
+
+    let later = Release {
+        look_again_in: Some(Duration::from_secs(30)),
+        probes: 1,
+        error: Some("server_error".to_owned()),
+        ..Release::untouched(again.key.clone())
+    };
+    assert_eq!(db.store.release(&[later]).await.unwrap(), 1);
+    let pending = db.store.pending_of(&again.key.run_id).await.unwrap().unwrap();
+    assert_eq!((pending.probe_count, pending.last_error.as_deref()), (1, Some("server_error")));
+    assert_eq!(pending.due_at, held.due_at, "the promise never changes");
+    assert!(pending.look_at > held.look_at);
+    let stale = db.store.release(&[Release::untouched(held.key)]).await.unwrap();
+    assert_eq!(stale, 0, "an old fence frees nothing");
+}
+
+#[tokio::test]
+async fn one_statement_serves_many_pools_and_leaves_paused_ones_alone() {
+    let db = db().await;
+    let pools = ["blue", "green", "grey"].map(|pool| PoolName::parse(pool).unwrap());
+    db.store.ensure_pools(&pools).await.unwrap();
+    for (n, pool) in pools.iter().enumerate() {
+        let mut new = fresh(&format!("run_{n}"), "snapshot_1");
+        new.pool = pool.clone();
+        let _ = schedule(&db.store, new).await;
+    }
+    db.run("update pool set paused = true where name = 'green'").await;
+    let wanted: Vec<Wanted> = ["blue", "green"].map(|pool| everything(pool, 10)).to_vec();
+    let worker = warmproof::domain::ids::WorkerName::parse("w").unwrap();
+    let terms = warmproof::store::claim::ClaimTerms {
+        fence: warmproof::domain::claim::Fence::fresh(&mut rand::rng()),
+        worker: &worker,
+        lease: Duration::from_secs(60),
+        horizon: Duration::ZERO,
+    };
+    let claims = db.store.claim(&wanted, terms).await.unwrap();
+    let taken: Vec<_> = claims.iter().map(|claim| claim.pool.as_str()).collect();
+    assert_eq!(taken, ["blue"], "green is paused, grey is not asked for");
+}
+
+#[tokio::test]
+async fn the_watermark_hides_what_lies_below_it_and_a_sweep_finds_it() {
+    let db = db().await;
+    let _ = schedule(&db.store, fresh("run_a", "snapshot_1")).await;
+    db.run("update pending set look_at = clock_timestamp() - interval '1 minute'").await;
+    let above = Wanted { low: Some(Utc::now() - TimeDelta::seconds(2)), ..due_soon("default", 10) };
+    assert!(claim(&db.store, above.clone()).await.is_empty());
+    let sweep = Wanted { low: None, high: above.low, ..above };
+    assert_eq!(claim_for(&db.store, sweep, Duration::from_secs(5)).await.len(), 1);
+}
+
+#[tokio::test]
+async fn a_claim_waits_for_nobody() {
+    let db = db().await;
+    for run in ["run_a", "run_b"] {
+        let _ = schedule(&db.store, fresh(run, "snapshot_1")).await;
+    }
+    let mut writer = db.pool().begin().await.unwrap();
+    sqlx::query("select from pending where run_id = 'run_a' for update").execute(&mut *writer).await.unwrap();
+    let claims = claim(&db.store, everything("default", 10)).await;
+    assert_eq!(claims.len(), 1);
+    assert_eq!(claims[0].key.run_id.as_str(), "run_b");
+    writer.rollback().await.unwrap();
+}

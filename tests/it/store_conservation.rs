@@ -1,0 +1,252 @@
+//! Random lives of a few runs: the answers follow a small model, and nothing is lost or counted twice.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use proptest::prelude::*;
+use warmproof::domain::claim::Claim;
+use warmproof::domain::ids::PoolName;
+use warmproof::domain::outcome::{Ending, FallbackResult, Settled};
+use warmproof::domain::verdict::Acted;
+use warmproof::domain::verification::{CancelReason, Cancelled, Intent, NewVerification, ScheduleResult};
+use warmproof::store::loss::{Fenced, Permit};
+
+use crate::support::db::{Db, db};
+use crate::support::dispatch::{DELAY, cancellation, claim, everything, message, schedule, settlement};
+
+#[derive(Debug, Clone)]
+enum Step {
+    Schedule { run: u8, dispatch: u8 },
+    Cancel { run: u8, dispatch: Option<u8>, reason: CancelReason },
+    Claim,
+    ExpireLeases,
+    Mark { claim: usize },
+    Permit { claim: usize },
+    Count { claim: usize },
+    Settle { claim: usize, ending: Ending },
+    Upkeep,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let reason =
+        prop_oneof![Just(CancelReason::Connected), Just(CancelReason::Miss), Just(CancelReason::Operator)];
+    let acted = prop_oneof![Just(Acted::Started), Just(Acted::Requeued), Just(Acted::Cancelled)];
+    let ending = prop_oneof![
+        (acted, any::<bool>()).prop_map(|(acted, warm_start)| Ending::Delivered { acted, warm_start }),
+        Just(Ending::ProbeError { error: "timeout".to_owned() }),
+        Just(Ending::Fallback { result: FallbackResult::Created, error: None }),
+        Just(Ending::Fallback { result: FallbackResult::Failed, error: Some("gone".to_owned()) }),
+    ];
+    prop_oneof![
+        4 => (0u8..3, 0u8..4).prop_map(|(run, dispatch)| Step::Schedule { run, dispatch }),
+        2 => (0u8..3, proptest::option::of(0u8..4), reason)
+            .prop_map(|(run, dispatch, reason)| Step::Cancel { run, dispatch, reason }),
+        3 => Just(Step::Claim),
+        1 => Just(Step::ExpireLeases),
+        2 => (0usize..8).prop_map(|claim| Step::Mark { claim }),
+        2 => (0usize..8).prop_map(|claim| Step::Permit { claim }),
+        2 => (0usize..8).prop_map(|claim| Step::Count { claim }),
+        3 => (0usize..8, ending).prop_map(|(claim, ending)| Step::Settle { claim, ending }),
+        1 => Just(Step::Upkeep),
+    ]
+}
+
+/// What the model knows of a run's pending row.
+#[derive(Debug, Clone, Default)]
+struct Row {
+    dispatch: u8,
+    /// Index of the claim that holds it.
+    holder: Option<usize>,
+    lost: bool,
+    permitted: bool,
+    creates: u32,
+}
+
+#[derive(Default)]
+struct Model {
+    rows: HashMap<u8, Row>,
+    /// The dispatches of each run that have ended.
+    ended: HashMap<u8, Vec<u8>>,
+    claims: Vec<(u8, Claim)>,
+}
+
+impl Model {
+    fn held(&mut self, claim: usize) -> Option<&mut Row> {
+        let (run, _) = self.claims.get(claim)?;
+        self.rows.get_mut(run).filter(|row| row.holder == Some(claim))
+    }
+
+    fn end(&mut self, run: u8) {
+        let row = self.rows.remove(&run).expect("a row to end");
+        self.ended.entry(run).or_default().push(row.dispatch);
+    }
+
+    fn schedule(&mut self, run: u8, dispatch: u8) -> ScheduleResult {
+        let fresh = Row { dispatch, ..Row::default() };
+        match self.rows.get(&run).map(|row| row.dispatch) {
+            Some(pending) if pending == dispatch => ScheduleResult::Duplicate,
+            Some(pending) if dispatch < pending => ScheduleResult::Outdated,
+            Some(_) => {
+                self.end(run);
+                self.rows.insert(run, fresh);
+                ScheduleResult::Superseded
+            }
+            None => {
+                let ended = self.ended.get(&run).map_or(&[][..], Vec::as_slice);
+                if ended.contains(&dispatch) {
+                    return ScheduleResult::Duplicate;
+                }
+                if ended.iter().any(|ended| *ended > dispatch) {
+                    return ScheduleResult::Outdated;
+                }
+                self.rows.insert(run, fresh);
+                ScheduleResult::Created
+            }
+        }
+    }
+}
+
+fn run_id(run: u8) -> String {
+    format!("run_{run}")
+}
+
+fn snapshot_id(dispatch: u8) -> String {
+    format!("snapshot_{dispatch}")
+}
+
+async fn apply(db: &Db, model: &mut Model, start: DateTime<Utc>, step: Step) {
+    match step {
+        Step::Schedule { run, dispatch } => {
+            // Old enough that the look into the outcomes is never skipped.
+            let dequeued_at = start - TimeDelta::seconds(100) + TimeDelta::seconds(i64::from(dispatch));
+            let raw = message(&run_id(run), &snapshot_id(dispatch), dequeued_at);
+            let new = NewVerification {
+                dispatch: warmproof::domain::dispatch::Dispatch::parse(raw, None).unwrap(),
+                pool: PoolName::default_pool(),
+                supervisor: None,
+                region: None,
+                intent: Intent::Hit,
+                delay: Some(DELAY),
+            };
+            assert_eq!(schedule(&db.store, new).await.result, model.schedule(run, dispatch));
+        }
+        Step::Cancel { run, dispatch, reason } => {
+            let snapshot = dispatch.map(snapshot_id);
+            let asked = [cancellation(&run_id(run), snapshot.as_deref(), reason)];
+            let answer = db.store.cancel(&asked).await.unwrap()[0];
+            let row =
+                model.rows.get(&run).filter(|row| dispatch.is_none_or(|dispatch| row.dispatch == dispatch));
+            match row.map(|row| row.permitted) {
+                None => assert_eq!(answer, Cancelled::NotFound),
+                Some(true) => assert!(matches!(answer, Cancelled::TooLate { .. }), "{answer:?}"),
+                Some(false) => {
+                    assert!(matches!(answer, Cancelled::Cancelled { .. }), "{answer:?}");
+                    model.end(run);
+                }
+            }
+        }
+        Step::Claim => {
+            let claims = claim(&db.store, everything("default", 100)).await;
+            let free = model.rows.values().filter(|row| row.holder.is_none()).count();
+            assert_eq!(claims.len(), free);
+            for claim in claims {
+                let run = claim.key.run_id.internal().parse().unwrap();
+                model.rows.get_mut(&run).expect("a row to claim").holder = Some(model.claims.len());
+                model.claims.push((run, claim));
+            }
+        }
+        Step::ExpireLeases => {
+            db.run("update pending set lease_expires_at = clock_timestamp() - interval '1 s' where fence is not null").await;
+            let claims = claim(&db.store, everything("default", 100)).await;
+            assert_eq!(claims.len(), model.rows.len(), "ended leases and free rows are taken alike");
+            for claim in claims {
+                let run = claim.key.run_id.internal().parse().unwrap();
+                model.rows.get_mut(&run).expect("a row to take over").holder = Some(model.claims.len());
+                model.claims.push((run, claim));
+            }
+        }
+        Step::Mark { claim } => {
+            let Some((_, held)) = model.claims.get(claim).cloned() else { return };
+            let answer = db.store.mark_lost(&held.key, 1).await.unwrap();
+            let row = model.held(claim);
+            assert_eq!(matches!(answer, Fenced::Held(_)), row.is_some());
+            if let Some(row) = row {
+                row.lost = true;
+            }
+        }
+        Step::Permit { claim } => {
+            let Some((_, held)) = model.claims.get(claim).cloned() else { return };
+            // A worker asks only after its mark.
+            if model.held(claim).is_some_and(|row| !row.lost) {
+                return;
+            }
+            let answer = db.store.permit_create(&held.key, Duration::from_secs(1)).await.unwrap();
+            match model.held(claim) {
+                Some(row) => {
+                    assert_eq!(answer, Fenced::Held(Permit::Granted));
+                    row.permitted = true;
+                }
+                None => assert_eq!(answer, Fenced::Stale),
+            }
+        }
+        Step::Count { claim } => {
+            let Some((_, held)) = model.claims.get(claim).cloned() else { return };
+            let answer = db.store.count_create(&held.key, "runner").await.unwrap();
+            match model.held(claim).filter(|row| row.permitted) {
+                Some(row) => {
+                    row.creates += 1;
+                    assert_eq!(answer, Fenced::Held(row.creates));
+                }
+                None => assert_eq!(answer, Fenced::Stale),
+            }
+        }
+        Step::Settle { claim, ending } => settle(db, model, claim, ending).await,
+        Step::Upkeep => {
+            let _ = db.store.upkeep(14).await.unwrap();
+        }
+    }
+}
+
+async fn settle(db: &Db, model: &mut Model, claim: usize, ending: Ending) {
+    let Some((run, held)) = model.claims.get(claim).cloned() else { return };
+    let row = model.held(claim).cloned();
+    if let (Some(row), Ending::Fallback { result, .. }) = (&row, &ending) {
+        // A worker says fallback only of what it marked, and created only of what it requested.
+        if !row.lost || (*result == FallbackResult::Created && row.creates == 0) {
+            return;
+        }
+    }
+    let answer = db.store.settle(&[settlement(&held, ending)]).await.unwrap().pop().unwrap().unwrap();
+    match (row, answer) {
+        (Some(row), Settled::Recorded(outcome)) => {
+            assert_eq!(outcome.outcome == "fallback", row.lost, "{outcome:?}");
+            model.end(run);
+        }
+        // This very claim settled it before: the retry finds its own record.
+        (None, Settled::Recorded(outcome)) => assert_eq!(outcome.id, held.key.id.0),
+        (None, Settled::Stale) => {}
+        (Some(row), Settled::Stale) => panic!("a held row was stale: {row:?}"),
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, max_shrink_iters: 200, ..ProptestConfig::default() })]
+
+    #[test]
+    fn every_sequence_of_calls_follows_the_rules_and_conserves(steps in prop::collection::vec(step(), 1..40)) {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        runtime.block_on(async {
+            let db = db().await;
+            let mut model = Model::default();
+            let start = Utc::now();
+            for step in steps {
+                apply(&db, &mut model, start, step).await;
+                db.assert_conserved().await;
+                let pending: i64 = db.value("select count(*) from pending").await;
+                assert_eq!(usize::try_from(pending).unwrap(), model.rows.len());
+            }
+            db.store.close().await;
+        });
+    }
+}

@@ -1,0 +1,115 @@
+//! What a loss writes before anything is created: mark, permit, count.
+
+use std::time::Duration;
+
+use warmproof::domain::claim::{Claim, Fence};
+use warmproof::store::Store;
+use warmproof::store::loss::{Fenced, Permit};
+
+use crate::support::db::{Db, db};
+use crate::support::dispatch::{claim, claimed, everything};
+
+const HOLD: Duration = Duration::from_secs(1);
+
+async fn lost(db: &Db, run: &str) -> Claim {
+    let claim = claimed(&db.store, run, "snapshot_1").await;
+    assert!(matches!(db.store.mark_lost(&claim.key, 1).await.unwrap(), Fenced::Held(_)));
+    claim
+}
+
+async fn permit(store: &Store, claim: &Claim) -> Fenced<Permit> {
+    store.permit_create(&claim.key, HOLD).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_mark_keeps_its_first_instant() {
+    let db = db().await;
+    let claim = claimed(&db.store, "run_a", "snapshot_1").await;
+    let first = db.store.mark_lost(&claim.key, 1).await.unwrap();
+    let again = db.store.mark_lost(&claim.key, 0).await.unwrap();
+    assert!(matches!(first, Fenced::Held(_)));
+    assert_eq!(first, again);
+    assert_eq!(db.value::<i32>("select probe_count from pending").await, 1);
+}
+
+#[tokio::test]
+async fn a_permit_asked_for_again_is_granted_without_a_second_unit() {
+    let db = db().await;
+    let claim = lost(&db, "run_a").await;
+    for _ in 0..3 {
+        assert_eq!(permit(&db.store, &claim).await, Fenced::Held(Permit::Granted));
+    }
+    assert_eq!(db.value::<i64>("select sum(spent) from fallback_window").await, 1);
+}
+
+#[tokio::test]
+async fn the_cap_of_a_window_holds_over_concurrent_workers() {
+    let db = db().await;
+    db.run("update pool set cap = 5, cap_window_ms = 3600000 where name = 'default'").await;
+    let mut claims = Vec::new();
+    for n in 0..20 {
+        claims.push(lost(&db, &format!("run_{n}")).await);
+    }
+    let asked = claims.into_iter().map(|claim| {
+        let store = db.store.clone();
+        tokio::spawn(async move { permit(&store, &claim).await })
+    });
+    let mut granted = 0;
+    for answer in asked.collect::<Vec<_>>() {
+        match answer.await.unwrap() {
+            Fenced::Held(Permit::Granted) => granted += 1,
+            Fenced::Held(Permit::Held { reason }) => assert_eq!(reason, "cap"),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(granted, 5);
+    let waiting: i64 = db
+        .value("select count(*) from pending where lost_at is not null and worker is null and last_error = 'held: cap' and look_at > clock_timestamp()")
+        .await;
+    assert_eq!(waiting, 15, "the rest wait, visibly and free");
+}
+
+#[tokio::test]
+async fn shadow_suppresses_and_a_pause_or_a_cap_of_nothing_holds() {
+    let db = db().await;
+    db.run("update pool set shadow = true").await;
+    let claim = lost(&db, "run_a").await;
+    assert_eq!(permit(&db.store, &claim).await, Fenced::Held(Permit::Suppressed));
+    db.run("update pool set shadow = false, cap = 0").await;
+    let reason = |reason: &str| Fenced::Held(Permit::Held { reason: reason.to_owned() });
+    assert_eq!(permit(&db.store, &claim).await, reason("cap"));
+    assert_eq!(permit(&db.store, &claim).await, Fenced::Stale, "held means given back");
+    let claim = claim_again(&db).await;
+    db.run("update pool set cap = null, paused = true").await;
+    assert_eq!(permit(&db.store, &claim).await, reason("paused"));
+}
+
+async fn claim_again(db: &Db) -> Claim {
+    claim(&db.store, everything("default", 1)).await.pop().expect("the row is free")
+}
+
+#[tokio::test]
+async fn a_create_is_counted_only_with_a_permit_and_notes_its_name() {
+    let db = db().await;
+    let claim = lost(&db, "run_a").await;
+    assert_eq!(db.store.count_create(&claim.key, "runner-a").await.unwrap(), Fenced::Stale);
+    let _ = permit(&db.store, &claim).await;
+    assert_eq!(db.store.count_create(&claim.key, "runner-a").await.unwrap(), Fenced::Held(1));
+    assert_eq!(db.store.count_create(&claim.key, "runner-a-r2").await.unwrap(), Fenced::Held(2));
+    assert_eq!(db.value::<String>("select workload from pending").await, "runner-a-r2");
+}
+
+#[tokio::test]
+async fn every_step_of_a_stale_claim_changes_nothing() {
+    let db = db().await;
+    let claim = lost(&db, "run_a").await;
+    let mut stale = claim.key.clone();
+    stale.fence = Fence::fresh(&mut rand::rng());
+    let before: String = db.value("select pending::text from pending").await;
+    assert_eq!(db.store.mark_lost(&stale, 1).await.unwrap(), Fenced::Stale);
+    assert_eq!(db.store.permit_create(&stale, HOLD).await.unwrap(), Fenced::Stale);
+    assert_eq!(db.store.count_create(&stale, "x").await.unwrap(), Fenced::Stale);
+    assert!(matches!(db.store.message(&stale).await.unwrap(), Fenced::Stale));
+    assert_eq!(db.value::<String>("select pending::text from pending").await, before);
+    assert_eq!(db.value::<i64>("select count(*) from fallback_window").await, 0);
+}

@@ -1,0 +1,222 @@
+//! The answers of a schedule call (design: a verification's life, schedule).
+
+use std::time::Duration;
+
+use chrono::{TimeDelta, Utc};
+use sqlx::Connection;
+use warmproof::domain::ids::PoolName;
+use warmproof::domain::verification::{CancelReason, ScheduleRefusal, ScheduleResult};
+use warmproof::scheduler::{Hit, Scheduler};
+
+use crate::support::db::{SCHEMA, db};
+use crate::support::dispatch::{
+    DELAY, cancellation, claimed, fresh, hit, message, schedule, settlement, started,
+};
+
+#[tokio::test]
+async fn a_first_dispatch_is_created_and_due_after_the_delay_by_the_databases_clock() {
+    let db = db().await;
+    let before = db.store.clock().await.unwrap();
+    let scheduled = schedule(&db.store, fresh("run_a", "snapshot_1")).await;
+    let after = db.store.clock().await.unwrap();
+    assert_eq!(scheduled.result, ScheduleResult::Created);
+    let delay = TimeDelta::from_std(DELAY).unwrap();
+    assert!(scheduled.due_at >= before + delay && scheduled.due_at <= after + delay);
+    db.assert_conserved().await;
+}
+
+#[tokio::test]
+async fn a_duplicate_keeps_the_first_promise() {
+    let db = db().await;
+    let first = schedule(&db.store, fresh("run_a", "snapshot_1")).await;
+    let second = schedule(&db.store, fresh("run_a", "snapshot_1")).await;
+    assert_eq!(second.result, ScheduleResult::Duplicate);
+    assert_eq!((second.id, second.due_at), (first.id, first.due_at));
+    db.assert_conserved().await;
+}
+
+#[tokio::test]
+async fn a_later_dispatch_supersedes_with_a_fresh_life() {
+    let db = db().await;
+    let first = claimed(&db.store, "run_a", "snapshot_1").await;
+    let second = schedule(&db.store, hit("run_a", "snapshot_2", TimeDelta::milliseconds(-5))).await;
+    assert_eq!(second.result, ScheduleResult::Superseded);
+    assert_ne!(second.id, first.key.id);
+    let pending = db.store.pending_of(&first.key.run_id).await.unwrap().unwrap();
+    assert_eq!((pending.id, pending.claim_count), (second.id.0, 0));
+    assert_eq!((pending.worker, pending.lost_at), (None, None));
+    let outcomes = db.store.outcomes_of(&first.key.run_id, 10).await.unwrap();
+    assert_eq!(outcomes.len(), 1);
+    assert_eq!((outcomes[0].id, outcomes[0].outcome.as_str()), (first.key.id.0, "superseded"));
+    db.assert_conserved().await;
+}
+
+#[tokio::test]
+async fn a_superseded_loss_ends_as_a_fallback() {
+    let db = db().await;
+    let first = claimed(&db.store, "run_a", "snapshot_1").await;
+    let _ = db.store.mark_lost(&first.key, 1).await.unwrap();
+    let second = schedule(&db.store, hit("run_a", "snapshot_2", TimeDelta::milliseconds(-5))).await;
+    assert_eq!(second.result, ScheduleResult::Superseded);
+    let outcomes = db.store.outcomes_of(&first.key.run_id, 10).await.unwrap();
+    assert_eq!(outcomes[0].outcome, "fallback");
+    assert_eq!(outcomes[0].fallback_result.as_deref(), Some("superseded"));
+    let pending = db.store.pending_of(&first.key.run_id).await.unwrap().unwrap();
+    assert_eq!(pending.lost_at, None, "the new verification starts afresh");
+    db.assert_conserved().await;
+}
+
+#[tokio::test]
+async fn a_late_retry_of_an_older_dispatch_is_outdated_and_changes_nothing() {
+    let db = db().await;
+    let newer = schedule(&db.store, fresh("run_a", "snapshot_2")).await;
+    let older = schedule(&db.store, hit("run_a", "snapshot_1", TimeDelta::seconds(30))).await;
+    assert_eq!(older.result, ScheduleResult::Outdated);
+    assert_eq!((older.id, older.due_at), (newer.id, newer.due_at));
+    let snapshot: String = db.value("select snapshot_id from pending").await;
+    assert_eq!(snapshot, "snapshot_2");
+    db.assert_conserved().await;
+}
+
+#[tokio::test]
+async fn a_late_retry_does_not_revive_what_has_ended() {
+    let db = db().await;
+    let first = schedule(&db.store, hit("run_a", "snapshot_2", TimeDelta::seconds(5))).await;
+    let cancel = [cancellation("run_a", None, CancelReason::Connected)];
+    let _ = db.store.cancel(&cancel).await.unwrap();
+    let same = schedule(&db.store, hit("run_a", "snapshot_2", TimeDelta::seconds(5))).await;
+    assert_eq!((same.result, same.id), (ScheduleResult::Duplicate, first.id));
+    let older = schedule(&db.store, hit("run_a", "snapshot_1", TimeDelta::seconds(30))).await;
+    assert_eq!((older.result, older.id), (ScheduleResult::Outdated, first.id));
+    let newer = schedule(&db.store, hit("run_a", "snapshot_3", TimeDelta::seconds(2))).await;
+    assert_eq!(newer.result, ScheduleResult::Created);
+    db.assert_conserved().await;
+}
+
+#[tokio::test]
+async fn a_message_from_a_clock_an_hour_ahead_does_not_revive_what_has_ended() {
+    let db = db().await;
+    let first = schedule(&db.store, hit("run_a", "snapshot_1", TimeDelta::hours(-1))).await;
+    let cancel = [cancellation("run_a", None, CancelReason::Connected)];
+    let _ = db.store.cancel(&cancel).await.unwrap();
+    let retry = schedule(&db.store, hit("run_a", "snapshot_1", TimeDelta::hours(-1))).await;
+    assert_eq!((retry.result, retry.id), (ScheduleResult::Duplicate, first.id));
+    db.assert_conserved().await;
+}
+
+#[tokio::test]
+async fn concurrent_schedules_of_one_dispatch_create_it_once() {
+    let db = db().await;
+    let calls = (0..8).map(|_| {
+        let store = db.store.clone();
+        tokio::spawn(async move { schedule(&store, hit("run_a", "snapshot_1", TimeDelta::seconds(3))).await })
+    });
+    let mut created = 0;
+    for call in calls.collect::<Vec<_>>() {
+        created += usize::from(call.await.unwrap().result == ScheduleResult::Created);
+    }
+    assert_eq!(created, 1);
+    db.assert_conserved().await;
+}
+
+#[tokio::test]
+async fn a_batch_keeps_the_order_of_calls_for_one_run() {
+    let db = db().await;
+    let batch = [
+        hit("run_a", "snapshot_1", TimeDelta::milliseconds(300)),
+        fresh("run_b", "snapshot_1"),
+        hit("run_a", "snapshot_2", TimeDelta::milliseconds(200)),
+        hit("run_a", "snapshot_1", TimeDelta::milliseconds(300)),
+    ];
+    let answers = db.store.schedule(&batch, DELAY).await.unwrap();
+    let results: Vec<_> = answers.into_iter().map(|answer| answer.unwrap().result).collect();
+    use ScheduleResult::{Created, Outdated, Superseded};
+    assert_eq!(results, [Created, Created, Superseded, Outdated]);
+    db.assert_conserved().await;
+}
+
+#[tokio::test]
+async fn an_unknown_pool_is_refused_alone() {
+    let db = db().await;
+    let nowhere = PoolName::parse("nowhere").unwrap();
+    let mut stray = fresh("run_b", "snapshot_1");
+    stray.pool = nowhere.clone();
+    let mut late_stray = hit("run_c", "snapshot_1", TimeDelta::seconds(5));
+    late_stray.pool = nowhere.clone();
+    let answers = db.store.schedule(&[fresh("run_a", "snapshot_1"), stray, late_stray], DELAY).await.unwrap();
+    assert!(answers[0].as_ref().is_ok_and(|answer| answer.result == ScheduleResult::Created));
+    assert_eq!(answers[1], Err(ScheduleRefusal::UnknownPool(nowhere.clone())));
+    assert_eq!(answers[2], Err(ScheduleRefusal::UnknownPool(nowhere)));
+    db.assert_conserved().await;
+}
+
+#[tokio::test]
+async fn a_delay_is_the_calls_or_the_pools_or_the_default() {
+    let db = db().await;
+    db.run("insert into pool (name, delay_ms) values ('slow', 20000)").await;
+    let delay = async |run: &str, pool: &str, delay: Option<Duration>, age: TimeDelta| {
+        let mut new = hit(run, "snapshot_1", age);
+        new.pool = PoolName::parse(pool).unwrap();
+        new.delay = delay;
+        let _ = schedule(&db.store, new).await;
+        let sql = format!(
+            "select (extract(epoch from due_at - scheduled_at) * 1000)::bigint from pending where run_id = '{run}'"
+        );
+        db.value::<i64>(&sql).await
+    };
+    for (tag, age) in [("fresh", TimeDelta::zero()), ("aged", TimeDelta::seconds(5))] {
+        assert_eq!(delay(&format!("run_{tag}1"), "default", None, age).await, 10_000);
+        assert_eq!(delay(&format!("run_{tag}2"), "slow", None, age).await, 20_000);
+        assert_eq!(delay(&format!("run_{tag}3"), "slow", Some(Duration::from_secs(1)), age).await, 1_000);
+    }
+}
+
+#[tokio::test]
+async fn the_message_is_kept_byte_for_byte() {
+    let db = db().await;
+    let raw = r#"{ "version":"1","zzz":"\u0000\ud83d\ude00", "snapshot":{"friendlyId":"snapshot_1"},  "run":{"friendlyId":"run_a"},
+        "dequeuedAt":"2026-11-23T10:00:00.000Z" }"#;
+    let raw = serde_json::value::RawValue::from_string(raw.to_owned()).unwrap();
+    let mut new = fresh("run_a", "snapshot_1");
+    new.dispatch = warmproof::domain::dispatch::Dispatch::parse(raw.clone(), None).unwrap();
+    let _ = schedule(&db.store, new).await;
+    let kept: Vec<u8> = db.value("select message from pending").await;
+    assert_eq!(kept, raw.get().as_bytes());
+}
+
+#[tokio::test]
+async fn a_schedule_in_the_callers_transaction_holds_when_it_commits_and_only_then() {
+    let db = db().await;
+    let scheduler = Scheduler::new(db.store.clone(), SCHEMA, DELAY);
+    let dispatch = |run| {
+        let raw = message(run, "snapshot_1", Utc::now());
+        Hit::new(warmproof::domain::dispatch::Dispatch::parse(raw, None).unwrap())
+    };
+    // The caller's own connection knows nothing of our schema.
+    let options = crate::support::db::server().connect_options().database(&db.name);
+    let mut caller = sqlx::PgConnection::connect_with(&options).await.unwrap();
+
+    let mut rolled_back = caller.begin().await.unwrap();
+    let answer = scheduler.schedule_in(&mut rolled_back, dispatch("run_a")).await.unwrap().unwrap();
+    assert_eq!(answer.result, ScheduleResult::Created);
+    rolled_back.rollback().await.unwrap();
+    assert_eq!(db.value::<i64>("select count(*) from pending").await, 0);
+    db.assert_conserved().await;
+
+    let mut committed = caller.begin().await.unwrap();
+    let _ = scheduler.schedule_in(&mut committed, dispatch("run_a")).await.unwrap();
+    committed.commit().await.unwrap();
+    assert_eq!(db.value::<i64>("select count(*) from pending").await, 1);
+    db.assert_conserved().await;
+}
+
+#[tokio::test]
+async fn a_dispatch_after_the_last_one_ended_is_created() {
+    let db = db().await;
+    let first = claimed(&db.store, "run_a", "snapshot_1").await;
+    let settled = db.store.settle(&[settlement(&first, started())]).await.unwrap();
+    assert_eq!(settled.len(), 1);
+    let second = schedule(&db.store, fresh("run_a", "snapshot_2")).await;
+    assert_eq!(second.result, ScheduleResult::Created);
+    db.assert_conserved().await;
+}

@@ -1,0 +1,153 @@
+//! Settle: the row decides, the fence guards, a lost reply is found again.
+
+use std::time::Duration;
+
+use warmproof::domain::claim::{Claim, Fence};
+use warmproof::domain::outcome::{Ending, FallbackResult, Outcome, Settled, Settlement};
+use warmproof::domain::verdict::Acted;
+
+use crate::support::db::{Db, db};
+use crate::support::dispatch::{claim, claimed, everything, settlement, started};
+
+async fn settle(db: &Db, settlement: Settlement) -> Settled {
+    db.store.settle(&[settlement]).await.unwrap().pop().unwrap().unwrap()
+}
+
+async fn recorded(db: &Db, settlement: Settlement) -> Outcome {
+    match settle(db, settlement).await {
+        Settled::Recorded(outcome) => *outcome,
+        Settled::Stale => panic!("stale"),
+    }
+}
+
+async fn lost(db: &Db, run: &str, creates: u32) -> Claim {
+    let claim = claimed(&db.store, run, "snapshot_1").await;
+    let _ = db.store.mark_lost(&claim.key, 1).await.unwrap();
+    for _ in 0..creates {
+        let _ = db.store.permit_create(&claim.key, Duration::from_secs(1)).await.unwrap();
+        let _ = db.store.count_create(&claim.key, "runner-a").await.unwrap();
+    }
+    claim
+}
+
+#[tokio::test]
+async fn a_settle_moves_the_row_to_its_outcome_once() {
+    let db = db().await;
+    let claim = claimed(&db.store, "run_a", "snapshot_1").await;
+    let outcome = recorded(&db, settlement(&claim, started())).await;
+    assert_eq!((outcome.outcome.as_str(), outcome.reason.as_deref()), ("delivered", Some("started")));
+    assert_eq!((outcome.probe_count, outcome.claim_count, outcome.probe_ms), (1, 1, Some(3)));
+    assert_eq!(outcome.worker.as_deref(), Some("worker-of-the-test"));
+    assert_eq!(db.value::<i64>("select count(*) from pending").await, 0);
+    db.assert_conserved().await;
+}
+
+#[tokio::test]
+async fn a_settle_whose_reply_was_lost_is_recorded_on_retry_with_what_was_stored() {
+    let db = db().await;
+    let claim = claimed(&db.store, "run_a", "snapshot_1").await;
+    let first = recorded(&db, settlement(&claim, started())).await;
+    let again = recorded(&db, settlement(&claim, Ending::ProbeError { error: "timeout".to_owned() })).await;
+    assert_eq!(first, again, "the record decides, not the retry");
+    db.assert_conserved().await;
+}
+
+#[tokio::test]
+async fn a_settle_that_lost_its_row_to_another_worker_is_stale() {
+    let db = db().await;
+    let first = claimed(&db.store, "run_a", "snapshot_1").await;
+    db.run("update pending set lease_expires_at = clock_timestamp() - interval '1 ms'").await;
+    let second = claim(&db.store, everything("default", 1)).await.pop().unwrap();
+    assert_eq!(settle(&db, settlement(&first, started())).await, Settled::Stale);
+    assert!(matches!(settle(&db, settlement(&second, started())).await, Settled::Recorded(_)));
+    assert_eq!(settle(&db, settlement(&first, started())).await, Settled::Stale, "another fence settled it");
+    db.assert_conserved().await;
+}
+
+#[tokio::test]
+async fn once_marked_lost_the_row_ends_as_a_fallback_whatever_is_said() {
+    let db = db().await;
+    let delivered = |acted, warm_start| Ending::Delivered { acted, warm_start };
+    let error = || Ending::ProbeError { error: "timeout".to_owned() };
+    let cases = [
+        (delivered(Acted::Started, true), 0, "overtaken"),
+        (delivered(Acted::Started, false), 0, "overtaken"),
+        (delivered(Acted::Started, true), 1, "overtaken"),
+        (delivered(Acted::Started, false), 1, "created"),
+        (delivered(Acted::Finished, false), 2, "created"),
+        (delivered(Acted::Requeued, false), 0, "requeued"),
+        (delivered(Acted::Requeued, false), 1, "requeued"),
+        (error(), 0, "failed"),
+        (error(), 1, "failed"),
+        (Ending::Fallback { result: FallbackResult::Existed, error: None }, 1, "existed"),
+    ];
+    for (n, (ending, creates, result)) in cases.into_iter().enumerate() {
+        let claim = lost(&db, &format!("run_{n}"), creates).await;
+        let outcome = recorded(&db, settlement(&claim, ending.clone())).await;
+        assert_eq!(outcome.outcome, "fallback", "{ending:?}");
+        assert_eq!(outcome.fallback_result.as_deref(), Some(result), "{ending:?} after {creates} creates");
+        assert_eq!(outcome.reason, None);
+    }
+    db.assert_conserved().await;
+}
+
+#[tokio::test]
+async fn the_schema_refuses_nonsense_and_the_row_stays() {
+    let db = db().await;
+    let claim = claimed(&db.store, "run_a", "snapshot_1").await;
+    let never_marked = Ending::Fallback { result: FallbackResult::Created, error: None };
+    let answers = db.store.settle(&[settlement(&claim, never_marked)]).await.unwrap();
+    let error = answers[0].as_ref().unwrap_err();
+    assert_eq!(error.sqlstate().as_deref(), Some("23514"), "{error}");
+    assert_eq!(db.value::<i64>("select count(*) from pending").await, 1);
+    db.assert_conserved().await;
+}
+
+#[tokio::test]
+async fn one_bad_row_never_fails_its_neighbours() {
+    let db = db().await;
+    let mut batch = Vec::new();
+    for n in 0..5 {
+        let claim = claimed(&db.store, &format!("run_{n}"), "snapshot_1").await;
+        let ending = match n {
+            2 => Ending::Fallback { result: FallbackResult::Created, error: None },
+            _ => started(),
+        };
+        batch.push(settlement(&claim, ending));
+    }
+    let mut stale = batch[0].clone();
+    stale.key.fence = Fence::fresh(&mut rand::rng());
+    batch.push(stale);
+    let answers = db.store.settle(&batch).await.unwrap();
+    let told: Vec<&str> = answers
+        .iter()
+        .map(|answer| match answer {
+            Ok(Settled::Recorded(_)) => "recorded",
+            Ok(Settled::Stale) => "stale",
+            Err(_) => "refused",
+        })
+        .collect();
+    assert_eq!(told, ["recorded", "recorded", "refused", "recorded", "recorded", "stale"]);
+    db.assert_conserved().await;
+}
+
+#[tokio::test]
+async fn upkeep_merges_counts_without_changing_a_sum_and_keeps_partitions_ahead() {
+    let db = db().await;
+    for n in 0..3 {
+        let claim = claimed(&db.store, &format!("run_{n}"), "snapshot_1").await;
+        let _ = recorded(&db, settlement(&claim, started())).await;
+    }
+    db.run("update outcome_count set minute = minute - interval '1 hour'").await;
+    let rows: i64 = db.value("select count(*) from outcome_count").await;
+    let done = db.store.upkeep(20).await.unwrap().expect("nobody else is at it");
+    assert!(done.partitions_created >= 5, "{done:?}");
+    assert!(db.value::<i64>("select count(*) from outcome_count").await < rows);
+    assert_eq!(
+        db.value::<i64>("select sum(n)::bigint from outcome_count where outcome = 'scheduled'").await,
+        3
+    );
+    db.assert_conserved().await;
+    let again = db.store.upkeep(20).await.unwrap().unwrap();
+    assert_eq!((again.partitions_created, again.counts_merged), (0, 0));
+}

@@ -1,0 +1,108 @@
+//! One private server for all tests of this process, one database for each test.
+
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Executor, PgPool};
+use tokio::sync::OnceCell;
+use warmproof::config::postgres::Discovery;
+use warmproof::postgres::{Home, Options, PrivatePostgres};
+use warmproof::store::Store;
+use warmproof::store::migrate;
+
+pub const SCHEMA: &str = "warmproof";
+
+/// A migrated database of a test's own.
+pub struct Db {
+    pub store: Store,
+    pub name: String,
+}
+
+impl Db {
+    /// Connections of the store, for looking at rows.
+    pub fn pool(&self) -> &PgPool {
+        self.store.db()
+    }
+
+    /// For `WARMPROOF_DATABASE_URL` of a process.
+    pub fn url(&self) -> String {
+        server().url_of(&self.name)
+    }
+
+    /// Runs a statement that takes no parameters.
+    pub async fn run(&self, sql: &str) {
+        self.pool()
+            .execute(AssertSqlSafe(sql.to_owned()))
+            .await
+            .unwrap_or_else(|error| panic!("{sql}: {error}"));
+    }
+
+    /// Reads one value of one row.
+    pub async fn value<T>(&self, sql: &str) -> T
+    where
+        T: Send + Unpin + for<'r> sqlx::Decode<'r, sqlx::Postgres> + sqlx::Type<sqlx::Postgres>,
+    {
+        sqlx::query_scalar(AssertSqlSafe(sql.to_owned()))
+            .fetch_one(self.pool())
+            .await
+            .unwrap_or_else(|error| panic!("{sql}: {error}"))
+    }
+
+    /// Fails unless scheduled less pending less ended is 0, and every end has its one outcome row.
+    pub async fn assert_conserved(&self) {
+        let conservation = self.store.conservation().await.expect("conservation");
+        assert_eq!(conservation.unaccounted, 0, "{conservation:?}");
+        let outcomes: i64 = self.value("select count(*) from outcome").await;
+        assert_eq!(conservation.ended, outcomes, "counts and outcome rows differ");
+        let twice: i64 = self.value("select count(*) - count(distinct id) from outcome").await;
+        assert_eq!(twice, 0, "a verification has two outcomes");
+        let revived: i64 = self.value("select count(*) from pending join outcome using (id)").await;
+        assert_eq!(revived, 0, "a pending verification has an outcome");
+    }
+}
+
+/// The server of this test process. It dies with the process, even by SIGKILL.
+pub fn server() -> &'static PrivatePostgres {
+    static SERVER: OnceLock<PrivatePostgres> = OnceLock::new();
+    SERVER.get_or_init(|| {
+        let mut options = Options::new(Home::Temporary, Discovery::from_environment());
+        // These tests crash processes, not the server; those that do start one of their own.
+        options.settings =
+            vec![("fsync".to_owned(), "off".to_owned()), ("max_connections".to_owned(), "400".to_owned())];
+        PrivatePostgres::start(&options).expect("a private PostgreSQL; scripts/bootstrap installs one")
+    })
+}
+
+/// A fresh, migrated database.
+pub async fn db() -> Db {
+    static TEMPLATE: OnceCell<()> = OnceCell::const_new();
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    TEMPLATE
+        .get_or_init(|| async {
+            admin("create database template_warmproof").await;
+            let options = server().connect_options().database("template_warmproof");
+            let _ = migrate::migrate(&options, SCHEMA).await.expect("the migrations");
+        })
+        .await;
+    let name = format!("t{}", NEXT.fetch_add(1, Ordering::Relaxed));
+    admin(&format!("create database {name} template template_warmproof")).await;
+    let store = Store::new(pool(server().connect_options().database(&name)).await);
+    Db { store, name }
+}
+
+/// A pool on Warmproof's schema.
+pub async fn pool(options: PgConnectOptions) -> PgPool {
+    PgPoolOptions::new()
+        .max_connections(8)
+        .connect_with(options.options([("search_path", SCHEMA)]))
+        .await
+        .expect("a connection to the private server")
+}
+
+async fn admin(sql: &str) {
+    let mut connection =
+        server().connect_options().connect().await.expect("a connection to the private server");
+    connection.execute(AssertSqlSafe(sql.to_owned())).await.unwrap_or_else(|error| panic!("{sql}: {error}"));
+    connection.close().await.expect("a clean goodbye");
+}
