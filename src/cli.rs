@@ -3,7 +3,7 @@
 pub mod api;
 //pub mod demo;
 pub mod migrate;
-//pub mod simulate;
+pub mod simulate;
 //pub mod supervise;
 pub mod worker;
 
@@ -43,8 +43,8 @@ enum Command {
     Api,
     /// Bring the database's schema up to date.
     Migrate(migrate::MigrateArgs),
-    // Play the platform: worker API, warm-start broker, runners and a compute gateway.
-    //Simulate(simulate::SimulateArgs),
+    /// Play the platform: worker API, warm-start broker, runners and a compute gateway.
+    Simulate(simulate::SimulateArgs),
     // Play a supervisor: dequeue, warm-start, schedule or cold-start, cancel on connect.
     //Supervise(supervise::SuperviseArgs),
 }
@@ -67,7 +67,7 @@ pub fn run(cli: Cli) -> ExitCode {
             Command::Worker => worker::worker().await.map(|()| ExitCode::SUCCESS),
             Command::Api => api::api().await.map(|()| ExitCode::SUCCESS),
             Command::Migrate(args) => migrate::migrate(args).await,
-            //Command::Simulate(args) => simulate::simulate(args).await.map(|()| ExitCode::SUCCESS),
+            Command::Simulate(args) => simulate::simulate(args).await.map(|()| ExitCode::SUCCESS),
             //Command::Supervise(args) => supervise::supervise(args).await.map(|()| ExitCode::SUCCESS),
         }
     });

@@ -1,0 +1,79 @@
+//! Mints ids of the platform's shapes (contract §0).
+//!
+//! Ids are unique across simulators, whatever the seed: two simulations against
+//! one database must not meet in a run. Only behaviour is seeded.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use chrono::Utc;
+use rand::Rng;
+
+use crate::domain::ids::{RunId, SnapshotId};
+
+const BASE36: &[u8; 36] = b"0123456789abcdefghijklmnopqrstuvwxyz";
+
+/// A source of ids.
+#[derive(Debug, Default)]
+pub(super) struct Mint {
+    counter: AtomicU64,
+}
+
+impl Mint {
+    /// A run id: 26 lower-case characters, the last a `1`.
+    pub(super) fn run(&self) -> RunId {
+        let text = format!("run_{}{}1", self.ordered(), random(12));
+        RunId::parse(text).expect("letters and digits only")
+    }
+
+    /// A snapshot's internal id, shaped like a cuid, and its friendly id.
+    pub(super) fn snapshot(&self) -> (String, SnapshotId) {
+        let id = self.cuid();
+        let friendly = SnapshotId::parse(format!("snapshot_{id}")).expect("letters and digits only");
+        (id, friendly)
+    }
+
+    /// 25 characters that start with `c`.
+    pub(super) fn cuid(&self) -> String {
+        format!("c{}{}", self.ordered(), random(11))
+    }
+
+    /// 13 characters that grow: runners compare snapshot ids as strings.
+    fn ordered(&self) -> String {
+        let counter = self.counter.fetch_add(1, Ordering::Relaxed);
+        let ms = u64::try_from(Utc::now().timestamp_millis()).unwrap_or(0);
+        format!("{}{}", base36(ms, 8), base36(counter, 5))
+    }
+}
+
+fn base36(mut value: u64, length: usize) -> String {
+    let mut digits = vec![b'0'; length];
+    for digit in digits.iter_mut().rev() {
+        // Below 36, so no digit is cut off.
+        *digit = BASE36[usize::try_from(value % 36).unwrap_or(0)];
+        value /= 36;
+    }
+    digits.into_iter().map(char::from).collect()
+}
+
+fn random(length: usize) -> String {
+    let mut rng = rand::rng();
+    (0..length).map(|_| char::from(BASE36[rng.random_range(0..36)])).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_have_the_platforms_shape_and_grow() {
+        let mint = Mint::default();
+        let run = mint.run();
+        assert_eq!(run.internal().len(), 26);
+        assert!(run.internal().ends_with('1'));
+        let (id, friendly) = mint.snapshot();
+        assert_eq!(id.len(), 25);
+        assert!(id.starts_with('c'));
+        assert_eq!(friendly.as_str(), format!("snapshot_{id}"));
+        assert!(mint.snapshot().1 > friendly);
+    }
+}

@@ -1,0 +1,255 @@
+//! Simulated runners: real tasks that long-poll and start attempts over HTTP (contract §4.2).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use serde_json::value::RawValue;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+
+use super::broker::KIND_HEADER;
+use super::core::{Core, RunConnected};
+use super::ledger::StartKind;
+use super::message::{DEPLOYMENT_ID, DEPLOYMENT_VERSION};
+use super::options::{RunnerKind, Shares};
+use crate::domain::dispatch::Dispatch;
+use crate::domain::ids::{RunId, SnapshotId};
+use crate::platform::CallError;
+use crate::platform::wire::{BrokerConnectAnswer, Completion};
+
+/// Simulated runners call under this name, so that foreign ones can be told apart.
+pub(super) const INSTANCE_NAME: &str = "simulated-runner";
+/// A runner whose broker is away waits so long; the real one's growing pauses would only slow demos.
+const BROKER_PAUSE: Duration = Duration::from_millis(200);
+
+/// How a runner decides what it is for its next message.
+pub(super) enum Character {
+    Fixed(RunnerKind),
+    Drawn(Shares, Box<StdRng>),
+}
+
+impl Character {
+    /// One place in the pool; the same seed and place always draw the same kinds.
+    pub(super) fn drawn(shares: Shares, seed: u64, place: u64) -> Self {
+        Self::Drawn(shares, Box::new(StdRng::seed_from_u64(seed ^ place.wrapping_mul(0x9E37_79B9_7F4A_7C15))))
+    }
+
+    fn next(&mut self) -> RunnerKind {
+        let (shares, rng) = match self {
+            Self::Fixed(kind) => return *kind,
+            Self::Drawn(shares, rng) => (shares, rng),
+        };
+        let mut draw: f64 = rng.random();
+        for (share, kind) in [
+            (shares.slow, RunnerKind::Slow),
+            (shares.silently_dead, RunnerKind::SilentlyDead),
+            (shares.abort_crossing, RunnerKind::AbortCrossing),
+            (shares.duplicating, RunnerKind::Duplicating),
+            (shares.dies_connected, RunnerKind::DiesConnected),
+        ] {
+            if draw < share {
+                return kind;
+            }
+            draw -= share;
+        }
+        RunnerKind::Live
+    }
+
+    /// In a pool, another runner takes the place of one that died.
+    const fn is_replaced(&self) -> bool {
+        matches!(self, Self::Drawn(..))
+    }
+}
+
+/// What came of one poll.
+enum Polled {
+    Message(Box<RawValue>),
+    /// The message was written to the socket and nobody read it. Dropping the socket aborts the poll.
+    Unread(TcpStream),
+    Nothing,
+    /// The broker answered, and not with a message: a real runner exits.
+    Refused,
+}
+
+/// A cold workload: starts its own run's attempt, then polls like any warm runner.
+pub(super) async fn cold(core: Arc<Core>, run: RunId, snapshot: SnapshotId) {
+    tokio::time::sleep(core.options.boot).await;
+    work(&core, &run, &snapshot, StartKind::Cold).await;
+    if core.options.cold_runners_poll {
+        warm(core, Character::Fixed(RunnerKind::Live)).await;
+    }
+}
+
+/// A warm runner's life: poll, announce, start, complete, poll again.
+pub(super) async fn warm(core: Arc<Core>, mut character: Character) {
+    'life: loop {
+        let Some(terms) = connect(&core).await else { return };
+        let controller = format!("controller_{}", uuid::Uuid::new_v4());
+        let mut idle_since = Instant::now();
+        loop {
+            let kind = character.next();
+            let polled = loop {
+                match poll(&core, &controller, kind, &terms).await {
+                    Polled::Nothing if !is_over(&terms, idle_since) => {}
+                    polled => break polled,
+                }
+            };
+            match (polled, kind) {
+                (Polled::Message(message), _) => {
+                    let survived = act(&core, &message, kind).await;
+                    if !survived && character.is_replaced() {
+                        continue 'life;
+                    } else if !survived {
+                        return;
+                    }
+                    idle_since = Instant::now();
+                }
+                // The abort crossed the answer: it is gone, the runner is healthy.
+                (Polled::Unread(socket), RunnerKind::AbortCrossing) => drop(socket),
+                (Polled::Unread(socket), _) if character.is_replaced() => {
+                    keep_open(&core, socket);
+                    continue 'life;
+                }
+                (Polled::Unread(_socket), _) => return std::future::pending().await,
+                (Polled::Nothing | Polled::Refused, _) if character.is_replaced() => {
+                    tokio::time::sleep(BROKER_PAUSE).await;
+                    continue 'life;
+                }
+                (Polled::Nothing | Polled::Refused, _) => return,
+            }
+        }
+    }
+}
+
+fn is_over(terms: &BrokerConnectAnswer, idle_since: Instant) -> bool {
+    let keepalive_ms = terms.keepalive_ms.unwrap_or(300_000);
+    keepalive_ms > 0 && idle_since.elapsed() >= Duration::from_millis(keepalive_ms)
+}
+
+/// A dead machine's socket stays open for the broker until the poll would have ended.
+fn keep_open(core: &Arc<Core>, socket: TcpStream) {
+    let open = core.options.connection_timeout;
+    core.spawn(async move {
+        tokio::time::sleep(open).await;
+        drop(socket);
+    });
+}
+
+/// Three tries, as the real runner; `None` means that it exits.
+async fn connect(core: &Core) -> Option<BrokerConnectAnswer> {
+    for _ in 0..3 {
+        if let Ok(response) = core.http.get(format!("{}/connect", core.base_url)).send().await
+            && let Ok(body) = response.bytes().await
+            && let Ok(terms) = serde_json::from_slice(&body)
+        {
+            return Some(terms);
+        }
+        tokio::time::sleep(BROKER_PAUSE).await;
+    }
+    None
+}
+
+async fn poll(core: &Core, controller: &str, kind: RunnerKind, terms: &BrokerConnectAnswer) -> Polled {
+    if matches!(kind, RunnerKind::SilentlyDead | RunnerKind::AbortCrossing) {
+        return poll_without_reading(core, controller, kind).await.unwrap_or(Polled::Refused);
+    }
+    let mut request = core
+        .http
+        .get(format!("{}/warm-start", core.base_url))
+        .header("x-trigger-workload-controller-id", controller)
+        .header("x-trigger-deployment-id", DEPLOYMENT_ID)
+        .header("x-trigger-deployment-version", DEPLOYMENT_VERSION)
+        .header("x-trigger-machine-cpu", "0.5")
+        .header("x-trigger-machine-memory", "0.5")
+        .header("x-trigger-worker-instance-name", INSTANCE_NAME)
+        .header(KIND_HEADER, kind.as_str());
+    let timeout_ms = terms.connection_timeout_ms.unwrap_or(30_000);
+    if timeout_ms > 0 {
+        request = request.timeout(Duration::from_millis(timeout_ms));
+    }
+    match request.send().await {
+        Err(error) if error.is_timeout() => Polled::Nothing,
+        Err(_) => {
+            tokio::time::sleep(BROKER_PAUSE).await;
+            Polled::Nothing
+        }
+        Ok(response) if !response.status().is_success() => Polled::Refused,
+        Ok(response) => match response.text().await.map(RawValue::from_string) {
+            Ok(Ok(message)) => Polled::Message(message),
+            // Cut or no JSON: the message is gone, the runner polls again.
+            Ok(Err(_)) | Err(_) => Polled::Nothing,
+        },
+    }
+}
+
+/// Sends the request, waits until the answer is in the socket, and does not read it.
+async fn poll_without_reading(core: &Core, controller: &str, kind: RunnerKind) -> std::io::Result<Polled> {
+    let host = core.base_url.trim_start_matches("http://");
+    let mut socket = TcpStream::connect(host).await?;
+    let request = format!(
+        "GET /warm-start HTTP/1.1\r\nhost: {host}\r\nx-trigger-workload-controller-id: {controller}\r\n\
+         x-trigger-deployment-version: {DEPLOYMENT_VERSION}\r\n{KIND_HEADER}: {}\r\n\r\n",
+        kind.as_str()
+    );
+    socket.write_all(request.as_bytes()).await?;
+    socket.readable().await?;
+    Ok(Polled::Unread(socket))
+}
+
+/// Acts on a message as this kind does; false if the runner died of it.
+async fn act(core: &Arc<Core>, message: &RawValue, kind: RunnerKind) -> bool {
+    // JSON that is no message ends a real runner.
+    let Ok(dispatch) = Dispatch::parse(message.to_owned(), None) else { return false };
+    if kind == RunnerKind::Slow {
+        tokio::time::sleep(core.options.slow_delay).await;
+    }
+    announce(core, &dispatch.run_id, &dispatch.snapshot_id);
+    if kind == RunnerKind::DiesConnected {
+        return false;
+    }
+    work(core, &dispatch.run_id, &dispatch.snapshot_id, StartKind::Warm).await;
+    true
+}
+
+/// As the supervisor's workload socket would: "run connected", before the start call.
+fn announce(core: &Core, run: &RunId, snapshot: &SnapshotId) {
+    // Nobody has to listen.
+    let _ = core.connected.send(RunConnected { run: run.clone(), snapshot: snapshot.clone() });
+}
+
+/// Starts the attempt, executes it and completes it. A lost start is no error: somebody else has the run.
+async fn work(core: &Arc<Core>, run: &RunId, snapshot: &SnapshotId, kind: StartKind) {
+    let Some(executing) = start(core, run, snapshot, kind).await else { return };
+    core.ledger.execution_began(run, snapshot, kind);
+    tokio::time::sleep(core.options.execute).await;
+    core.ledger.execution_ended(run);
+    let completion = Completion {
+        ok: true,
+        id: run.as_str().to_owned(),
+        output_type: Some("application/json".to_owned()),
+        error: None,
+        retry: None,
+    };
+    if let Err(error) = core.platform.complete_attempt(run, &executing, completion).await {
+        tracing::debug!(run.id = %run, %error, "the simulated platform refused a completion");
+    }
+}
+
+/// Asks again only while no answer comes: a refusal is final here (contract §3.4 asks on).
+async fn start(core: &Core, run: &RunId, snapshot: &SnapshotId, kind: StartKind) -> Option<SnapshotId> {
+    let mut pause = core.options.start_retry_delay;
+    for _ in 0..=core.options.start_retries {
+        match core.platform.start_attempt(run, snapshot, kind == StartKind::Warm).await {
+            Ok(started) => return Some(started.snapshot.friendly_id),
+            Err(CallError::Status { status: ..500, .. } | CallError::BadBody { .. }) => return None,
+            Err(CallError::Status { .. } | CallError::Transport { .. } | CallError::Timeout { .. }) => {
+                tokio::time::sleep(pause).await
+            }
+        }
+        pause = pause.saturating_mul(2);
+    }
+    None
+}

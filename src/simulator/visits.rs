@@ -1,0 +1,149 @@
+//! Who came to ask: every probe and every create, with what hangs right now.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use axum::http::HeaderMap;
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+
+use super::changes::Changes;
+use super::ledger::Clock;
+use crate::platform::wire;
+
+/// Headers whose values are never kept.
+const SECRET_HEADERS: [&str; 2] = ["authorization", wire::MANAGED_SECRET_HEADER];
+
+/// How a visit stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum VisitState {
+    /// Being answered.
+    Open,
+    /// Held by a fault.
+    Hanging,
+    /// Answered with this status. Whether the answer arrived is not known here.
+    Answered(u16),
+    /// The caller left, or a fault cut the connection.
+    Abandoned,
+}
+
+/// One request that was looked at: a probe or a create.
+#[derive(Debug, Clone, Serialize)]
+pub struct Visit {
+    /// The run's friendly id as it was given; empty if a create named none.
+    pub run: String,
+    /// The instance's name, for creates.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// When it arrived, in milliseconds since the simulation began.
+    pub arrived_at_ms: u64,
+    /// The same by the wall clock.
+    pub arrived_at: DateTime<Utc>,
+    /// `x-trigger-request-idempotency-key`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub idempotency_key: Option<String>,
+    /// All headers; of secrets only that they were there.
+    pub headers: BTreeMap<String, String>,
+    /// The fault that struck it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fault: Option<serde_json::Value>,
+    /// How it stands.
+    pub state: VisitState,
+}
+
+/// The visits of one kind, in the order they arrived.
+#[derive(Debug)]
+pub(super) struct Visits {
+    clock: Clock,
+    book: Mutex<Vec<Visit>>,
+    changes: Arc<Changes>,
+}
+
+impl Visits {
+    pub(super) fn new(clock: Clock, changes: Arc<Changes>) -> Arc<Self> {
+        Arc::new(Self { clock, book: Mutex::default(), changes })
+    }
+
+    /// Writes a visit down. Unless the guard is told of an answer, dropping it means the caller left.
+    pub(super) fn arrive(
+        self: &Arc<Self>,
+        run: &str,
+        name: Option<String>,
+        headers: &HeaderMap,
+        fault: Option<&impl Serialize>,
+        hanging: bool,
+    ) -> Arrived {
+        let key = headers.get(wire::IDEMPOTENCY_KEY_HEADER).and_then(|value| value.to_str().ok());
+        let visit = Visit {
+            run: run.to_owned(),
+            name,
+            arrived_at_ms: self.clock.now_ms(),
+            arrived_at: Utc::now(),
+            idempotency_key: key.map(str::to_owned),
+            headers: without_secrets(headers),
+            fault: fault.and_then(|fault| serde_json::to_value(fault).ok()),
+            state: if hanging { VisitState::Hanging } else { VisitState::Open },
+        };
+        let index = {
+            let mut book = self.book();
+            book.push(visit);
+            book.len() - 1
+        };
+        self.changes.ring();
+        Arrived { visits: Arc::clone(self), index, ended: false }
+    }
+
+    /// The visits about one run, or all of them.
+    pub(super) fn of(&self, run: Option<&str>) -> Vec<Visit> {
+        self.book().iter().filter(|visit| run.is_none_or(|run| visit.run == run)).cloned().collect()
+    }
+
+    fn set(&self, index: usize, state: VisitState) {
+        if let Some(visit) = self.book().get_mut(index) {
+            visit.state = state;
+        }
+        self.changes.ring();
+    }
+
+    fn book(&self) -> MutexGuard<'_, Vec<Visit>> {
+        self.book.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A visit on its way to an answer.
+pub(super) struct Arrived {
+    visits: Arc<Visits>,
+    index: usize,
+    ended: bool,
+}
+
+impl Arrived {
+    pub(super) fn go_on(&self) {
+        self.visits.set(self.index, VisitState::Open);
+    }
+
+    pub(super) fn answered(mut self, status: u16) {
+        self.ended = true;
+        self.visits.set(self.index, VisitState::Answered(status));
+    }
+}
+
+impl Drop for Arrived {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.visits.set(self.index, VisitState::Abandoned);
+        }
+    }
+}
+
+fn without_secrets(headers: &HeaderMap) -> BTreeMap<String, String> {
+    let text = |name: &str, value: &[u8]| match SECRET_HEADERS.contains(&name) {
+        true => "(present)".to_owned(),
+        false => String::from_utf8_lossy(value).into_owned(),
+    };
+    headers
+        .iter()
+        .map(|(name, value)| (name.as_str().to_owned(), text(name.as_str(), value.as_bytes())))
+        .collect()
+}
