@@ -17,7 +17,7 @@ pub(super) const ENVIRONMENT_ID: &str = "clx3q9v2a0003ml08f1t6h2yz";
 pub(super) fn dequeued(run: &Run, queue_length: usize, now: DateTime<Utc>) -> Box<RawValue> {
     let id = run.id.internal();
     let trace = trace_id(id);
-    let baggage: String = (0..12)
+    let baggage: String = (0..20)
         .map(|n| {
             format!("session.attribute.{n:02}={}", trace.chars().cycle().skip(n).take(48).collect::<String>())
         })
