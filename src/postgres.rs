@@ -25,6 +25,7 @@ mod keeper;
 mod launch;
 mod pid_file;
 mod programs;
+mod temporary;
 #[cfg(test)]
 mod tests;
 
@@ -68,7 +69,8 @@ impl Options {
 pub enum Home {
     /// In this directory, which is made when missing and stays; the next start finds the same data.
     Kept(PathBuf),
-    /// In a new directory under `/tmp`, removed when the server stops.
+    /// In a new directory under `/tmp`, removed when the server stops; when this process is killed
+    /// first, the next one that wants a temporary home removes it.
     Temporary,
 }
 

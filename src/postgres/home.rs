@@ -10,11 +10,12 @@ use std::time::{Duration, Instant};
 use uuid::Uuid;
 
 use super::account::Account;
+use super::temporary::{self, SOCKET_NOTE};
 use super::{Home, LaunchError};
 
 /// Where directories with short names go: a socket's path has little room.
-const SHORT: &str = "/tmp";
-const PREFIX: &str = "warmproof-";
+pub(super) const SHORT: &str = "/tmp";
+pub(super) const PREFIX: &str = "warmproof-";
 
 /// `sockaddr_un` has 104 bytes on some systems and 108 on others, one of them for the closing zero.
 const SOCKET_PATH_MAX: usize = 103;
@@ -29,35 +30,29 @@ const LOG_TAIL_LEN: u64 = 2_000;
 /// A log longer than this is begun anew at the next start.
 const LOG_LEN_MAX: u64 = 8 * 1024 * 1024;
 
-/// A home that exists and belongs to the right account.
+/// A home that exists and that the right account can reach.
 #[derive(Debug)]
 pub(super) struct OpenHome {
     path: PathBuf,
-    is_temporary: bool,
+    /// What holds a temporary home; see `temporary`.
+    life: Option<File>,
 }
 
 impl OpenHome {
     /// Makes the home if it is missing, and checks that the account can get there.
     pub(super) fn open(home: &Home, account: &Account) -> Result<Self, LaunchError> {
-        let (path, is_temporary) = match home {
-            Home::Kept(path) => (path.clone(), false),
-            Home::Temporary => (short_path(Path::new(SHORT)), true),
-        };
-        let task = format!("make the directory `{}`", path.display());
-        if let Some(parent) = path.parent() {
-            fs::create_dir_all(parent).map_err(LaunchError::io(task.as_str()))?;
-        }
         // Ours alone, even when another account runs the server: that one needs to pass through to its
         // data, but must not be able to plant links where root writes.
         let mode = match account {
             Account::Ours => 0o700,
             Account::Other { .. } => 0o711,
         };
-        DirBuilder::new().recursive(true).mode(mode).create(&path).map_err(LaunchError::io(task.as_str()))?;
-        let path = path.canonicalize().map_err(LaunchError::io(task))?;
-        let opened = Self { path, is_temporary };
-        account.check_reach(&opened.path)?;
-        Ok(opened)
+        let (path, life) = match home {
+            Home::Kept(path) => (make_kept(path, mode)?, None),
+            Home::Temporary => temporary::make(mode).map(|(path, life)| (path, Some(life)))?,
+        };
+        account.check_reach(&path)?;
+        Ok(Self { path, life })
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -128,7 +123,7 @@ impl OpenHome {
         account: &Account,
         runtime_dir: Option<&Path>,
     ) -> Result<PathBuf, LaunchError> {
-        let note = self.path.join("socket-dir");
+        let note = self.path.join(SOCKET_NOTE);
         if let Ok(old) = fs::read_to_string(&note) {
             remove_socket_dir(Path::new(old.trim()));
         }
@@ -152,12 +147,21 @@ impl OpenHome {
 
     /// Removes a temporary home. Only when no server runs in it.
     pub(super) fn close(&self) {
-        if self.is_temporary
-            && let Err(error) = fs::remove_dir_all(&self.path)
-        {
-            tracing::warn!(path = %self.path.display(), %error, "could not remove a temporary directory");
+        if self.life.is_some() {
+            temporary::remove(&self.path);
         }
     }
+}
+
+fn make_kept(path: &Path, mode: u32) -> Result<PathBuf, LaunchError> {
+    let make = || {
+        if let Some(parent) = path.parent() {
+            fs::create_dir_all(parent)?;
+        }
+        DirBuilder::new().recursive(true).mode(mode).create(path)?;
+        path.canonicalize()
+    };
+    make().map_err(LaunchError::io(format!("make the directory `{}`", path.display())))
 }
 
 /// Restricts a directory to its owner.
@@ -184,7 +188,7 @@ pub(super) fn remove_socket_dir(dir: &Path) {
     let _ = fs::remove_dir(dir);
 }
 
-fn short_path(parent: &Path) -> PathBuf {
+pub(super) fn short_path(parent: &Path) -> PathBuf {
     let mut name = Uuid::new_v4().simple().to_string();
     name.truncate(12);
     parent.join(format!("{PREFIX}{name}"))
@@ -199,7 +203,7 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let deep = root.path().join("d".repeat(90));
         fs::create_dir(&deep).unwrap();
-        let home = OpenHome { path: root.path().into(), is_temporary: false };
+        let home = OpenHome { path: root.path().into(), life: None };
         let error = home.make_socket_dir(&Account::Ours, Some(&deep)).unwrap_err();
         assert!(matches!(error, LaunchError::SocketPathTooLong { .. }), "{error}");
     }
@@ -216,7 +220,7 @@ mod tests {
     #[test]
     fn the_next_start_clears_the_socket_directory_of_a_killed_one() {
         let root = tempfile::tempdir().unwrap();
-        let home = OpenHome { path: root.path().into(), is_temporary: false };
+        let home = OpenHome { path: root.path().into(), life: None };
         let first = home.make_socket_dir(&Account::Ours, Some(root.path())).unwrap();
         fs::write(first.join(".s.PGSQL.5432"), "").unwrap();
         let second = home.make_socket_dir(&Account::Ours, Some(root.path())).unwrap();
