@@ -1,16 +1,18 @@
 //! The command line: wires the layers, and is the only place that knows all of them.
 
 pub mod api;
-//pub mod demo;
+pub mod demo;
 pub mod migrate;
 pub mod simulate;
-//pub mod supervise;
+pub mod supervise;
 pub mod worker;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use tokio_util::sync::CancellationToken;
 
+use crate::shutdown;
 use crate::telemetry::{self, LogFormat};
 
 /// Durable proof that a warm start really started.
@@ -36,17 +38,36 @@ enum Format {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Show the whole thing at work: losses happen, a worker is killed, every run is recovered.
-    //Demo(demo::DemoArgs),
+    Demo(demo::DemoArgs),
     /// Claim what falls due, look at it, cold-start what was lost.
-    Worker,
+    Worker(Lifetime),
     /// Serve the HTTP API.
-    Api,
+    Api(Lifetime),
     /// Bring the database's schema up to date.
     Migrate(migrate::MigrateArgs),
     /// Play the platform: worker API, warm-start broker, runners and a compute gateway.
     Simulate(simulate::SimulateArgs),
-    // Play a supervisor: dequeue, warm-start, schedule or cold-start, cancel on connect.
-    //Supervise(supervise::SuperviseArgs),
+    /// Play a supervisor: dequeue, warm-start, schedule or cold-start, cancel on connect.
+    Supervise(supervise::SuperviseArgs),
+}
+
+/// When a process of ours ends.
+#[derive(Debug, Args)]
+struct Lifetime {
+    /// Stop, as on SIGTERM, when standard input closes: for a parent that may die
+    #[arg(long, hide = true)]
+    until_stdin_closes: bool,
+}
+
+impl Lifetime {
+    /// A token that is cancelled when it is time to stop.
+    fn stop(&self) -> std::io::Result<CancellationToken> {
+        let stop = shutdown::on_signal()?;
+        if self.until_stdin_closes {
+            shutdown::on_stdin_closed(stop.clone());
+        }
+        Ok(stop)
+    }
 }
 
 /// Runs the command that was asked for.
@@ -63,12 +84,12 @@ pub fn run(cli: Cli) -> ExitCode {
     };
     let done = runtime.block_on(async {
         match cli.command {
-            //Command::Demo(args) => demo::demo(args).await,
-            Command::Worker => worker::worker().await.map(|()| ExitCode::SUCCESS),
-            Command::Api => api::api().await.map(|()| ExitCode::SUCCESS),
+            Command::Demo(args) => demo::demo(args).await,
+            Command::Worker(lifetime) => worker::worker(&lifetime).await.map(|()| ExitCode::SUCCESS),
+            Command::Api(lifetime) => api::api(&lifetime).await.map(|()| ExitCode::SUCCESS),
             Command::Migrate(args) => migrate::migrate(args).await,
             Command::Simulate(args) => simulate::simulate(args).await.map(|()| ExitCode::SUCCESS),
-            //Command::Supervise(args) => supervise::supervise(args).await.map(|()| ExitCode::SUCCESS),
+            Command::Supervise(args) => supervise::supervise(args).await.map(|()| ExitCode::SUCCESS),
         }
     });
     done.unwrap_or_else(|error| fail(&error))

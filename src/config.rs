@@ -29,6 +29,7 @@ use environment::Environment;
 use error::ConfigErrors;
 use platform::PlatformConfig;
 use reader::Reader;
+use url::Url;
 use verify::{Switch, VerifyConfig};
 use worker::WorkerConfig;
 use workload::WorkloadConfig;
@@ -125,6 +126,35 @@ impl WorkerSettings {
         let worker = WorkerConfig::read(reader);
         let workload = WorkloadConfig::read(reader);
         Some(Self { verify, database: database?, platform: platform?, worker: worker?, workload: workload? })
+    }
+}
+
+/// What a supervising process needs: all that a supervisor has, and what a scheduling process has.
+#[derive(Debug, Clone)]
+pub struct SuperviseSettings {
+    /// Whom to dequeue from.
+    pub platform: PlatformConfig,
+    /// `TRIGGER_WARM_START_DISPATCH_URL`, else `TRIGGER_WARM_START_URL`: whom to offer runs to.
+    pub broker: Url,
+    /// How to start a run cold.
+    pub workload: WorkloadConfig,
+    /// Off, or where promises are kept.
+    pub scheduler: Switch<SchedulerSettings>,
+}
+
+impl SuperviseSettings {
+    /// Reads all concerns of a supervising process. A supervisor works with verification off, too.
+    ///
+    /// # Errors
+    /// Every fault of every concern.
+    pub fn from_environment(environment: &Environment) -> Result<Self, ConfigErrors> {
+        let scheduler = SchedulerSettings::from_environment(environment)?;
+        reader::read_all(environment, |reader| {
+            let platform = PlatformConfig::read(reader);
+            let workload = WorkloadConfig::read(reader);
+            let broker = verify::read_broker(reader);
+            Some(Self { platform: platform?, workload: workload?, broker: broker?, scheduler })
+        })
     }
 }
 

@@ -16,6 +16,7 @@ pub mod scheduler;
 
 pub mod api;
 pub mod simulator;
+pub mod supervisor;
 pub mod worker;
 
 pub mod cli;

@@ -26,3 +26,16 @@ pub fn on_signal() -> io::Result<CancellationToken> {
     });
     Ok(token)
 }
+
+/// Cancels `stop` when standard input ends, which is how a child learns that its parent died.
+pub fn on_stdin_closed(stop: CancellationToken) {
+    // A thread of its own: a read of standard input cannot be given up.
+    std::thread::spawn(move || {
+        let ended = io::copy(&mut io::stdin().lock(), &mut io::sink());
+        tracing::info!(
+            error = ended.err().map(tracing::field::display),
+            "stopping, standard input has closed"
+        );
+        stop.cancel();
+    });
+}

@@ -39,8 +39,8 @@ enum Backend {
 pub struct CreateRequest {
     /// The workload's name, [`ColdStartRequest::workload_name`] or that with [`next_name`]; the runner's id too.
     pub name: String,
-    /// Which verification asks; stays on the workload for people who look.
-    pub verification_id: VerificationId,
+    /// Which verification asks, if one does; stays on the workload for people who look.
+    pub verification_id: Option<VerificationId>,
     /// The dispatched message.
     pub request: ColdStartRequest,
     /// The supervisor's timings as they came, for backends that pass the dispatch on.

@@ -3,15 +3,15 @@
 use anyhow::Context;
 use tokio::net::TcpListener;
 
+use super::Lifetime;
 use crate::config::ApiSettings;
 use crate::config::environment::Environment;
 use crate::config::verify::Switch;
-use crate::shutdown;
 use crate::store::Store;
 
 /// Serves the API until SIGTERM or SIGINT, and says on stdout where once it listens.
-pub async fn api() -> anyhow::Result<()> {
-    let stop = shutdown::on_signal()?;
+pub(super) async fn api(lifetime: &Lifetime) -> anyhow::Result<()> {
+    let stop = lifetime.stop()?;
     let settings = match ApiSettings::from_environment(&Environment::from_process())? {
         Switch::Enabled(settings) => settings,
         Switch::Disabled { reason } => {

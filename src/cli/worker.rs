@@ -2,19 +2,19 @@
 
 use anyhow::Context;
 
+use super::Lifetime;
 use crate::config::WorkerSettings;
 use crate::config::environment::Environment;
 use crate::config::verify::Switch;
 use crate::platform;
-use crate::shutdown;
 use crate::store::Store;
 use crate::telemetry::event::Events;
 use crate::worker::Worker;
 use crate::workload::Workload;
 
 /// Runs a worker until SIGTERM or SIGINT.
-pub async fn worker() -> anyhow::Result<()> {
-    let stop = shutdown::on_signal()?;
+pub(super) async fn worker(lifetime: &Lifetime) -> anyhow::Result<()> {
+    let stop = lifetime.stop()?;
     let settings = match WorkerSettings::from_environment(&Environment::from_process())? {
         Switch::Enabled(settings) => settings,
         Switch::Disabled { reason } => {

@@ -7,6 +7,8 @@ use std::fmt;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use url::Url;
+
 use super::reader::Reader;
 
 /// Shortest and longest delay between hit and look, in milliseconds (contract §6).
@@ -55,6 +57,16 @@ impl VerifyConfig {
         let delay = reader.millis("TRIGGER_WARM_START_VERIFY_DELAY_MS", 10_000, DELAY_MS_BOUNDS);
         Switch::Enabled(Self { delay })
     }
+}
+
+/// Whom a supervisor offers runs to: the dispatch address, else the address runners poll (contract §4.1).
+pub(super) fn read_broker(reader: &mut Reader<'_>) -> Option<Url> {
+    let hint = "set it to the warm-start broker's address";
+    let broker = match reader.optional_http_url("TRIGGER_WARM_START_DISPATCH_URL") {
+        Some(dispatch) => dispatch,
+        None => reader.http_url("TRIGGER_WARM_START_URL", hint)?,
+    };
+    broker.parse().ok()
 }
 
 impl fmt::Display for DisabledReason {

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::body::Body;
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
@@ -13,6 +14,7 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
+use tokio::sync::broadcast::error::RecvError;
 
 use super::core::Core;
 use super::fault::{Faults, Rule, Switches};
@@ -35,6 +37,7 @@ pub(super) fn routes() -> Router<Arc<Core>> {
         .route("/instances", get(instances))
         .route("/report", get(report))
         .route("/counters", get(counters))
+        .route("/connected", get(connected))
         .route("/faults/release", post(release))
         .nest("/faults/probe", switches(|faults| &faults.probe))
         .nest("/faults/start", switches(|faults| &faults.start))
@@ -143,6 +146,24 @@ async fn pollers(State(core): State<Arc<Core>>, Query(wanted): Query<Wanted>) ->
         })
         .await;
     Json(json!({ "waiting": waiting })).into_response()
+}
+
+/// One JSON object per line for each runner that announces itself, from this call on.
+async fn connected(State(core): State<Arc<Core>>) -> Response {
+    let lines = futures_util::stream::unfold(core.connected.subscribe(), |mut announced| async {
+        loop {
+            match announced.recv().await {
+                Ok(connected) => {
+                    let line = serde_json::to_string(&connected).map(|json| json + "\n");
+                    return Some((line, announced));
+                }
+                // Too slow a reader misses some, as on a socket that was away.
+                Err(RecvError::Lagged(_)) => {}
+                Err(RecvError::Closed) => return None,
+            }
+        }
+    });
+    Body::from_stream(lines).into_response()
 }
 
 async fn report(State(core): State<Arc<Core>>) -> Json<Report> {

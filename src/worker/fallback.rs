@@ -87,7 +87,7 @@ async fn create(shared: &Shared, held: &Held, look: &Look, seed: u64) -> Next {
     }
     let asked = CreateRequest {
         name,
-        verification_id: key.id,
+        verification_id: Some(key.id),
         traceparent: request.traceparent(),
         request,
         timings: stored.timings,

@@ -59,7 +59,8 @@ struct Metadata<'a> {
     deployment_version: &'a str,
     machine: &'a str,
     snapshot_id: &'a str,
-    verification_id: VerificationId,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    verification_id: Option<VerificationId>,
 }
 
 #[derive(Serialize)]

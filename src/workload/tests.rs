@@ -92,7 +92,7 @@ fn create_of(message: &str) -> CreateRequest {
     let request = ColdStartRequest::parse(message).expect("a message");
     CreateRequest {
         name: request.workload_name(),
-        verification_id: VerificationId(Uuid::nil()),
+        verification_id: Some(VerificationId(Uuid::nil())),
         request,
         timings: None,
         pod_scheduled_at_ms: 1_787_336_882_500,

@@ -27,7 +27,7 @@ fn config() -> RunnerEnvConfig {
 fn env(config: &RunnerEnvConfig, engine: Engine<'_>) -> BTreeMap<String, String> {
     let create = CreateRequest {
         name: "runner-x-r2".to_owned(),
-        verification_id: VerificationId::fresh(),
+        verification_id: Some(VerificationId::fresh()),
         request: ColdStartRequest::parse(RETRY).expect("the fixture"),
         timings: None,
         pod_scheduled_at_ms: 1_787_337_077_123,

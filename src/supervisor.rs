@@ -1,0 +1,185 @@
+//! A small supervisor: dequeue, warm-start, schedule or cold-start, cancel on connect.
+//!
+//! It uses the library as a Rust supervisor would, and the demo and the tests use it as
+//! their supervisor. It is no product: a real one also restores checkpoints, scales its
+//! consumers and serves the workload API.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::Utc;
+use serde_json::json;
+use serde_json::value::RawValue;
+use tokio::sync::{Semaphore, mpsc};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use url::Url;
+
+use crate::domain::backoff::Backoff;
+use crate::domain::dispatch::{ColdStartRequest, Dispatch};
+use crate::domain::ids::{RunId, SnapshotId};
+use crate::domain::verification::{CancelReason, Cancellation};
+use crate::platform::{self, wire::WarmStartAnswer};
+use crate::scheduler::{Hit, ScheduleError, Scheduler};
+use crate::workload::{CreateRequest, Workload};
+
+/// How long a broker may take; a hung one must not hold a dequeued run (contract §9.21).
+const BROKER_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long to stay away from a platform or a database that fails.
+const BACKOFF: Backoff = Backoff { base: Duration::from_millis(100), max: Duration::from_secs(2) };
+/// Tries to make a promise before a hit is left to the platform's redrive.
+const SCHEDULE_ATTEMPTS: u32 = 8;
+/// Messages handled at a time; a slow one must not hold up the queue.
+const MESSAGES_IN_HAND: usize = 64;
+
+/// A runner has connected, as the supervisor's workload socket tells.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Deserialize)]
+pub struct Connected {
+    /// The run it took.
+    pub run: RunId,
+    /// The snapshot it took it at.
+    pub snapshot: SnapshotId,
+}
+
+/// What a supervisor works with.
+#[derive(Debug, Clone)]
+pub struct Supervisor {
+    /// Its name in reports.
+    pub name: String,
+    /// The platform's worker API.
+    pub platform: platform::Client,
+    /// The broker's base; `/warm-start` below it (contract §4.1).
+    pub broker: Url,
+    /// Client for the broker.
+    pub http: reqwest::Client,
+    /// Keeps the promises; does nothing when verification is off.
+    pub scheduler: Scheduler,
+    /// Makes workloads for runs that found no warm runner.
+    pub workload: Workload,
+    /// Pause after a non-empty dequeue.
+    pub dequeue_interval: Duration,
+}
+
+impl Supervisor {
+    /// Supervises until `stop`, then finishes the messages in hand.
+    pub async fn run(self, mut connected: mpsc::Receiver<Connected>, stop: CancellationToken) {
+        let supervisor = Arc::new(self);
+        let tasks = TaskTracker::new();
+        let places = Arc::new(Semaphore::new(MESSAGES_IN_HAND));
+        let mut failures = 0;
+        loop {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => break,
+                Some(one) = connected.recv() => {
+                    let supervisor = Arc::clone(&supervisor);
+                    tasks.spawn(async move { supervisor.cancel(one).await });
+                }
+                dequeued = supervisor.platform.dequeue() => match dequeued {
+                    Ok(messages) => {
+                        failures = 0;
+                        for message in messages {
+                            let (supervisor, places) = (Arc::clone(&supervisor), Arc::clone(&places));
+                            tasks.spawn(async move {
+                                let _place = places.acquire_owned().await;
+                                supervisor.handle(message).await;
+                            });
+                        }
+                        tokio::time::sleep(supervisor.dequeue_interval).await;
+                    }
+                    Err(error) => {
+                        failures += 1;
+                        tracing::warn!(%error, "could not dequeue");
+                        tokio::time::sleep(BACKOFF.delay(failures, rand::random())).await;
+                    }
+                },
+            }
+        }
+        tasks.close();
+        tasks.wait().await;
+    }
+
+    async fn handle(&self, message: Box<RawValue>) {
+        let dispatch = match Dispatch::parse(message, None) {
+            Ok(dispatch) => dispatch,
+            Err(error) => return tracing::error!(%error, "a dequeued message cannot be read"),
+        };
+        if self.warm_start(&dispatch.message).await {
+            self.schedule(dispatch).await;
+        } else {
+            self.cold_start(&dispatch.message).await;
+        }
+    }
+
+    /// Offers the run to the broker. Anything but a clear yes is a miss.
+    async fn warm_start(&self, message: &RawValue) -> bool {
+        let mut url = self.broker.clone();
+        url.set_path("/warm-start");
+        let request =
+            self.http.post(url).timeout(BROKER_TIMEOUT).json(&json!({ "dequeuedMessage": message }));
+        let answered =
+            async { request.send().await?.error_for_status()?.json::<WarmStartAnswer>().await }.await;
+        match answered {
+            Ok(answer) => answer.did_warm_start,
+            Err(error) => {
+                tracing::warn!(error = %error.without_url(), "the broker gave no answer");
+                false
+            }
+        }
+    }
+
+    /// A hit proves nothing: promise to look.
+    async fn schedule(&self, dispatch: Dispatch) {
+        for attempt in 1..=SCHEDULE_ATTEMPTS {
+            let hit = Hit::new(dispatch.clone()).supervisor(&self.name);
+            match self.scheduler.schedule(hit).await {
+                Ok(scheduled) => return tracing::debug!(run.id = %dispatch.run_id, ?scheduled, "hit"),
+                Err(ScheduleError::Store(error)) => {
+                    tracing::warn!(%error, run.id = %dispatch.run_id, "could not schedule, trying again");
+                    tokio::time::sleep(BACKOFF.delay(attempt, rand::random())).await;
+                }
+                Err(error) => {
+                    return tracing::error!(%error, run.id = %dispatch.run_id, "a hit is not verified");
+                }
+            }
+        }
+        tracing::error!(run.id = %dispatch.run_id, "a hit is not verified; the platform's redrive remains");
+    }
+
+    async fn cold_start(&self, message: &RawValue) {
+        let request = match ColdStartRequest::parse(message.get()) {
+            Ok(request) => request,
+            Err(error) => return tracing::error!(%error, "a run cannot be cold-started"),
+        };
+        let created = self.workload.create(CreateRequest {
+            name: request.workload_name(),
+            verification_id: None,
+            timings: None,
+            pod_scheduled_at_ms: now_ms(),
+            request_id: None,
+            traceparent: request.traceparent(),
+            request,
+        });
+        if let Err(error) = created.await {
+            tracing::error!(%error, "a cold start failed; the platform's redrive remains");
+        }
+    }
+
+    /// The runner is there: nobody needs to look.
+    async fn cancel(&self, connected: Connected) {
+        let cancellation = Cancellation {
+            run_id: connected.run,
+            snapshot_id: Some(connected.snapshot),
+            reason: CancelReason::Connected,
+        };
+        // Not repeated: a lost cancel costs one probe.
+        if let Err(error) = self.scheduler.cancel(&cancellation).await {
+            tracing::warn!(%error, run.id = %cancellation.run_id, "could not cancel");
+        }
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "the platform's own field wants the wall clock of who creates")]
+fn now_ms() -> i64 {
+    Utc::now().timestamp_millis()
+}
