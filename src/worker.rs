@@ -31,6 +31,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config::worker::WorkerConfig;
+use crate::domain::ids::PoolName;
 use crate::platform;
 use crate::store::lease::Release;
 use crate::store::{Store, StoreError};
@@ -70,7 +71,7 @@ pub struct Drained {
 impl Worker {
     /// A worker over a store, a platform and the backend for its pools.
     ///
-    /// Nothing happens before [`Worker::run`].
+    /// Nothing happens before [`WorkerBuilder::run`].
     #[must_use]
     pub fn builder(
         config: WorkerConfig,
@@ -130,7 +131,7 @@ impl Worker {
         let shared = self.shared;
         tracing::info!(
             worker = %shared.config.name,
-            pools = ?shared.config.pools.iter().map(|pool| pool.as_str()).collect::<Vec<_>>(),
+            pools = ?shared.config.pools.iter().map(PoolName::as_str).collect::<Vec<_>>(),
             "worker started"
         );
         // The lane and the leases outlive `stop`: they serve what is still in hand.
@@ -167,11 +168,11 @@ impl Worker {
 
 /// Releases everything still in hand at once; what cannot be released runs out by itself.
 async fn give_back(shared: &Shared) -> usize {
-    let releases: Vec<Release> = shared.in_hand.keys().into_iter().map(Release::untouched).collect();
-    if releases.is_empty() {
+    let left: Vec<Release> = shared.in_hand.keys().into_iter().map(Release::untouched).collect();
+    if left.is_empty() {
         return 0;
     }
-    match shared.store.release(&releases).await {
+    match shared.store.release(&left).await {
         Ok(released) => released,
         Err(error) => {
             tracing::warn!(%error, "claims are left to their leases");

@@ -99,8 +99,8 @@ pub(super) fn pointer(path: &str) -> String {
     if path.is_empty() || path == "." {
         return String::new();
     }
-    let steps = path.replace('[', ".").replace(']', "");
-    steps.split('.').filter(|step| !step.is_empty()).map(|step| format!("/{step}")).collect()
+    let steps = path.split(['.', '[', ']']).filter(|step| !step.is_empty());
+    steps.fold(String::new(), |pointer, step| pointer + "/" + step)
 }
 
 #[cfg(test)]

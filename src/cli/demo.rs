@@ -84,7 +84,7 @@ pub async fn demo(args: DemoArgs) -> anyhow::Result<ExitCode> {
         let pid = fleet.kill_one().await?;
         workers_killed += 1;
         say(&format!("{:>4.0} s  worker process {pid} killed with SIGKILL", begin.elapsed().as_secs_f64()))?;
-        fleet.replace().await?;
+        fleet.replace()?;
         play(&args, &stage, &stop, begin, end, true).await?;
     }
 

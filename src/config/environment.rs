@@ -29,6 +29,7 @@ pub enum Value<'e> {
 
 impl Environment {
     /// The environment of this process, as it is now.
+    #[expect(clippy::disallowed_methods, reason = "config is the one reader of the environment")]
     pub fn from_process() -> Self {
         let values = std::env::vars_os()
             .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok())))

@@ -61,12 +61,13 @@ impl VerifyConfig {
 
 /// Whom a supervisor offers runs to: the dispatch address, else the address runners poll (contract §4.1).
 pub(super) fn read_broker(reader: &mut Reader<'_>) -> Option<Url> {
-    let hint = "set it to the warm-start broker's address";
-    let broker = match reader.optional_http_url("TRIGGER_WARM_START_DISPATCH_URL") {
-        Some(dispatch) => dispatch,
-        None => reader.http_url("TRIGGER_WARM_START_URL", hint)?,
-    };
-    broker.parse().ok()
+    let dispatch = reader.optional_http_url("TRIGGER_WARM_START_DISPATCH_URL");
+    let polled = reader.optional_http_url("TRIGGER_WARM_START_URL");
+    let broker = dispatch.or(polled).and_then(|broker| broker.parse().ok());
+    if broker.is_none() {
+        reader.fault("TRIGGER_WARM_START_URL", "is not set", "set it to the warm-start broker's address");
+    }
+    broker
 }
 
 impl fmt::Display for DisabledReason {

@@ -85,10 +85,9 @@ pub struct Claim {
     pub traceparent: Option<String>,
 }
 
-/// How long the platform leaves a dispatched run alone before it redrives it (contract §3.3).
-pub const REDRIVE: Duration = Duration::from_secs(60);
-/// How long before the redrive a sighting may already show the next dispatch (design §3, judge).
-pub const REDRIVE_MARGIN: Duration = Duration::from_secs(5);
+/// From the dequeue to when a sighting may already show the redriven dispatch: the platform's
+/// redrive comes after 60 s (contract §3.3), less 5 s (design §3, judge).
+pub const LATE_AFTER: Duration = Duration::from_secs(55);
 
 impl Claim {
     /// From the claim to the moment to look; zero when that has passed.
@@ -100,7 +99,7 @@ impl Claim {
     /// Whether a sighting at `now` (database clock) may already show the redriven dispatch.
     #[must_use]
     pub fn is_late(&self, now: DateTime<Utc>) -> bool {
-        now > self.dequeued_at + (REDRIVE - REDRIVE_MARGIN)
+        now > self.dequeued_at + LATE_AFTER
     }
 
     /// Whether there is time to look once more after `wait`, before the redrive comes.
@@ -110,9 +109,9 @@ impl Claim {
     /// scheduled right after the dequeue.
     #[must_use]
     pub fn may_look_again_at(&self, at: DateTime<Utc>) -> bool {
-        let plausible = self.scheduled_at - TimeDelta::seconds(60)..=self.scheduled_at;
-        let from = if plausible.contains(&self.dequeued_at) { self.dequeued_at } else { self.scheduled_at };
-        at <= from + (REDRIVE - REDRIVE_MARGIN)
+        let age = self.scheduled_at - self.dequeued_at;
+        let plausible = age >= TimeDelta::zero() && age <= TimeDelta::minutes(1);
+        at <= if plausible { self.dequeued_at } else { self.scheduled_at } + LATE_AFTER
     }
 }
 

@@ -266,7 +266,7 @@ fn read<'a, T: Deserialize<'a>>(json: &'a str) -> Result<T, MessageError> {
     })
 }
 
-/// serde_json's text without its line and column, which mean nothing inside a larger body.
+/// `serde_json`'s text without its line and column, which mean nothing inside a larger body.
 fn plain_problem(error: &serde_json::Error) -> String {
     let text = error.to_string();
     match text.rfind(" at line ") {

@@ -15,7 +15,7 @@ use super::ids::{PoolName, RunId, SnapshotId, VerificationId};
 /// Shortest delay from schedule to `due_at` (contract §6).
 pub const DELAY_MIN: Duration = Duration::from_secs(1);
 /// Longest delay from schedule to `due_at` (contract §6).
-pub const DELAY_MAX: Duration = Duration::from_secs(60);
+pub const DELAY_MAX: Duration = Duration::from_mins(1);
 
 /// Why the verification was scheduled.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]

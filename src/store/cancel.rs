@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::error::again_on_deadlock;
 use super::{Store, StoreError, waves};
-use crate::domain::ids::VerificationId;
+use crate::domain::ids::{SnapshotId, VerificationId};
 use crate::domain::verification::{CancelReason, Cancellation, Cancelled};
 
 const DOING: &str = "cancel verifications";
@@ -40,7 +40,7 @@ impl Store {
         let members = || wave.iter().map(|&position| &batch[position]);
         let run_ids: Vec<&str> = members().map(|member| member.run_id.as_str()).collect();
         let snapshot_ids: Vec<Option<&str>> =
-            members().map(|member| member.snapshot_id.as_ref().map(|snapshot| snapshot.as_str())).collect();
+            members().map(|member| member.snapshot_id.as_ref().map(SnapshotId::as_str)).collect();
         let reasons: Vec<&str> = members().map(|member| member.reason.as_str()).collect();
         let asynchronous = members().all(|member| member.reason == CancelReason::Connected);
         sqlx::query_as!(

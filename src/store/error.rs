@@ -1,6 +1,9 @@
 //! What can go wrong between us and the database, by what a caller does about it.
 
+use std::borrow::Cow;
 use std::future::Future;
+
+use sqlx::error::DatabaseError;
 
 /// A statement that did not do its work.
 #[derive(Debug, thiserror::Error)]
@@ -36,7 +39,7 @@ impl StoreError {
     pub fn sqlstate(&self) -> Option<String> {
         match self {
             Self::Database { source, .. } => {
-                source.as_database_error().and_then(|error| error.code()).map(std::borrow::Cow::into_owned)
+                source.as_database_error().and_then(DatabaseError::code).map(Cow::into_owned)
             }
             Self::Corrupt { .. } => None,
         }

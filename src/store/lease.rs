@@ -95,7 +95,7 @@ impl Store {
         let errors: Vec<Option<&str>> = releases.iter().map(|release| release.error.as_deref()).collect();
         let workloads: Vec<Option<&str>> =
             releases.iter().map(|release| release.workload.as_deref()).collect();
-        let released = sqlx::query_scalar!(
+        let given_back = sqlx::query_scalar!(
             r#"update pending p
                set
                  look_at = case when given.wait_ms is null then p.look_at
@@ -121,6 +121,6 @@ impl Store {
         .fetch_all(self.db())
         .await
         .map_err(StoreError::doing("release claims"))?;
-        Ok(released.len())
+        Ok(given_back.len())
     }
 }

@@ -87,7 +87,7 @@ impl Store {
             let rows = again_on_deadlock(|| self.schedule_wave(&columns, default_delay)).await?;
             for row in rows {
                 let position = wave[usize::try_from(row.ordinal).unwrap_or(0).saturating_sub(1)];
-                answers[position] = Some(answer(row, &batch[position])?);
+                answers[position] = Some(answer(&row, &batch[position])?);
             }
         }
         answers
@@ -170,7 +170,7 @@ pub async fn schedule_in(
         .map_err(StoreError::doing(DOING))?;
     let read = StoreError::doing(DOING);
     answer(
-        Answer {
+        &Answer {
             ordinal: 1,
             result: row.try_get("result").map_err(&read)?,
             id: row.try_get("id").map_err(&read)?,
@@ -180,7 +180,7 @@ pub async fn schedule_in(
     )
 }
 
-fn answer(row: Answer, new: &NewVerification) -> Result<ScheduleAnswer, StoreError> {
+fn answer(row: &Answer, new: &NewVerification) -> Result<ScheduleAnswer, StoreError> {
     let result = match row.result.as_str() {
         "created" => ScheduleResult::Created,
         "superseded" => ScheduleResult::Superseded,

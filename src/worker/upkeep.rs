@@ -8,7 +8,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use super::Shared;
 
 /// How often a worker offers to do it.
-const ROUND: Duration = Duration::from_secs(60);
+const ROUND: Duration = Duration::from_mins(1);
 /// Daily partitions kept ready. Two weeks of them outlast any outage of all workers that goes unnoticed.
 const DAYS_AHEAD: u32 = 14;
 

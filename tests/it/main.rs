@@ -2,6 +2,8 @@
 
 #![allow(missing_docs, unreachable_pub, reason = "a test binary has no outside")]
 #![allow(clippy::disallowed_methods, reason = "tests look at rows and clocks from outside")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails where it stands")]
+#![allow(clippy::wildcard_enum_match_arm, reason = "a test names what it expects and refuses the rest")]
 
 mod support;
 

@@ -131,7 +131,7 @@ async fn one_statement_serves_many_pools_and_leaves_paused_ones_alone() {
     let terms = warmproof::store::claim::ClaimTerms {
         fence: warmproof::domain::claim::Fence::fresh(&mut rand::rng()),
         worker: &worker,
-        lease: Duration::from_secs(60),
+        lease: Duration::from_mins(1),
         horizon: Duration::ZERO,
     };
     let claims = db.store.claim(&wanted, terms).await.unwrap();

@@ -6,14 +6,16 @@ use std::time::Duration;
 use chrono::{DateTime, TimeDelta, Utc};
 use proptest::prelude::*;
 use warmproof::domain::claim::Claim;
-use warmproof::domain::ids::PoolName;
+use warmproof::domain::dispatch::Dispatch;
 use warmproof::domain::outcome::{Ending, FallbackResult, Settled};
 use warmproof::domain::verdict::Acted;
-use warmproof::domain::verification::{CancelReason, Cancelled, Intent, NewVerification, ScheduleResult};
+use warmproof::domain::verification::{CancelReason, Cancelled, ScheduleResult};
 use warmproof::store::loss::{Fenced, Permit};
 
 use crate::support::db::{Db, db};
-use crate::support::dispatch::{DELAY, cancellation, claim, everything, message, schedule, settlement};
+use crate::support::dispatch::{cancellation, claim, everything, fresh, message, schedule, settlement};
+
+const HOLD: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Clone)]
 enum Step {
@@ -121,90 +123,81 @@ async fn apply(db: &Db, model: &mut Model, start: DateTime<Utc>, step: Step) {
             // Old enough that the look into the outcomes is never skipped.
             let dequeued_at = start - TimeDelta::seconds(100) + TimeDelta::seconds(i64::from(dispatch));
             let raw = message(&run_id(run), &snapshot_id(dispatch), dequeued_at);
-            let new = NewVerification {
-                dispatch: warmproof::domain::dispatch::Dispatch::parse(raw, None).unwrap(),
-                pool: PoolName::default_pool(),
-                supervisor: None,
-                region: None,
-                intent: Intent::Hit,
-                delay: Some(DELAY),
-            };
+            let mut new = fresh(&run_id(run), &snapshot_id(dispatch));
+            new.dispatch = Dispatch::parse(raw, None).unwrap();
             assert_eq!(schedule(&db.store, new).await.result, model.schedule(run, dispatch));
         }
-        Step::Cancel { run, dispatch, reason } => {
-            let snapshot = dispatch.map(snapshot_id);
-            let asked = [cancellation(&run_id(run), snapshot.as_deref(), reason)];
-            let answer = db.store.cancel(&asked).await.unwrap()[0];
-            let row =
-                model.rows.get(&run).filter(|row| dispatch.is_none_or(|dispatch| row.dispatch == dispatch));
-            match row.map(|row| row.permitted) {
-                None => assert_eq!(answer, Cancelled::NotFound),
-                Some(true) => assert!(matches!(answer, Cancelled::TooLate { .. }), "{answer:?}"),
-                Some(false) => {
-                    assert!(matches!(answer, Cancelled::Cancelled { .. }), "{answer:?}");
-                    model.end(run);
-                }
-            }
-        }
+        Step::Cancel { run, dispatch, reason } => cancel(db, model, run, dispatch, reason).await,
         Step::Claim => {
-            let claims = claim(&db.store, everything("default", 100)).await;
             let free = model.rows.values().filter(|row| row.holder.is_none()).count();
-            assert_eq!(claims.len(), free);
-            for claim in claims {
-                let run = claim.key.run_id.internal().parse().unwrap();
-                model.rows.get_mut(&run).expect("a row to claim").holder = Some(model.claims.len());
-                model.claims.push((run, claim));
-            }
+            claim_all(db, model, free).await;
         }
         Step::ExpireLeases => {
-            db.run("update pending set lease_expires_at = clock_timestamp() - interval '1 s' where fence is not null").await;
-            let claims = claim(&db.store, everything("default", 100)).await;
-            assert_eq!(claims.len(), model.rows.len(), "ended leases and free rows are taken alike");
-            for claim in claims {
-                let run = claim.key.run_id.internal().parse().unwrap();
-                model.rows.get_mut(&run).expect("a row to take over").holder = Some(model.claims.len());
-                model.claims.push((run, claim));
-            }
+            let expire = "update pending set lease_expires_at = clock_timestamp() - interval '1 s' where fence is not null";
+            db.run(expire).await;
+            // Ended leases and free rows are taken alike.
+            let all = model.rows.len();
+            claim_all(db, model, all).await;
         }
-        Step::Mark { claim } => {
-            let Some((_, held)) = model.claims.get(claim).cloned() else { return };
-            let answer = db.store.mark_lost(&held.key, 1).await.unwrap();
-            let row = model.held(claim);
-            assert_eq!(matches!(answer, Fenced::Held(_)), row.is_some());
-            if let Some(row) = row {
-                row.lost = true;
-            }
-        }
-        Step::Permit { claim } => {
-            let Some((_, held)) = model.claims.get(claim).cloned() else { return };
-            // A worker asks only after its mark.
-            if model.held(claim).is_some_and(|row| !row.lost) {
-                return;
-            }
-            let answer = db.store.permit_create(&held.key, Duration::from_secs(1)).await.unwrap();
-            match model.held(claim) {
-                Some(row) => {
-                    assert_eq!(answer, Fenced::Held(Permit::Granted));
-                    row.permitted = true;
-                }
-                None => assert_eq!(answer, Fenced::Stale),
-            }
-        }
-        Step::Count { claim } => {
-            let Some((_, held)) = model.claims.get(claim).cloned() else { return };
-            let answer = db.store.count_create(&held.key, "runner").await.unwrap();
-            match model.held(claim).filter(|row| row.permitted) {
-                Some(row) => {
-                    row.creates += 1;
-                    assert_eq!(answer, Fenced::Held(row.creates));
-                }
-                None => assert_eq!(answer, Fenced::Stale),
-            }
+        Step::Mark { claim } | Step::Permit { claim } | Step::Count { claim } => {
+            fall_back(db, model, claim, &step).await;
         }
         Step::Settle { claim, ending } => settle(db, model, claim, ending).await,
         Step::Upkeep => {
             let _ = db.store.upkeep(14).await.unwrap();
         }
+    }
+}
+
+async fn cancel(db: &Db, model: &mut Model, run: u8, dispatch: Option<u8>, reason: CancelReason) {
+    let snapshot = dispatch.map(snapshot_id);
+    let asked = [cancellation(&run_id(run), snapshot.as_deref(), reason)];
+    let answer = db.store.cancel(&asked).await.unwrap()[0];
+    let row = model.rows.get(&run).filter(|row| dispatch.is_none_or(|dispatch| row.dispatch == dispatch));
+    match row.map(|row| row.permitted) {
+        None => assert_eq!(answer, Cancelled::NotFound),
+        Some(true) => assert!(matches!(answer, Cancelled::TooLate { .. }), "{answer:?}"),
+        Some(false) => {
+            assert!(matches!(answer, Cancelled::Cancelled { .. }), "{answer:?}");
+            model.end(run);
+        }
+    }
+}
+
+async fn claim_all(db: &Db, model: &mut Model, expected: usize) {
+    let claims = claim(&db.store, everything("default", 100)).await;
+    assert_eq!(claims.len(), expected);
+    for claim in claims {
+        let run = claim.key.run_id.internal().parse().unwrap();
+        model.rows.get_mut(&run).expect("a row to claim").holder = Some(model.claims.len());
+        model.claims.push((run, claim));
+    }
+}
+
+async fn fall_back(db: &Db, model: &mut Model, claim: usize, step: &Step) {
+    let Some((_, held)) = model.claims.get(claim).cloned() else { return };
+    let key = &held.key;
+    let row = model.held(claim);
+    match (step, row) {
+        (Step::Mark { .. }, Some(row)) => {
+            assert!(matches!(db.store.mark_lost(key, 1).await.unwrap(), Fenced::Held(_)));
+            row.lost = true;
+        }
+        (Step::Mark { .. }, None) => assert_eq!(db.store.mark_lost(key, 1).await.unwrap(), Fenced::Stale),
+        // A worker asks for a permit only after its mark.
+        (Step::Permit { .. }, Some(row)) if !row.lost => {}
+        (Step::Permit { .. }, Some(row)) => {
+            assert_eq!(db.store.permit_create(key, HOLD).await.unwrap(), Fenced::Held(Permit::Granted));
+            row.permitted = true;
+        }
+        (Step::Permit { .. }, None) => {
+            assert_eq!(db.store.permit_create(key, HOLD).await.unwrap(), Fenced::Stale)
+        }
+        (_, Some(row)) if row.permitted => {
+            row.creates += 1;
+            assert_eq!(db.store.count_create(key, "runner").await.unwrap(), Fenced::Held(row.creates));
+        }
+        (_, _) => assert_eq!(db.store.count_create(key, "runner").await.unwrap(), Fenced::Stale),
     }
 }
 

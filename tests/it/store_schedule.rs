@@ -130,8 +130,13 @@ async fn a_batch_keeps_the_order_of_calls_for_one_run() {
     ];
     let answers = db.store.schedule(&batch, DELAY).await.unwrap();
     let results: Vec<_> = answers.into_iter().map(|answer| answer.unwrap().result).collect();
-    use ScheduleResult::{Created, Outdated, Superseded};
-    assert_eq!(results, [Created, Created, Superseded, Outdated]);
+    let expected = [
+        ScheduleResult::Created,
+        ScheduleResult::Created,
+        ScheduleResult::Superseded,
+        ScheduleResult::Outdated,
+    ];
+    assert_eq!(results, expected);
     db.assert_conserved().await;
 }
 

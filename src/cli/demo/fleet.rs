@@ -38,7 +38,7 @@ impl Fleet {
             .to_owned();
         let mut fleet = Self { environment, api, api_url, workers: Vec::new(), started: 0 };
         for _ in 0..workers {
-            fleet.replace().await?;
+            fleet.replace()?;
         }
         Ok(fleet)
     }
@@ -48,7 +48,7 @@ impl Fleet {
     }
 
     /// Adds a worker.
-    pub(super) async fn replace(&mut self) -> anyhow::Result<()> {
+    pub(super) fn replace(&mut self) -> anyhow::Result<()> {
         self.started += 1;
         let mut environment = self.environment.clone();
         environment.push(("WARMPROOF_WORKER_NAME".to_owned(), format!("demo-worker-{}", self.started)));

@@ -11,9 +11,10 @@ fn changed(pointer: &str, value: serde_json::Value) -> Result<Dispatch, MessageE
     let mut message: serde_json::Value = serde_json::from_str(FRESH).expect("the fixture");
     let (parent, key) = pointer.rsplit_once('/').expect("a pointer");
     let parent = message.pointer_mut(parent).and_then(serde_json::Value::as_object_mut).expect("an object");
-    match value {
-        serde_json::Value::Null => drop(parent.remove(key)),
-        value => drop(parent.insert(key.to_owned(), value)),
+    if value.is_null() {
+        parent.remove(key);
+    } else {
+        parent.insert(key.to_owned(), value);
     }
     parse(&message.to_string())
 }

@@ -76,7 +76,7 @@ pub fn due_soon(pool: &str, quota: u32) -> Wanted {
 
 /// Claims for a minute, with a fence of its own.
 pub async fn claim(store: &Store, wanted: Wanted) -> Vec<Claim> {
-    claim_for(store, wanted, Duration::from_secs(60)).await
+    claim_for(store, wanted, Duration::from_mins(1)).await
 }
 
 pub async fn claim_for(store: &Store, wanted: Wanted, lease: Duration) -> Vec<Claim> {
