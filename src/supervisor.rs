@@ -4,13 +4,14 @@
 //! their supervisor. It is no product: a real one also restores checkpoints, scales its
 //! consumers and serves the workload API.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use chrono::Utc;
 use serde_json::json;
 use serde_json::value::RawValue;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Mutex, OwnedMutexGuard, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use url::Url;
@@ -41,6 +42,28 @@ pub struct Connected {
     pub snapshot: SnapshotId,
 }
 
+/// The runs whose dispatch is under way. A runner may connect before the broker's answer and the
+/// schedule are through; its cancel waits here, or it would find nothing to cancel.
+#[derive(Debug, Default)]
+struct UnderWay(std::sync::Mutex<HashMap<RunId, Arc<Mutex<()>>>>);
+
+impl UnderWay {
+    fn of(&self, run: &RunId) -> Option<Arc<Mutex<()>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(run).cloned()
+    }
+
+    async fn begin(&self, run: &RunId) -> OwnedMutexGuard<()> {
+        let gate = Arc::new(Mutex::new(()));
+        let guard = Arc::clone(&gate).lock_owned().await;
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(run.clone(), gate);
+        guard
+    }
+
+    fn end(&self, run: &RunId) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(run);
+    }
+}
+
 /// What a supervisor works with.
 #[derive(Debug, Clone)]
 pub struct Supervisor {
@@ -62,48 +85,83 @@ pub struct Supervisor {
 
 impl Supervisor {
     /// Supervises until `stop`, then finishes the messages in hand.
-    pub async fn run(self, mut connected: mpsc::Receiver<Connected>, stop: CancellationToken) {
+    pub async fn run(self, connected: mpsc::Receiver<Connected>, stop: CancellationToken) {
         let supervisor = Arc::new(self);
         let tasks = TaskTracker::new();
-        let places = Arc::new(Semaphore::new(MESSAGES_IN_HAND));
-        let mut failures = 0;
-        loop {
-            tokio::select! {
-                biased;
-                () = stop.cancelled() => break,
-                Some(one) = connected.recv() => {
-                    let supervisor = Arc::clone(&supervisor);
-                    tasks.spawn(async move { supervisor.cancel(one).await });
-                }
-                dequeued = supervisor.platform.dequeue() => match dequeued {
-                    Ok(messages) => {
-                        failures = 0;
-                        for message in messages {
-                            let (supervisor, places) = (Arc::clone(&supervisor), Arc::clone(&places));
-                            tasks.spawn(async move {
-                                let _place = places.acquire_owned().await;
-                                supervisor.handle(message).await;
-                            });
-                        }
-                        tokio::time::sleep(supervisor.dequeue_interval).await;
-                    }
-                    Err(error) => {
-                        failures += 1;
-                        tracing::warn!(%error, "could not dequeue");
-                        tokio::time::sleep(BACKOFF.delay(failures, rand::random())).await;
-                    }
-                },
-            }
-        }
+        let under_way = Arc::new(UnderWay::default());
+        tasks.spawn(Arc::clone(&supervisor).hear(connected, Arc::clone(&under_way), stop.clone()));
+        supervisor.dequeue(&tasks, &under_way, &stop).await;
         tasks.close();
         tasks.wait().await;
     }
 
-    async fn handle(&self, message: Box<RawValue>) {
+    /// Dequeues until `stop`. A dequeue in flight is never given up: its run would be handed out to nobody.
+    async fn dequeue(
+        self: &Arc<Self>,
+        tasks: &TaskTracker,
+        under_way: &Arc<UnderWay>,
+        stop: &CancellationToken,
+    ) {
+        let places = Arc::new(Semaphore::new(MESSAGES_IN_HAND));
+        let mut failures = 0;
+        while !stop.is_cancelled() {
+            let pause = match self.platform.dequeue().await {
+                Ok(messages) => {
+                    failures = 0;
+                    for message in messages {
+                        let (supervisor, places) = (Arc::clone(self), Arc::clone(&places));
+                        let under_way = Arc::clone(under_way);
+                        tasks.spawn(async move {
+                            let _place = places.acquire_owned().await;
+                            supervisor.handle(message, &under_way).await;
+                        });
+                    }
+                    self.dequeue_interval
+                }
+                Err(error) => {
+                    failures += 1;
+                    tracing::warn!(%error, "could not dequeue");
+                    BACKOFF.delay(failures, rand::random())
+                }
+            };
+            tokio::time::sleep(pause).await;
+        }
+    }
+
+    /// Cancels what connects, each behind its own dispatch.
+    async fn hear(
+        self: Arc<Self>,
+        mut connected: mpsc::Receiver<Connected>,
+        under_way: Arc<UnderWay>,
+        stop: CancellationToken,
+    ) {
+        let cancels = TaskTracker::new();
+        while let Some(Some(one)) = stop.run_until_cancelled(connected.recv()).await {
+            let (supervisor, gate) = (Arc::clone(&self), under_way.of(&one.run));
+            cancels.spawn(async move {
+                if let Some(gate) = gate {
+                    drop(gate.lock().await);
+                }
+                supervisor.cancel(one).await;
+            });
+        }
+        cancels.close();
+        cancels.wait().await;
+    }
+
+    async fn handle(&self, message: Box<RawValue>, under_way: &UnderWay) {
         let dispatch = match Dispatch::parse(message, None) {
             Ok(dispatch) => dispatch,
             Err(error) => return tracing::error!(%error, "a dequeued message cannot be read"),
         };
+        let run = dispatch.run_id.clone();
+        let gate = under_way.begin(&run).await;
+        self.dispatch(dispatch).await;
+        under_way.end(&run);
+        drop(gate);
+    }
+
+    async fn dispatch(&self, dispatch: Dispatch) {
         if self.warm_start(&dispatch.message).await {
             self.schedule(dispatch).await;
         } else {
