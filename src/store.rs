@@ -16,6 +16,7 @@ pub mod loss;
 pub mod migrate;
 pub mod schedule;
 pub mod settle;
+pub mod tally;
 pub mod upkeep;
 
 use sqlx::PgPool;

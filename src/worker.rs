@@ -6,8 +6,9 @@
 //! ```text
 //! claim_ahead ─ claims ─▶ verify (one task a claim: wait, probe, judge, fall back)
 //!                           │ settlement                    renew: leases of all in hand
-//!                           ▼                               upkeep: partitions, counts
-//!                         settle (one lane, batches) ─▶ wide event
+//!                           ▼                               tally: how many probes fail
+//!                         settle (one lane, batches)        upkeep: partitions, counts
+//!                           └─▶ wide event
 //! ```
 //!
 //! Losing a tick, a task or the whole process costs delay, never a verification.
@@ -18,6 +19,7 @@ mod fallback;
 mod in_hand;
 mod renew;
 mod settle;
+mod tally;
 mod upkeep;
 mod verify;
 
@@ -39,6 +41,7 @@ use crate::telemetry::event::Events;
 use crate::workload::Workload;
 
 use in_hand::InHand;
+use tally::Tally;
 
 /// A worker, ready to run.
 #[derive(Debug)]
@@ -55,6 +58,7 @@ struct Shared {
     workload: Workload,
     events: Events,
     in_hand: Arc<InHand>,
+    tally: Tally,
     probe_slots: Semaphore,
     fallback_slots: Semaphore,
     stop: CancellationToken,
@@ -112,6 +116,7 @@ impl WorkerBuilder {
         let (settle, orders) = mpsc::channel(self.config.claims_in_hand_max as usize);
         let shared = Arc::new(Shared {
             in_hand: Arc::default(),
+            tally: Tally::default(),
             probe_slots: Semaphore::new(self.config.probe_concurrency as usize),
             fallback_slots: Semaphore::new(self.config.fallback_concurrency as usize),
             stop,
@@ -138,6 +143,7 @@ impl Worker {
         let aside = CancellationToken::new();
         let lane = tokio::spawn(settle::lane(Arc::clone(&shared), orders, aside.clone()));
         let leases = tokio::spawn(renew::keep(Arc::clone(&shared), aside.clone()));
+        let tally = tokio::spawn(tally::keep(Arc::clone(&shared), aside.clone()));
         let upkeep = tokio::spawn(upkeep::keep(Arc::clone(&shared)));
 
         let verifications = TaskTracker::new();
@@ -158,7 +164,7 @@ impl Worker {
         }
         let released = give_back(&shared).await;
         aside.cancel();
-        for task in [lane, leases, upkeep] {
+        for task in [lane, leases, tally, upkeep] {
             task.abort();
         }
         tracing::info!(worker = %shared.config.name, released, "worker stopped");

@@ -31,7 +31,7 @@ pub enum Permit {
     Suppressed,
     /// Not now. The row was given back and is looked at again.
     Held {
-        /// `paused` or `cap`.
+        /// `paused`, `brown_out` or `cap`.
         reason: String,
     },
 }

@@ -64,6 +64,10 @@ impl Store {
             .execute(&mut *tx)
             .await
             .map_err(&failed)?;
+        sqlx::query!("delete from probe_tally where counted_at < clock_timestamp() - interval '10 minutes'")
+            .execute(&mut *tx)
+            .await
+            .map_err(&failed)?;
         tx.commit().await.map_err(&failed)?;
         Ok(Some(Upkeep { partitions_created, counts_merged }))
     }

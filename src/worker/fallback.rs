@@ -41,6 +41,8 @@ pub(super) async fn fall_back(shared: &Shared, held: &Held, look: &mut Look, see
     if shared.stop.is_cancelled() {
         return Next::Release(Release::untouched(held.claim.key.clone()));
     }
+    // Told now, so that a brown-out this worker sees holds its own next loss already.
+    shared.tally.tell(&shared.store).await;
     match repeat(held, seed, || shared.store.permit_create(&held.claim.key, shared.config.hold_retry)).await {
         Some(Fenced::Held(Permit::Granted)) => create(shared, held, look, seed).await,
         Some(Fenced::Held(Permit::Suppressed)) => Next::Settle(

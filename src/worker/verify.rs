@@ -106,6 +106,7 @@ async fn probe(shared: &Shared, held: &Held, look: &mut Look) -> Result<LatestSn
     let sighting = shared.platform.latest_snapshot(&held.claim.key.run_id).await;
     look.probe_ms = u32::try_from(look.at.elapsed().as_millis()).ok();
     look.failure = sighting.as_ref().err().cloned();
+    shared.tally.count(&held.claim.pool, look.failure.is_some());
     sighting
 }
 

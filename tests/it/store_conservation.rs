@@ -191,7 +191,7 @@ async fn fall_back(db: &Db, model: &mut Model, claim: usize, step: &Step) {
             row.permitted = true;
         }
         (Step::Permit { .. }, None) => {
-            assert_eq!(db.store.permit_create(key, HOLD).await.unwrap(), Fenced::Stale)
+            assert_eq!(db.store.permit_create(key, HOLD).await.unwrap(), Fenced::Stale);
         }
         (_, Some(row)) if row.permitted => {
             row.creates += 1;

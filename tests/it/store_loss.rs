@@ -84,6 +84,45 @@ async fn shadow_suppresses_and_a_pause_or_a_cap_of_nothing_holds() {
     assert_eq!(permit(&db.store, &claim).await, reason("paused"));
 }
 
+async fn tally(db: &Db, probes: u32, failures: u32) {
+    let pool = warmproof::domain::ids::PoolName::default_pool();
+    let tally = warmproof::store::tally::ProbeTally { pool, probes, failures };
+    db.store.tally_probes(&[tally]).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_brown_out_holds_losses_until_it_has_settled_down() {
+    let db = db().await;
+    let held = Fenced::Held(Permit::Held { reason: "brown_out".to_owned() });
+    let (held_at_once, held_later) = (lost(&db, "run_held").await, lost(&db, "run_settling").await);
+    tally(&db, 9, 9).await;
+    assert_eq!(
+        permit(&db.store, &lost(&db, "run_few").await).await,
+        Fenced::Held(Permit::Granted),
+        "too few to tell"
+    );
+    tally(&db, 41, 0).await;
+    assert_eq!(
+        permit(&db.store, &lost(&db, "run_mild").await).await,
+        Fenced::Held(Permit::Granted),
+        "9 of 50 failed"
+    );
+    tally(&db, 1, 1).await;
+    tally(&db, 4, 3).await;
+    assert_eq!(permit(&db.store, &held_at_once).await, held, "13 of 55 failed");
+
+    // The failures grow old, but things have not settled down yet.
+    db.run("update probe_tally set counted_at = counted_at - interval '31 s'").await;
+    db.run("update brown_out set seen_at = clock_timestamp() - interval '29 s'").await;
+    assert_eq!(permit(&db.store, &held_later).await, held);
+    db.run("update brown_out set seen_at = clock_timestamp() - interval '31 s'").await;
+    let waiting = claim(&db.store, everything("default", 10)).await;
+    assert_eq!(waiting.len(), 2, "both wait, free and visible");
+    for claim in waiting {
+        assert_eq!(permit(&db.store, &claim).await, Fenced::Held(Permit::Granted));
+    }
+}
+
 async fn claim_again(db: &Db) -> Claim {
     claim(&db.store, everything("default", 1)).await.pop().expect("the row is free")
 }

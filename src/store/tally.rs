@@ -1,0 +1,42 @@
+//! Tally: how many probes failed lately, over all workers; the measure of a brown-out.
+
+use super::{Store, StoreError};
+use crate::domain::ids::PoolName;
+
+/// What one worker saw of one pool since it last told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProbeTally {
+    /// The pool.
+    pub pool: PoolName,
+    /// Probes made; more than 0.
+    pub probes: u32,
+    /// Those that failed.
+    pub failures: u32,
+}
+
+impl Store {
+    /// Adds to the tallies, and so notes a brown-out as soon as it shows.
+    ///
+    /// Commits asynchronously: a tally that a crash loses was a guess about a platform of before.
+    ///
+    /// # Errors
+    /// The database could not be reached.
+    pub async fn tally_probes(&self, tallies: &[ProbeTally]) -> Result<(), StoreError> {
+        let pools: Vec<&str> = tallies.iter().map(|tally| tally.pool.as_str()).collect();
+        let probes: Vec<i32> = tallies.iter().map(|tally| super::count(tally.probes)).collect();
+        let failures: Vec<i32> = tallies.iter().map(|tally| super::count(tally.failures)).collect();
+        sqlx::query!(
+            "with setting as materialized (
+               select set_config('synchronous_commit', 'off', true) as mode
+             )
+             select tally_probes($1, $2, $3)::text as told from setting",
+            &pools as &[&str],
+            &probes,
+            &failures,
+        )
+        .fetch_one(self.db())
+        .await
+        .map_err(StoreError::doing("tally probes"))?;
+        Ok(())
+    }
+}
