@@ -76,7 +76,7 @@ comment on column pending.lost_at is 'When a probe first saw that nothing had ac
 comment on column pending.create_permitted_at is 'When a cold start was permitted. A cancel comes too late from then on.';
 comment on column pending.create_count is 'Creates requested, counted before each request.';
 comment on column pending.workload is 'Name that the next create asks for; null: the name made from the dispatch.';
-comment on column pending.codec is 'How message is stored: 0 as it came.';
+comment on column pending.codec is 'How message is stored: 0 as it came, 1 LZ4 block behind its length, 2 zstd frame.';
 comment on column pending.message is 'The dequeued message as it came, opaque to the server.';
 
 -- The pool leads so that rows of a paused or unserved pool cost a claim nothing.

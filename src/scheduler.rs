@@ -28,6 +28,7 @@ use crate::domain::ids::{IdError, PoolName, parse_name};
 use crate::domain::verification::{
     Cancellation, Cancelled, DELAY_MAX, DELAY_MIN, Intent, NewVerification, ScheduleRefusal, Scheduled,
 };
+use crate::store::coalesce::{Coalescer, SharedError};
 use crate::store::{self, Store, StoreError};
 
 /// Schedules and cancels verifications, or does nothing when verification is off.
@@ -38,7 +39,7 @@ pub struct Scheduler {
 
 #[derive(Debug, Clone)]
 struct Active {
-    store: Store,
+    coalescer: Coalescer,
     schema: String,
     default_delay: Duration,
 }
@@ -48,7 +49,7 @@ struct Active {
 pub enum ScheduleError {
     /// The database could not be reached or failed; the call may be repeated as it is.
     #[error(transparent)]
-    Store(#[from] StoreError),
+    Store(#[from] SharedError),
     /// The database knows no such pool.
     #[error(transparent)]
     Refused(#[from] ScheduleRefusal),
@@ -134,15 +135,30 @@ impl Scheduler {
             }
             Switch::Enabled(settings) => {
                 let store = Store::connect(&settings.database).await?;
-                Ok(Self::new(store, settings.database.schema.clone(), settings.verify.delay))
+                let lanes = settings.database.coalesce_lanes as usize;
+                Ok(Self::with_lanes(&store, settings.database.schema.clone(), settings.verify.delay, lanes))
             }
         }
     }
 
-    /// A scheduler on a store that is connected already.
+    /// A scheduler on a store that is connected already, with four lanes.
+    ///
+    /// Must be called within a runtime, which the lanes run on.
     #[must_use]
-    pub fn new(store: Store, schema: impl Into<String>, default_delay: Duration) -> Self {
-        Self { active: Some(Active { store, schema: schema.into(), default_delay }) }
+    pub fn new(store: &Store, schema: impl Into<String>, default_delay: Duration) -> Self {
+        Self::with_lanes(store, schema, default_delay, 4)
+    }
+
+    /// The same with so many statements of single calls under way at a time.
+    #[must_use]
+    pub fn with_lanes(
+        store: &Store,
+        schema: impl Into<String>,
+        default_delay: Duration,
+        lanes: usize,
+    ) -> Self {
+        let coalescer = Coalescer::start(store, default_delay, lanes);
+        Self { active: Some(Active { coalescer, schema: schema.into(), default_delay }) }
     }
 
     /// Promises that somebody looks at this dispatch. Returned means durable; `None` means off.
@@ -152,11 +168,7 @@ impl Scheduler {
     pub async fn schedule(&self, hit: Hit) -> Result<Option<Scheduled>, ScheduleError> {
         let Some(active) = &self.active else { return Ok(None) };
         check(&hit.0)?;
-        let mut answers = active.store.schedule(std::slice::from_ref(&hit.0), active.default_delay).await?;
-        match answers.pop() {
-            Some(answer) => Ok(Some(answer?)),
-            None => Ok(None),
-        }
+        Ok(Some(active.coalescer.schedule(hit.0).await??))
     }
 
     /// The same inside the caller's own transaction: the promise holds when it commits.
@@ -171,7 +183,8 @@ impl Scheduler {
         let Some(active) = &self.active else { return Ok(None) };
         check(&hit.0)?;
         let answer =
-            store::schedule::schedule_in(transaction, &active.schema, &hit.0, active.default_delay).await?;
+            store::schedule::schedule_in(transaction, &active.schema, &hit.0, active.default_delay).await;
+        let answer = answer.map_err(SharedError::new)?;
         Ok(Some(answer?))
     }
 
@@ -179,10 +192,9 @@ impl Scheduler {
     ///
     /// # Errors
     /// The database could not be reached; the call may be repeated as it is.
-    pub async fn cancel(&self, cancellation: &Cancellation) -> Result<Option<Cancelled>, StoreError> {
+    pub async fn cancel(&self, cancellation: Cancellation) -> Result<Option<Cancelled>, SharedError> {
         let Some(active) = &self.active else { return Ok(None) };
-        let mut answers = active.store.cancel(std::slice::from_ref(cancellation)).await?;
-        Ok(answers.pop())
+        Ok(Some(active.coalescer.cancel(cancellation).await?))
     }
 }
 

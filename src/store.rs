@@ -8,6 +8,8 @@
 
 pub mod cancel;
 pub mod claim;
+pub mod coalesce;
+mod codec;
 pub mod connect;
 pub mod error;
 pub mod lease;
@@ -21,19 +23,47 @@ pub mod upkeep;
 
 use sqlx::PgPool;
 
+use crate::config::database::CompressionConfig;
+
 pub use error::StoreError;
 
 /// The database, reached through a small pool of connections.
 #[derive(Debug, Clone)]
 pub struct Store {
     db: PgPool,
+    compression: CompressionConfig,
+}
+
+/// How long a statement waits for a row that somebody else holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LockWait {
+    /// As long as the connection's own settings say.
+    Usual,
+    /// At most so long; then the statement fails and has written nothing.
+    AtMost(std::time::Duration),
+}
+
+impl LockWait {
+    /// For `lock_timeout`; `None` leaves it as it is.
+    fn setting(self) -> Option<String> {
+        match self {
+            Self::Usual => None,
+            Self::AtMost(wait) => Some(format!("{}ms", wait.as_millis())),
+        }
+    }
 }
 
 impl Store {
     /// A store on connections whose `search_path` is Warmproof's schema.
     #[must_use]
     pub fn new(db: PgPool) -> Self {
-        Self { db }
+        Self { db, compression: CompressionConfig::default() }
+    }
+
+    /// The same store with another way of storing messages.
+    #[must_use]
+    pub fn with_compression(self, compression: CompressionConfig) -> Self {
+        Self { compression, ..self }
     }
 
     /// The connection pool, for callers that bring transactions of their own.

@@ -231,8 +231,8 @@ impl Supervisor {
             reason: CancelReason::Connected,
         };
         // Not repeated: a lost cancel costs one probe.
-        if let Err(error) = self.scheduler.cancel(&cancellation).await {
-            tracing::warn!(%error, run.id = %cancellation.run_id, "could not cancel");
+        if let Err(error) = self.scheduler.cancel(cancellation).await {
+            tracing::warn!(%error, "could not cancel");
         }
     }
 }

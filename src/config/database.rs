@@ -34,6 +34,59 @@ pub struct DatabaseConfig {
     /// Then no startup options are sent and no prepared statement is named, as both outlive a transaction.
     /// False behind such a pooler fails with unknown prepared statements; true without one costs some speed.
     pub pooler: bool,
+    /// `WARMPROOF_COALESCE_LANES`: statements of single calls under way at a time, 4 by default, 1 to 64.
+    ///
+    /// Too low and a commit's wait for the disk is everybody's; too high and fewer calls share a commit.
+    pub coalesce_lanes: u32,
+    /// How messages are stored.
+    pub compression: CompressionConfig,
+}
+
+/// How messages are stored. Any process reads what any other wrote.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CompressionConfig {
+    /// `WARMPROOF_MESSAGE_CODEC`: `zstd` by default, `lz4` or `raw`.
+    pub codec: Codec,
+    /// `WARMPROOF_MESSAGE_ZSTD_LEVEL`: 1 by default, 1 to 19.
+    ///
+    /// Too high and compressing costs callers more than it saves the database.
+    pub level: i32,
+    /// `WARMPROOF_MESSAGE_COMPRESS_ABOVE_BYTES`: shorter messages stay as they are, 512 by default.
+    pub above_bytes: usize,
+}
+
+/// A way of storing a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Codec {
+    /// As it came.
+    Raw,
+    /// LZ4: fast, to about half.
+    Lz4,
+    /// zstd: to about a third.
+    Zstd,
+}
+
+impl Default for CompressionConfig {
+    fn default() -> Self {
+        Self { codec: Codec::Zstd, level: 1, above_bytes: 512 }
+    }
+}
+
+impl CompressionConfig {
+    fn read(reader: &mut Reader<'_>) -> Self {
+        let codec = match reader.text_or("WARMPROOF_MESSAGE_CODEC", "zstd").as_str() {
+            "raw" => Codec::Raw,
+            "lz4" => Codec::Lz4,
+            "zstd" => Codec::Zstd,
+            _ => {
+                reader.fault("WARMPROOF_MESSAGE_CODEC", "is no codec", "use `zstd`, `lz4` or `raw`");
+                Codec::Zstd
+            }
+        };
+        let level = reader.count("WARMPROOF_MESSAGE_ZSTD_LEVEL", 1, 1..=19);
+        let above_bytes = reader.count("WARMPROOF_MESSAGE_COMPRESS_ABOVE_BYTES", 512, 0..=1 << 20);
+        Self { codec, level: level.cast_signed(), above_bytes: above_bytes as usize }
+    }
 }
 
 impl DatabaseConfig {
@@ -51,6 +104,8 @@ impl DatabaseConfig {
                 100..=600_000,
             ),
             pooler: reader.flag("WARMPROOF_DATABASE_POOLER", false),
+            coalesce_lanes: reader.count("WARMPROOF_COALESCE_LANES", 4, 1..=64),
+            compression: CompressionConfig::read(reader),
             url: url?,
         })
     }

@@ -7,7 +7,7 @@
 use uuid::Uuid;
 
 use super::error::again_on_deadlock;
-use super::{Store, StoreError, waves};
+use super::{LockWait, Store, StoreError, waves};
 use crate::domain::ids::{SnapshotId, VerificationId};
 use crate::domain::verification::{CancelReason, Cancellation, Cancelled};
 
@@ -25,9 +25,18 @@ impl Store {
     /// # Errors
     /// The database could not be reached or refused. The call may be repeated as it is.
     pub async fn cancel(&self, batch: &[Cancellation]) -> Result<Vec<Cancelled>, StoreError> {
+        self.cancel_waiting(batch, LockWait::Usual).await
+    }
+
+    /// The same, with a bound on how long a row of somebody else's open transaction is waited for.
+    pub(super) async fn cancel_waiting(
+        &self,
+        batch: &[Cancellation],
+        lock_wait: LockWait,
+    ) -> Result<Vec<Cancelled>, StoreError> {
         let mut answers = vec![Cancelled::NotFound; batch.len()];
         for wave in waves(batch.iter().map(|cancellation| cancellation.run_id.as_str())) {
-            let rows = again_on_deadlock(|| self.cancel_wave(batch, &wave)).await?;
+            let rows = again_on_deadlock(|| self.cancel_wave(batch, &wave, lock_wait)).await?;
             for row in rows {
                 let position = wave[usize::try_from(row.ordinal).unwrap_or(0).saturating_sub(1)];
                 answers[position] = answer(&row)?;
@@ -36,7 +45,12 @@ impl Store {
         Ok(answers)
     }
 
-    async fn cancel_wave(&self, batch: &[Cancellation], wave: &[usize]) -> Result<Vec<Answer>, StoreError> {
+    async fn cancel_wave(
+        &self,
+        batch: &[Cancellation],
+        wave: &[usize],
+        lock_wait: LockWait,
+    ) -> Result<Vec<Answer>, StoreError> {
         let members = || wave.iter().map(|&position| &batch[position]);
         let run_ids: Vec<&str> = members().map(|member| member.run_id.as_str()).collect();
         let snapshot_ids: Vec<Option<&str>> =
@@ -46,14 +60,18 @@ impl Store {
         sqlx::query_as!(
             Answer,
             r#"with setting as materialized (
-                 select case when $4 then set_config('synchronous_commit', 'off', true) end as mode
+                 select case when $4 then set_config('synchronous_commit', 'off', true) end as mode,
+                   set_config('lock_timeout', coalesce($5, current_setting('lock_timeout')), true) as wait
                )
                select c.ordinal as "ordinal!", c.result as "result!", c.id
-               from setting, cancel_many($1, $2, $3) as c"#,
+               from setting
+               -- The settings come first because the call depends on them.
+               cross join lateral cancel_many(case when setting.wait is not null then $1::text[] end, $2, $3) as c"#,
             &run_ids as &[&str],
             &snapshot_ids as &[Option<&str>],
             &reasons as &[&str],
             asynchronous,
+            lock_wait.setting(),
         )
         .fetch_all(self.db())
         .await

@@ -21,7 +21,7 @@ impl Store {
     /// The URL cannot be used, or the database cannot be reached.
     pub async fn connect(config: &DatabaseConfig) -> Result<Self, StoreError> {
         let db = pool(config).connect_with(options(config)?).await.map_err(StoreError::doing(DOING))?;
-        Ok(Self::new(db))
+        Ok(Self::new(db).with_compression(config.compression))
     }
 
     /// Connects when the first statement needs it, so that a process may start before its database.
@@ -29,7 +29,7 @@ impl Store {
     /// # Errors
     /// The URL cannot be used.
     pub fn connect_lazy(config: &DatabaseConfig) -> Result<Self, StoreError> {
-        Ok(Self::new(pool(config).connect_lazy_with(options(config)?)))
+        Ok(Self::new(pool(config).connect_lazy_with(options(config)?)).with_compression(config.compression))
     }
 }
 

@@ -16,6 +16,9 @@ pub enum StoreError {
         /// What sqlx says.
         source: sqlx::Error,
     },
+    /// The process is stopping and takes no more calls.
+    #[error("the process is stopping: repeat the call elsewhere")]
+    Stopping,
     /// A row holds what this version cannot read.
     #[error("could not {doing}: the stored `{column}` is not readable: {problem}")]
     Corrupt {
@@ -41,7 +44,7 @@ impl StoreError {
             Self::Database { source, .. } => {
                 source.as_database_error().and_then(DatabaseError::code).map(Cow::into_owned)
             }
-            Self::Corrupt { .. } => None,
+            Self::Stopping | Self::Corrupt { .. } => None,
         }
     }
 
@@ -49,6 +52,12 @@ impl StoreError {
     #[must_use]
     pub fn is_data_error(&self) -> bool {
         self.sqlstate().is_some_and(|state| state.starts_with("22") || state.starts_with("23"))
+    }
+
+    /// Whether somebody else's open transaction held a row for longer than we wait.
+    #[must_use]
+    pub fn is_lock_timeout(&self) -> bool {
+        self.sqlstate().is_some_and(|state| state == "55P03")
     }
 
     fn is_deadlock(&self) -> bool {

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 
-use super::{Store, StoreError};
+use super::{Store, StoreError, codec};
 use crate::domain::claim::ClaimKey;
 
 /// The answer to a fenced step of a fallback.
@@ -133,11 +133,8 @@ impl Store {
         .map_err(StoreError::doing(doing))?;
         let Some(row) = row else { return Ok(Fenced::Stale) };
         let corrupt = |column, problem| StoreError::Corrupt { doing, column, problem };
-        if row.codec != 0 {
-            return Err(corrupt("codec", format!("codec {} is newer than this version", row.codec)));
-        }
-        let message =
-            String::from_utf8(row.message).map_err(|error| corrupt("message", error.to_string()))?;
+        let message = codec::decode(row.codec, row.message).map_err(|problem| corrupt("message", problem))?;
+        let message = String::from_utf8(message).map_err(|error| corrupt("message", error.to_string()))?;
         Ok(Fenced::Held(StoredMessage { message, timings: row.timings }))
     }
 }

@@ -3,12 +3,16 @@
 //! The rules stand in the database function `schedule_many`, where SQL callers meet
 //! the same ones. This file turns a batch into arrays and the answer back.
 
+use std::borrow::Cow;
+use std::time::Duration;
+
 use chrono::{DateTime, Utc};
 use sqlx::{AssertSqlSafe, PgConnection, Row};
 use uuid::Uuid;
 
 use super::error::again_on_deadlock;
-use super::{Store, StoreError, millis, waves};
+use super::{LockWait, Store, StoreError, codec, millis, waves};
+use crate::config::database::CompressionConfig;
 use crate::domain::ids::VerificationId;
 use crate::domain::verification::{NewVerification, ScheduleRefusal, ScheduleResult, Scheduled};
 
@@ -16,9 +20,6 @@ const DOING: &str = "schedule verifications";
 
 /// The answer to one element of a batch.
 pub type ScheduleAnswer = Result<Scheduled, ScheduleRefusal>;
-
-/// How a message is stored: `0`, as it came.
-const CODEC_RAW: i16 = 0;
 
 struct Answer {
     ordinal: i32,
@@ -43,11 +44,11 @@ struct Columns<'a> {
     traceparents: Vec<Option<&'a str>>,
     timings: Vec<Option<&'a str>>,
     codecs: Vec<i16>,
-    messages: Vec<&'a [u8]>,
+    messages: Vec<Cow<'a, [u8]>>,
 }
 
 impl<'a> Columns<'a> {
-    fn push(&mut self, new: &'a NewVerification) {
+    fn push(&mut self, new: &'a NewVerification, compression: &CompressionConfig) {
         let dispatch = &new.dispatch;
         self.ids.push(VerificationId::fresh().0);
         self.run_ids.push(dispatch.run_id.as_str());
@@ -61,8 +62,9 @@ impl<'a> Columns<'a> {
         self.delays_ms.push(new.delay.map(millis));
         self.traceparents.push(dispatch.traceparent.as_deref());
         self.timings.push(dispatch.timings.as_ref().map(|timings| timings.get()));
-        self.codecs.push(CODEC_RAW);
-        self.messages.push(dispatch.message.get().as_bytes());
+        let (codec, message) = codec::encode(dispatch.message.get().as_bytes(), compression);
+        self.codecs.push(codec);
+        self.messages.push(message);
     }
 }
 
@@ -76,15 +78,25 @@ impl Store {
     pub async fn schedule(
         &self,
         batch: &[NewVerification],
-        default_delay: std::time::Duration,
+        default_delay: Duration,
+    ) -> Result<Vec<ScheduleAnswer>, StoreError> {
+        self.schedule_waiting(batch, default_delay, LockWait::Usual).await
+    }
+
+    /// The same, with a bound on how long a row of somebody else's open transaction is waited for.
+    pub(super) async fn schedule_waiting(
+        &self,
+        batch: &[NewVerification],
+        default_delay: Duration,
+        lock_wait: LockWait,
     ) -> Result<Vec<ScheduleAnswer>, StoreError> {
         let mut answers = vec![None; batch.len()];
         for wave in waves(batch.iter().map(|new| new.dispatch.run_id.as_str())) {
             let mut columns = Columns::default();
             for &position in &wave {
-                columns.push(&batch[position]);
+                columns.push(&batch[position], &self.compression);
             }
-            let rows = again_on_deadlock(|| self.schedule_wave(&columns, default_delay)).await?;
+            let rows = again_on_deadlock(|| self.schedule_wave(&columns, default_delay, lock_wait)).await?;
             for row in rows {
                 let position = wave[usize::try_from(row.ordinal).unwrap_or(0).saturating_sub(1)];
                 answers[position] = Some(answer(&row, &batch[position])?);
@@ -99,12 +111,20 @@ impl Store {
     async fn schedule_wave(
         &self,
         columns: &Columns<'_>,
-        default_delay: std::time::Duration,
+        default_delay: Duration,
+        lock_wait: LockWait,
     ) -> Result<Vec<Answer>, StoreError> {
+        let messages: Vec<&[u8]> = columns.messages.iter().map(AsRef::as_ref).collect();
         sqlx::query_as!(
             Answer,
-            r#"select ordinal as "ordinal!", result as "result!", id, due_at
-               from schedule_many($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)"#,
+            r#"with setting as materialized (
+                 select set_config('lock_timeout', coalesce($16, current_setting('lock_timeout')), true) as mode
+               )
+               select s.ordinal as "ordinal!", s.result as "result!", s.id, s.due_at
+               from setting
+               -- The setting comes first because the call depends on it.
+               cross join lateral schedule_many($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14,
+                 case when setting.mode is not null then $15::int end) as s"#,
             &columns.ids,
             &columns.run_ids as &[&str],
             &columns.snapshot_ids as &[&str],
@@ -118,8 +138,9 @@ impl Store {
             &columns.traceparents as &[Option<&str>],
             &columns.timings as &[Option<&str>],
             &columns.codecs,
-            &columns.messages as &[&[u8]],
+            &messages as &[&[u8]],
             millis(default_delay),
+            lock_wait.setting(),
         )
         .fetch_all(self.db())
         .await
@@ -138,10 +159,10 @@ pub async fn schedule_in(
     connection: &mut PgConnection,
     schema: &str,
     new: &NewVerification,
-    default_delay: std::time::Duration,
+    default_delay: Duration,
 ) -> Result<ScheduleAnswer, StoreError> {
     let mut columns = Columns::default();
-    columns.push(new);
+    columns.push(new, &CompressionConfig::default());
     let schema = schema.replace('"', "\"\"");
     // The caller's search_path is not ours, so the function is named in full; the rest is bound.
     let text = format!(
@@ -163,7 +184,7 @@ pub async fn schedule_in(
         .bind(columns.traceparents[0])
         .bind(columns.timings[0])
         .bind(columns.codecs[0])
-        .bind(columns.messages[0])
+        .bind(columns.messages[0].as_ref())
         .bind(millis(default_delay))
         .fetch_one(connection)
         .await

@@ -192,7 +192,7 @@ async fn the_message_is_kept_byte_for_byte() {
 #[tokio::test]
 async fn a_schedule_in_the_callers_transaction_holds_when_it_commits_and_only_then() {
     let db = db().await;
-    let scheduler = Scheduler::new(db.store.clone(), SCHEMA, DELAY);
+    let scheduler = Scheduler::new(&db.store, SCHEMA, DELAY);
     let dispatch = |run| {
         let raw = message(run, "snapshot_1", Utc::now());
         Hit::new(warmproof::domain::dispatch::Dispatch::parse(raw, None).unwrap())
