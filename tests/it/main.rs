@@ -7,9 +7,17 @@
 
 mod support;
 
+mod clocks;
+mod drain;
+mod five_behaviours;
+mod kills;
+mod many_workers;
+mod outages;
+mod stopped_worker;
 mod store_cancel;
 mod store_claim;
 mod store_conservation;
 mod store_loss;
 mod store_schedule;
 mod store_settle;
+mod takeover;

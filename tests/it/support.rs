@@ -1,4 +1,11 @@
-//! What the tests stand on: a private server, databases of their own, dispatches to schedule.
+//! What the tests stand on: a private server, databases of their own, dispatches to schedule,
+//! a platform, processes to kill and a network to cut.
 
 pub mod db;
 pub mod dispatch;
+pub mod gateway;
+pub mod platform;
+pub mod process;
+pub mod proxy;
+pub mod stage;
+pub mod wait;

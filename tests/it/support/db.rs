@@ -1,5 +1,6 @@
 //! One private server for all tests of this process, one database for each test.
 
+use std::net::SocketAddr;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -7,7 +8,7 @@ use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Executor, PgPool};
 use tokio::sync::OnceCell;
 use warmproof::config::postgres::Discovery;
-use warmproof::postgres::{Home, Options, PrivatePostgres};
+use warmproof::postgres::{Home, Listen, Options, PrivatePostgres};
 use warmproof::store::Store;
 use warmproof::store::migrate;
 
@@ -28,6 +29,11 @@ impl Db {
     /// For `WARMPROOF_DATABASE_URL` of a process.
     pub fn url(&self) -> String {
         server().url_of(&self.name)
+    }
+
+    /// The same through a network that starts at this address.
+    pub fn url_through(&self, address: SocketAddr) -> String {
+        format!("postgres://postgres@{address}/{}?sslmode=disable", self.name)
     }
 
     /// Runs a statement that takes no parameters.
@@ -67,6 +73,8 @@ pub fn server() -> &'static PrivatePostgres {
     static SERVER: OnceLock<PrivatePostgres> = OnceLock::new();
     SERVER.get_or_init(|| {
         let mut options = Options::new(Home::Temporary, Discovery::from_environment());
+        // Some tests put a faulty network in between.
+        options.listen = Listen::SocketAndLoopback;
         // These tests crash processes, not the server; those that do start one of their own.
         options.settings =
             vec![("fsync".to_owned(), "off".to_owned()), ("max_connections".to_owned(), "400".to_owned())];

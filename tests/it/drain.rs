@@ -1,0 +1,108 @@
+//! SIGTERM: nothing new is begun, what is in hand ends or is given back at once.
+
+use nix::sys::signal::Signal::SIGTERM;
+use std::time::Duration;
+use warmproof::simulator::{GatewayAnswer, GatewayEffect, GatewayFault, ProbeFault, Rule};
+
+use crate::support::platform::SOON;
+use crate::support::process::Program;
+use crate::support::stage::Stage;
+
+/// Leases that no test outlasts: what is taken over was given back.
+fn with_long_leases(program: Program) -> Program {
+    program.env("WARMPROOF_LEASE_MS", 60_000).env("WARMPROOF_PROBE_TIMEOUT_MS", 10_000)
+}
+
+#[tokio::test]
+async fn what_waits_is_given_back_at_once_and_a_probe_in_flight_is_settled() {
+    let stage = Stage::set().await;
+    let mut a = with_long_leases(stage.worker("a")).env("WARMPROOF_CLAIM_AHEAD_MS", 5000).start();
+    let looked_at = stage.platform.dispatch().await;
+    stage.platform.simulator.faults().probe.add(Rule::always(ProbeFault::Hang).of(&looked_at.run).times(1));
+    looked_at.schedule(&stage.db, SOON).await;
+    let mut waiting = Vec::new();
+    for _ in 0..3 {
+        let hit = stage.platform.hit_due_in(&stage.db, Duration::from_secs(4)).await;
+        stage.claimed_by("a", &hit.run).await;
+        waiting.push(hit);
+    }
+    stage.platform.probe(&looked_at, 1).await;
+    a.signal(SIGTERM);
+    for hit in &waiting {
+        let row = stage.row("is given back", &hit.run, |row| row.worker.is_none()).await;
+        assert_eq!((row.lease_expires_at, row.look_at), (None, row.due_at), "free, and due as promised");
+    }
+    assert!(a.is_running(), "a probe is in flight");
+    stage.platform.start_warm(&looked_at).await;
+    stage.platform.simulator.faults().release();
+    assert_eq!(a.ended().await, Some(0));
+    let outcome = stage.outcome(&looked_at.run).await;
+    assert_eq!((outcome.outcome.as_str(), outcome.worker.as_deref()), ("delivered", Some("a")));
+
+    let b = with_long_leases(stage.worker("b")).start();
+    for hit in &waiting {
+        assert_eq!(stage.outcome(&hit.run).await.worker.as_deref(), Some("b"));
+        assert_eq!(stage.platform.simulator.probes(&hit.run).len(), 1);
+        stage.platform.executed(hit).await;
+    }
+    stage.audit(&[vec![looked_at], waiting].concat(), vec![a, b]).await;
+}
+
+#[tokio::test]
+async fn a_loss_seen_after_sigterm_is_left_to_others() {
+    let stage = Stage::set().await;
+    let mut a = with_long_leases(stage.worker("a")).start();
+    let lost = stage.platform.dispatch().await;
+    stage.platform.simulator.faults().probe.add(Rule::always(ProbeFault::Hang).of(&lost.run).times(1));
+    lost.schedule(&stage.db, SOON).await;
+    stage.platform.probe(&lost, 1).await;
+    a.signal(SIGTERM);
+    a.says("stopping on signal").await;
+    stage.platform.simulator.faults().release();
+    assert_eq!(a.ended().await, Some(0));
+    assert!(stage.platform.simulator.creates(&lost.run).is_empty(), "no new create starts");
+    let row = stage.pending(&lost.run).await.expect("a row");
+    assert!(row.lost_at.is_some() && row.worker.is_none(), "marked and given back: {row:?}");
+
+    let b = with_long_leases(stage.worker("b")).start();
+    let outcome = stage.outcome(&lost.run).await;
+    assert_eq!((outcome.fallback_result.as_deref(), outcome.worker.as_deref()), (Some("created"), Some("b")));
+    stage.platform.executed(&lost).await;
+    stage.audit(&[lost], vec![a, b]).await;
+}
+
+#[tokio::test]
+async fn a_create_that_outlasts_the_grace_is_given_back_and_none_begins() {
+    for effect in [GatewayEffect::None, GatewayEffect::Created] {
+        let stage = Stage::set().await;
+        let mut a = with_long_leases(stage.worker("a"))
+            .env("WARMPROOF_SHUTDOWN_GRACE_MS", 1000)
+            .env("WARMPROOF_FALLBACK_CONCURRENCY", 1)
+            .start();
+        let hanging = stage.platform.dispatch().await;
+        let fault = GatewayFault { effect, answer: GatewayAnswer::Hang };
+        stage.platform.simulator.faults().gateway.add(Rule::always(fault).of(&hanging.run).times(1));
+        hanging.schedule(&stage.db, SOON).await;
+        stage.platform.create(&hanging, 1).await;
+        let waiting = stage.hit().await;
+        stage.row("is permitted", &waiting.run, |row| row.create_permitted_at.is_some()).await;
+
+        assert_eq!(a.terminate().await, Some(0));
+        assert!(a.stderr().iter().any(|line| line.contains("the grace period is over")));
+        for hit in [&hanging, &waiting] {
+            let row = stage.pending(&hit.run).await.expect("a row");
+            assert_eq!((row.worker, row.lease_expires_at), (None, None), "given back, not left to its lease");
+        }
+        assert!(stage.platform.simulator.creates(&waiting.run).is_empty(), "no create starts after SIGTERM");
+
+        let b = with_long_leases(stage.worker("b")).start();
+        for hit in [&hanging, &waiting] {
+            let outcome = stage.outcome(&hit.run).await;
+            assert_eq!((outcome.outcome.as_str(), outcome.worker.as_deref()), ("fallback", Some("b")));
+            stage.platform.executed(hit).await;
+            let record = stage.platform.simulator.record_of(&hit.run).expect("a record");
+            assert_eq!((record.creates, record.executions), (1, 1), "{effect:?}");
+        }
+        stage.audit(&[hanging, waiting], vec![a, b]).await;
+    }
+}

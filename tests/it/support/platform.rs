@@ -1,0 +1,117 @@
+//! The platform of a test: an in-process simulator in which nothing happens by itself.
+
+use std::time::Duration;
+
+use serde_json::value::RawValue;
+use tokio::net::TcpListener;
+use warmproof::config::platform::PlatformConfig;
+use warmproof::domain::dispatch::Dispatch;
+use warmproof::domain::ids::{RunId, SnapshotId};
+use warmproof::platform::Client;
+use warmproof::scheduler::{Hit, Scheduler};
+use warmproof::simulator::{Simulator, SimulatorOptions, Visit};
+
+use super::db::{Db, SCHEMA};
+use super::wait::within;
+
+/// The shortest delay there is.
+pub const SOON: Duration = Duration::from_secs(1);
+
+/// What was handed to a runner that will never act on it.
+#[derive(Debug, Clone)]
+pub struct Dispatched {
+    pub run: RunId,
+    pub snapshot: SnapshotId,
+    pub message: Box<RawValue>,
+}
+
+pub struct Platform {
+    pub simulator: Simulator,
+}
+
+/// No redrive, no pollers, cold starts that boot at once.
+pub fn options() -> SimulatorOptions {
+    SimulatorOptions {
+        dequeue_block: Duration::from_millis(1),
+        redrive: Duration::ZERO,
+        cancel_confirm: Duration::ZERO,
+        backoff_scale: 0.0,
+        execute: Duration::from_millis(1),
+        boot: Duration::from_millis(50),
+        cold_runners_poll: false,
+        start_retry_delay: Duration::from_millis(1),
+        ..SimulatorOptions::default()
+    }
+}
+
+impl Platform {
+    pub async fn start(options: SimulatorOptions) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        Self { simulator: Simulator::start(listener, options).expect("a simulation") }
+    }
+
+    /// Takes a run off the queue. Whoever got it is dead.
+    pub async fn dispatch(&self) -> Dispatched {
+        self.simulator.queue_run();
+        self.dispatch_queued().await
+    }
+
+    /// Takes the next run off the queue once there is one.
+    pub async fn dispatch_queued(&self) -> Dispatched {
+        let simulator = &self.simulator;
+        let message = super::wait::until("a run is queued", async || simulator.dequeue_now().await).await;
+        let Dispatch { run_id: run, snapshot_id: snapshot, .. } =
+            Dispatch::parse(message.clone(), None).expect("a dispatch");
+        Dispatched { run, snapshot, message }
+    }
+
+    /// A dispatch that a supervisor asks us to verify, soon.
+    pub async fn hit(&self, db: &Db) -> Dispatched {
+        self.hit_due_in(db, SOON).await
+    }
+
+    pub async fn hit_due_in(&self, db: &Db, delay: Duration) -> Dispatched {
+        let dispatched = self.dispatch().await;
+        dispatched.schedule(db, delay).await;
+        dispatched
+    }
+
+    /// A warm runner starts the attempt after all.
+    pub async fn start_warm(&self, dispatched: &Dispatched) {
+        let client = Client::new(&PlatformConfig {
+            api_url: self.simulator.base_url().parse().expect("a URL"),
+            worker_token: SimulatorOptions::default().worker_token,
+            managed_secret: SimulatorOptions::default().managed_secret,
+            instance_name: "runner-of-the-test".to_owned(),
+            probe_timeout: Duration::from_secs(2),
+        });
+        let client = client.expect("a client");
+        client.start_attempt(&dispatched.run, &dispatched.snapshot, true).await.expect("a start");
+    }
+
+    pub async fn probe(&self, dispatched: &Dispatched, nth: usize) -> Visit {
+        let what = format!("probe {nth} of {} arrives", dispatched.run);
+        within(&what, self.simulator.wait_for_probe(&dispatched.run, nth)).await
+    }
+
+    pub async fn create(&self, dispatched: &Dispatched, nth: usize) -> Visit {
+        let what = format!("create {nth} of {} arrives", dispatched.run);
+        within(&what, self.simulator.wait_for_create(&dispatched.run, nth)).await
+    }
+
+    /// Waits until a cold runner executes the run.
+    pub async fn executed(&self, dispatched: &Dispatched) {
+        let what = format!("{} is executed", dispatched.run);
+        within(&what, self.simulator.wait_for_record(&dispatched.run, |record| record.executions > 0)).await;
+    }
+}
+
+impl Dispatched {
+    /// What a supervisor does with a hit.
+    pub async fn schedule(&self, db: &Db, delay: Duration) {
+        let scheduler = Scheduler::new(db.store.clone(), SCHEMA, delay);
+        let dispatch = Dispatch::parse(self.message.clone(), None).expect("a dispatch");
+        let hit = Hit::new(dispatch).supervisor("supervisor-1");
+        let _answer = scheduler.schedule(hit).await.expect("a promise").expect("an answer");
+    }
+}

@@ -1,0 +1,66 @@
+//! How fast a killed worker's claims are in other hands. `make takeover` measures a hundred kills.
+
+use std::time::{Duration, Instant};
+
+use warmproof::simulator::{ProbeFault, Rule};
+
+use crate::support::platform::SOON;
+use crate::support::stage::Stage;
+
+/// What is promised, with the default lease.
+const TAKEOVER_MAX: Duration = Duration::from_secs(8);
+/// Kills at a time.
+const GROUP: usize = 10;
+/// Kills in an ordinary run of the tests.
+const KILLS: usize = 5;
+
+/// From the kill of a worker that holds a claim to the next worker's probe.
+async fn takeover(number: usize) -> Duration {
+    let stage = Stage::set().await;
+    let program = |name: &str| {
+        stage.worker(name).env("WARMPROOF_LEASE_MS", 5000).env("WARMPROOF_PROBE_TIMEOUT_MS", 10_000)
+    };
+    let (mut a, b) = (program("a").start(), program("b"));
+    a.says("worker started").await;
+    let lost = stage.platform.dispatch().await;
+    stage.platform.simulator.faults().probe.add(Rule::always(ProbeFault::Hang).of(&lost.run).times(1));
+    lost.schedule(&stage.db, SOON).await;
+    stage.platform.probe(&lost, 1).await;
+    let b = b.start();
+    b.says("worker started").await;
+    // Any moment of the lease and its renewals, so that the worst ones are met.
+    let moment = Duration::from_millis((number as u64 * 397) % 4000);
+    let _ = tokio::time::timeout(moment, std::future::pending::<()>()).await;
+
+    let killed_at = Instant::now();
+    a.kill().await;
+    stage.platform.probe(&lost, 2).await;
+    let took = killed_at.elapsed();
+    let outcome = stage.outcome(&lost.run).await;
+    assert_eq!((outcome.outcome.as_str(), outcome.claim_count), ("fallback", 2));
+    stage.platform.executed(&lost).await;
+    stage.audit(&[lost], vec![a, b]).await;
+    took
+}
+
+#[tokio::test]
+async fn a_killed_workers_claims_are_in_other_hands_within_eight_seconds() {
+    let kills =
+        std::env::var("TAKEOVER_KILLS").map_or(KILLS, |kills| kills.parse().expect("a number of kills"));
+    let mut took = Vec::with_capacity(kills);
+    while took.len() < kills {
+        let group = (took.len()..kills).take(GROUP);
+        took.extend(futures_util::future::join_all(group.map(takeover)).await);
+    }
+    took.sort_unstable();
+    let at =
+        |share: f64| took[((took.len() as f64 * share).ceil() as usize).clamp(1, took.len()) - 1].as_millis();
+    println!(
+        "takeover after {kills} kills: p50 {} ms, p90 {} ms, p99 {} ms, max {} ms",
+        at(0.5),
+        at(0.9),
+        at(0.99),
+        at(1.0)
+    );
+    assert!(took.iter().all(|took| *took < TAKEOVER_MAX), "{took:?}");
+}
