@@ -1,7 +1,7 @@
 # Every command there is. If it is not a target here, it is not a step.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check prepare
+.PHONY: help demo test takeover check prepare
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -13,6 +13,10 @@ demo: ## Show warm starts getting lost and found; pass ARGS="--seconds 30 --json
 test: ## Run every test; installs PostgreSQL's programs if there are none
 	@scripts/bootstrap --test
 	cargo test
+
+takeover: ## Kill a hundred workers and print how fast others took over
+	@scripts/bootstrap --test
+	TAKEOVER_KILLS=100 cargo test --test it killed_workers_claims -- --nocapture
 
 check: ## Format, lints, tidiness, docs, query metadata, dependencies
 	cargo fmt --check

@@ -215,12 +215,16 @@ async fn killed_between_create_and_settle() {
 async fn killed_while_its_settle_is_on_its_way() {
     let stage = Stage::set().await;
     let mut a = stage.worker("a").start();
-    a.says("tables kept up").await;
+    let lost = stage.platform.dispatch().await;
+    stage.platform.simulator.faults().gateway.add(Rule::always(HANGS_AFTER).of(&lost.run).times(1));
+    lost.schedule(&stage.db, SOON).await;
+    stage.platform.create(&lost, 1).await;
     let mut lock = stage.db.pool().begin().await.unwrap();
-    sqlx::query("lock table outcome in access exclusive mode").execute(&mut *lock).await.unwrap();
-    let lost = stage.hit().await;
+    sqlx::query("select from pending for update").execute(&mut *lock).await.unwrap();
+    stage.platform.simulator.faults().release();
     stage.blocked("with said as").await;
     a.kill().await;
+    // The server does not know that nobody waits for the answer: the outcome is recorded all the same.
     lock.rollback().await.unwrap();
     let b = stage.worker("b").start();
     let outcome = stage.outcome(&lost.run).await;

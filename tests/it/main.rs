@@ -4,6 +4,7 @@
 #![allow(clippy::disallowed_methods, reason = "tests look at rows and clocks from outside")]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails where it stands")]
 #![allow(clippy::wildcard_enum_match_arm, reason = "a test names what it expects and refuses the rest")]
+#![allow(clippy::print_stdout, reason = "a test prints what it measured")]
 
 mod support;
 

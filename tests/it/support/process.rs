@@ -27,7 +27,7 @@ impl Program {
         Self { command, environment }
     }
 
-    pub fn env(mut self, name: &str, value: impl ToString) -> Self {
+    pub fn env(mut self, name: &str, value: impl std::fmt::Display) -> Self {
         self.environment.insert(name.to_owned(), value.to_string());
         self
     }

@@ -7,7 +7,7 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 /// How often a condition is looked at.
 const TICK: Duration = Duration::from_millis(15);
 /// Far above anything that works, so that only what never happens fails.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_mins(1);
 
 /// Looks until there is something to see.
 pub async fn until<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
