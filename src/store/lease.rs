@@ -49,29 +49,46 @@ impl<'a> Keys<'a> {
     }
 }
 
+/// The answer to a renewal. A claim that is in neither set is stale: its work is to be dropped.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Renewal {
+    /// Claims that hold for another lease.
+    pub renewed: HashSet<VerificationId>,
+    /// Claims that are still ours, but whose row somebody has locked: their leases run on.
+    pub busy: HashSet<VerificationId>,
+}
+
 impl Store {
-    /// Extends leases to `lease` from now and answers which claims still hold.
-    /// A claim that is missing in the answer is stale: its work is to be dropped.
+    /// Extends leases to `lease` from now, all but those of rows that a statement or a caller's
+    /// open transaction has locked: waiting for one row would let the leases of all others end.
     ///
     /// Commits asynchronously: a renewal that a crash loses leaves its holder stale.
     ///
     /// # Errors
     /// The database could not be reached; the leases run on.
-    pub async fn renew(
-        &self,
-        keys: &[ClaimKey],
-        lease: Duration,
-    ) -> Result<HashSet<VerificationId>, StoreError> {
+    pub async fn renew(&self, keys: &[ClaimKey], lease: Duration) -> Result<Renewal, StoreError> {
         let columns = Keys::of(keys.iter());
-        let renewed = sqlx::query_scalar!(
+        let rows = sqlx::query!(
             r#"with setting as materialized (
                  select set_config('synchronous_commit', 'off', true) as mode
+               ), held as materialized (
+                 select * from unnest($1::text[], $2::uuid[], $3::bigint[]) as h (run_id, id, fence)
+               ), free as materialized (
+                 select p.run_id
+                 from setting, held
+                 join pending p on p.run_id = held.run_id and p.id = held.id and p.fence = held.fence
+                 for update of p skip locked
+               ), renewed as (
+                 update pending p
+                 set lease_expires_at = clock_timestamp() + $4::int * interval '1 millisecond'
+                 from free
+                 where p.run_id = free.run_id
+                 returning p.id
                )
-               update pending p
-               set lease_expires_at = clock_timestamp() + $4::int * interval '1 millisecond'
-               from setting, unnest($1::text[], $2::uuid[], $3::bigint[]) as held (run_id, id, fence)
-               where p.run_id = held.run_id and p.id = held.id and p.fence = held.fence
-               returning p.id"#,
+               select p.id, renewed.id is not null as "renewed!"
+               from held
+               join pending p on p.run_id = held.run_id and p.id = held.id and p.fence = held.fence
+               left join renewed on renewed.id = p.id"#,
             &columns.run_ids as &[&str],
             &columns.ids,
             &columns.fences,
@@ -80,7 +97,12 @@ impl Store {
         .fetch_all(self.db())
         .await
         .map_err(StoreError::doing("renew leases"))?;
-        Ok(renewed.into_iter().map(VerificationId).collect())
+        let mut answer = Renewal::default();
+        for row in rows {
+            let set = if row.renewed { &mut answer.renewed } else { &mut answer.busy };
+            set.insert(VerificationId(row.id));
+        }
+        Ok(answer)
     }
 
     /// Gives claims back and answers how many were still ours. The others are stale.

@@ -4,7 +4,7 @@
 //! end that the worker reckons from the moment *before* it asked, so that it stops
 //! acting on a claim no later than somebody else may take it.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::domain::claim::{Claim, ClaimKey};
-use crate::domain::ids::VerificationId;
+use crate::store::lease::Renewal;
 
 /// The database's clock, carried forward by our own stopwatch. Never ahead of it.
 #[derive(Debug, Clone, Copy)]
@@ -118,19 +118,15 @@ impl InHand {
         self.lock().keys().cloned().collect()
     }
 
-    /// Notes the answer to a renewal that was asked for at `asked`: what was not renewed is lost.
-    pub(super) fn renewed(
-        &self,
-        asked_for: &[ClaimKey],
-        still_ours: &HashSet<VerificationId>,
-        asked: Instant,
-        lease: Duration,
-    ) {
+    /// Notes the answer to a renewal that was asked for at `asked`. A lost claim ends in the past, so
+    /// that its holder finds out before its next step; one whose row was locked keeps its end.
+    pub(super) fn renewed(&self, asked_for: &[ClaimKey], answer: &Renewal, asked: Instant, lease: Duration) {
         let mut ends = self.lock();
         for key in asked_for {
-            if let Some(end) = ends.get_mut(key) {
-                // A lost claim ends in the past; its holder finds out before its next step.
-                *end = if still_ours.contains(&key.id) { asked + lease } else { asked };
+            match ends.get_mut(key) {
+                Some(end) if answer.renewed.contains(&key.id) => *end = asked + lease,
+                Some(end) if !answer.busy.contains(&key.id) => *end = asked,
+                Some(_) | None => {}
             }
         }
     }

@@ -24,14 +24,12 @@ pub(super) async fn keep(shared: Arc<Shared>, done: CancellationToken) {
         }
         let asked = Instant::now();
         match shared.store.renew(&ending, lease).await {
-            Ok(still_ours) => {
-                if still_ours.len() < ending.len() {
-                    tracing::debug!(
-                        lost = ending.len() - still_ours.len(),
-                        "claims ended or were taken over"
-                    );
+            Ok(answer) => {
+                let lost = ending.len() - answer.renewed.len() - answer.busy.len();
+                if lost > 0 {
+                    tracing::debug!(lost, "claims ended or were taken over");
                 }
-                shared.in_hand.renewed(&ending, &still_ours, asked, lease);
+                shared.in_hand.renewed(&ending, &answer, asked, lease);
             }
             Err(error) => tracing::warn!(%error, in_hand = ending.len(), "could not renew leases"),
         }

@@ -13,6 +13,7 @@ mod drain;
 mod five_behaviours;
 mod kills;
 mod many_workers;
+mod open_transactions;
 mod outages;
 mod stopped_worker;
 mod store_cancel;

@@ -86,8 +86,19 @@ async fn a_renewal_holds_what_is_ours_and_tells_what_is_lost() {
     let mut taken = everything("default", 1);
     taken.low = Some(lost.look_at);
     let _ = claim(&db.store, taken).await;
-    let ours = db.store.renew(&[kept.key.clone(), lost.key.clone()], Duration::from_secs(5)).await.unwrap();
-    assert_eq!(ours, HashSet::from([kept.key.id]), "an ended lease that nobody took is renewed");
+    let keys = [kept.key.clone(), lost.key.clone()];
+    let answer = db.store.renew(&keys, Duration::from_secs(5)).await.unwrap();
+    assert_eq!(answer.renewed, HashSet::from([kept.key.id]), "an ended lease that nobody took is renewed");
+    assert!(answer.busy.is_empty());
+    let mut caller = db.pool().begin().await.unwrap();
+    sqlx::query("select from pending where run_id = 'run_a' for update").execute(&mut *caller).await.unwrap();
+    let answer = db.store.renew(&keys, Duration::from_secs(5)).await.unwrap();
+    assert_eq!(
+        (answer.renewed, answer.busy),
+        (HashSet::new(), HashSet::from([kept.key.id])),
+        "and nobody waits"
+    );
+    caller.rollback().await.unwrap();
     assert!(claim(&db.store, everything("default", 10)).await.is_empty());
 }
 

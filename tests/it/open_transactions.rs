@@ -1,0 +1,54 @@
+//! A caller's transaction that stays open on one run holds up that run only.
+
+use std::time::Duration;
+
+use warmproof::simulator::{ProbeFault, Rule};
+
+use crate::support::platform::{Dispatched, SOON};
+use crate::support::stage::Stage;
+use crate::support::wait::until;
+
+/// Two hits in the hand of worker `a`, both with a probe that hangs.
+async fn two_in_hand(stage: &Stage) -> [Dispatched; 2] {
+    let hits = [stage.platform.dispatch().await, stage.platform.dispatch().await];
+    for hit in &hits {
+        stage.platform.simulator.faults().probe.add(Rule::always(ProbeFault::Hang).of(&hit.run).times(1));
+        hit.schedule(&stage.db, SOON).await;
+    }
+    for hit in &hits {
+        stage.platform.probe(hit, 1).await;
+    }
+    hits
+}
+
+#[tokio::test]
+async fn the_leases_of_other_runs_are_renewed_meanwhile() {
+    let stage = Stage::set().await;
+    let a = stage.worker("a").env("WARMPROOF_PROBE_TIMEOUT_MS", 10_000).start();
+    let [held, free] = two_in_hand(&stage).await;
+    let b = stage.worker("b").start();
+    let mut caller = stage.db.pool().begin().await.unwrap();
+    sqlx::query("select from pending where run_id = $1 for update")
+        .bind(held.run.as_str())
+        .execute(&mut *caller)
+        .await
+        .unwrap();
+
+    // By then the other run would have lost its lease and been claimed by the sweep of `b`.
+    let margin = Duration::from_secs(2);
+    until("the lease of the held run is long over", async || {
+        let row = stage.pending(&held.run).await?;
+        (stage.db.store.clock().await.unwrap() > row.lease_expires_at? + margin).then_some(())
+    })
+    .await;
+    let row = stage.pending(&free.run).await.expect("a row");
+    assert_eq!((row.worker.as_deref(), row.claim_count), (Some("a"), 1));
+    caller.rollback().await.unwrap();
+    stage.platform.simulator.faults().release();
+    for hit in [&held, &free] {
+        assert_eq!(stage.outcome(&hit.run).await.outcome, "fallback");
+        stage.platform.executed(hit).await;
+        assert_eq!(stage.platform.simulator.record_of(&hit.run).expect("a record").creates, 1);
+    }
+    stage.audit(&[held, free], vec![a, b]).await;
+}
