@@ -6,6 +6,7 @@
 
 mod broker;
 mod changes;
+mod clock;
 mod connection;
 mod control;
 mod core;

@@ -8,10 +8,11 @@ use tokio_util::task::TaskTracker;
 
 use super::broker::Broker;
 use super::changes::Changes;
+use super::clock::Clock;
 use super::engine::Engine;
 use super::fault::Faults;
 use super::gateway::Instances;
-use super::ledger::{Clock, Ledger};
+use super::ledger::Ledger;
 use super::options::SimulatorOptions;
 use super::visits::Visits;
 use crate::domain::ids::{RunId, SnapshotId};

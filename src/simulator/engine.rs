@@ -4,7 +4,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex as SyncMutex, PoisonError};
 use std::time::Duration;
 
-use chrono::Utc;
+use chrono::{DateTime, Utc};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use serde_json::value::RawValue;
@@ -25,7 +25,7 @@ use crate::platform::wire::{Completion, RunExecutionData};
 /// The platform adds it to every backoff.
 const REQUEUE_DEBOUNCE: Duration = Duration::from_millis(200);
 /// The platform's longest backoff.
-const BACKOFF_MAX: Duration = Duration::from_secs(3600);
+const BACKOFF_MAX: Duration = Duration::from_hours(1);
 
 /// A run behind its lock. The tokio lock queues fairly, like the platform's.
 type Cell = Arc<Mutex<Run>>;
@@ -54,7 +54,7 @@ impl Engine {
     }
 
     pub(super) fn queue_run(&self) -> RunId {
-        let run = Run::queued(&self.mint, Utc::now());
+        let run = Run::queued(&self.mint, self.now());
         let id = run.id.clone();
         self.ledger.queued(&id);
         self.runs().insert(id.clone(), Arc::new(Mutex::new(run)));
@@ -86,7 +86,7 @@ impl Engine {
             };
             let Some(cell) = self.cell(&id) else { continue };
             let mut run = cell.lock().await;
-            let now = Utc::now();
+            let now = self.now();
             if run.dequeue(&self.mint, now).is_none() {
                 continue;
             }
@@ -117,7 +117,7 @@ impl Engine {
     ) -> Option<Result<RunExecutionData, Refusal>> {
         let cell = self.cell(run)?;
         let mut run = cell.lock().await;
-        let started = run.start(&self.mint, Utc::now(), snapshot, warm);
+        let started = run.start(&self.mint, self.now(), snapshot, warm);
         self.ledger.count(|counters| match &started {
             Ok(()) => counters.starts_granted += 1,
             Err(_) => counters.starts_refused += 1,
@@ -134,7 +134,7 @@ impl Engine {
     ) -> Option<Result<(&'static str, RunExecutionData), Refusal>> {
         let cell = self.cell(run)?;
         let mut run = cell.lock().await;
-        let completed = run.complete(&self.mint, Utc::now(), snapshot, completion);
+        let completed = run.complete(&self.mint, self.now(), snapshot, completion);
         if completed.is_ok() {
             if run.execution == Execution::Finished {
                 self.ledger.finished(&run.id);
@@ -160,12 +160,15 @@ impl Engine {
     pub(super) async fn cancel(self: &Arc<Self>, id: &RunId) -> bool {
         let Some(cell) = self.cell(id) else { return false };
         let mut run = cell.lock().await;
-        let cancelled = run.cancel(&self.mint, Utc::now());
+        let cancelled = run.cancel(&self.mint, self.now());
         if cancelled {
             self.ledger.cancelled(id);
             match run.execution {
                 Execution::Finished => self.ledger.finished(id),
-                _other => self.arm(&cell, &mut run),
+                Execution::Queued
+                | Execution::PendingExecuting
+                | Execution::Executing
+                | Execution::PendingCancel => self.arm(&cell, &mut run),
             }
         }
         cancelled
@@ -205,7 +208,7 @@ impl Engine {
                 ends_at = run.heartbeat_ends_at;
                 continue;
             }
-            match run.expire(&self.mint, Utc::now(), self.options.delivery_limit) {
+            match run.expire(&self.mint, self.now(), self.options.delivery_limit) {
                 Expired::Nothing => {}
                 Expired::Requeued(failed_deliveries) => {
                     self.ledger.redriven(&run.id);
@@ -244,6 +247,10 @@ impl Engine {
     fn push(&self, run: RunId) {
         self.queue().push_back(run);
         self.changes.ring();
+    }
+
+    fn now(&self) -> DateTime<Utc> {
+        self.ledger.clock.now()
     }
 
     fn cell(&self, run: &RunId) -> Option<Cell> {

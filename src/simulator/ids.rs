@@ -5,7 +5,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use chrono::Utc;
+use chrono::{DateTime, Utc};
 use rand::Rng;
 
 use crate::domain::ids::{RunId, SnapshotId};
@@ -20,27 +20,27 @@ pub(super) struct Mint {
 
 impl Mint {
     /// A run id: 26 lower-case characters, the last a `1`.
-    pub(super) fn run(&self) -> RunId {
-        let text = format!("run_{}{}1", self.ordered(), random(12));
+    pub(super) fn run(&self, now: DateTime<Utc>) -> RunId {
+        let text = format!("run_{}{}1", self.ordered(now), random(12));
         RunId::parse(text).expect("letters and digits only")
     }
 
     /// A snapshot's internal id, shaped like a cuid, and its friendly id.
-    pub(super) fn snapshot(&self) -> (String, SnapshotId) {
-        let id = self.cuid();
+    pub(super) fn snapshot(&self, now: DateTime<Utc>) -> (String, SnapshotId) {
+        let id = self.cuid(now);
         let friendly = SnapshotId::parse(format!("snapshot_{id}")).expect("letters and digits only");
         (id, friendly)
     }
 
     /// 25 characters that start with `c`.
-    pub(super) fn cuid(&self) -> String {
-        format!("c{}{}", self.ordered(), random(11))
+    fn cuid(&self, now: DateTime<Utc>) -> String {
+        format!("c{}{}", self.ordered(now), random(11))
     }
 
     /// 13 characters that grow: runners compare snapshot ids as strings.
-    fn ordered(&self) -> String {
+    fn ordered(&self, now: DateTime<Utc>) -> String {
         let counter = self.counter.fetch_add(1, Ordering::Relaxed);
-        let ms = u64::try_from(Utc::now().timestamp_millis()).unwrap_or(0);
+        let ms = u64::try_from(now.timestamp_millis()).unwrap_or(0);
         format!("{}{}", base36(ms, 8), base36(counter, 5))
     }
 }
@@ -66,14 +66,14 @@ mod tests {
 
     #[test]
     fn ids_have_the_platforms_shape_and_grow() {
-        let mint = Mint::default();
-        let run = mint.run();
+        let (mint, now) = (Mint::default(), DateTime::UNIX_EPOCH);
+        let run = mint.run(now);
         assert_eq!(run.internal().len(), 26);
         assert!(run.internal().ends_with('1'));
-        let (id, friendly) = mint.snapshot();
+        let (id, friendly) = mint.snapshot(now);
         assert_eq!(id.len(), 25);
         assert!(id.starts_with('c'));
         assert_eq!(friendly.as_str(), format!("snapshot_{id}"));
-        assert!(mint.snapshot().1 > friendly);
+        assert!(mint.snapshot(now).1 > friendly);
     }
 }

@@ -5,12 +5,12 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 
 use super::changes::Changes;
+use super::clock::Clock;
 use super::options::RunnerKind;
 use crate::domain::ids::{RunId, SnapshotId};
 
@@ -124,23 +124,6 @@ pub struct Report {
     pub counters: Counters,
     /// Every run in the order it was queued.
     pub runs: Vec<RunRecord>,
-}
-
-/// The simulation's one clock.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Clock {
-    began: Instant,
-    pub(super) started_at: DateTime<Utc>,
-}
-
-impl Clock {
-    pub(super) fn start() -> Self {
-        Self { began: Instant::now(), started_at: Utc::now() }
-    }
-
-    pub(super) fn now_ms(&self) -> u64 {
-        u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
-    }
 }
 
 #[derive(Debug, Default)]

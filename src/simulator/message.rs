@@ -74,9 +74,9 @@ pub(super) fn dequeued(run: &Run, queue_length: usize, now: DateTime<Utc>) -> Bo
 
 /// 32 hex digits that belong to this run.
 fn trace_id(internal_run_id: &str) -> String {
-    let hex: String = internal_run_id.bytes().map(|byte| format!("{byte:02x}")).collect();
-    let hex: String = hex.chars().rev().take(32).collect();
-    format!("{hex:0<32}")
+    let digit = |nibble: u8| char::from_digit(u32::from(nibble), 16).unwrap_or('0');
+    let hex = internal_run_id.bytes().rev().flat_map(|byte| [digit(byte & 15), digit(byte >> 4)]);
+    hex.chain(std::iter::repeat('0')).take(32).collect()
 }
 
 #[cfg(test)]
@@ -88,7 +88,7 @@ mod tests {
     #[test]
     fn the_message_is_one_that_the_product_reads() {
         let mint = Mint::default();
-        let now = Utc::now();
+        let now = DateTime::UNIX_EPOCH;
         let mut run = Run::queued(&mint, now);
         run.dequeue(&mint, now).unwrap();
         let message = dequeued(&run, 7, now);

@@ -71,7 +71,7 @@ pub(super) struct Run {
 impl Run {
     pub(super) fn queued(mint: &Mint, now: DateTime<Utc>) -> Self {
         let mut run = Self {
-            id: mint.run(),
+            id: mint.run(now),
             execution: Execution::Queued,
             heartbeat_ends_at: Instant::now(),
             snapshots: Vec::new(),
@@ -135,9 +135,10 @@ impl Run {
             return refuse(400, "Max attempts reached");
         }
         self.attempts += 1;
-        let description = match warm {
-            true => "Attempt created, starting execution (warm start)",
-            false => "Attempt created, starting execution",
+        let description = if warm {
+            "Attempt created, starting execution (warm start)"
+        } else {
+            "Attempt created, starting execution"
         };
         self.write(mint, now, Execution::Executing, "EXECUTING", description);
         Ok(())
@@ -221,7 +222,7 @@ impl Run {
         run_status: &str,
         description: &str,
     ) {
-        let (id, friendly_id) = mint.snapshot();
+        let (id, friendly_id) = mint.snapshot(now);
         self.execution = execution;
         self.snapshots.push(RunExecutionData {
             version: Version::One,

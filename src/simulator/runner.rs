@@ -246,7 +246,7 @@ async fn start(core: &Core, run: &RunId, snapshot: &SnapshotId, kind: StartKind)
             Ok(started) => return Some(started.snapshot.friendly_id),
             Err(CallError::Status { status: ..500, .. } | CallError::BadBody { .. }) => return None,
             Err(CallError::Status { .. } | CallError::Transport { .. } | CallError::Timeout { .. }) => {
-                tokio::time::sleep(pause).await
+                tokio::time::sleep(pause).await;
             }
         }
         pause = pause.saturating_mul(2);

@@ -8,7 +8,7 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 
 use super::changes::Changes;
-use super::ledger::Clock;
+use super::clock::Clock;
 use crate::platform::wire;
 
 /// Headers whose values are never kept.
@@ -79,7 +79,7 @@ impl Visits {
             run: run.to_owned(),
             name,
             arrived_at_ms: self.clock.now_ms(),
-            arrived_at: Utc::now(),
+            arrived_at: self.clock.now(),
             idempotency_key: key.map(str::to_owned),
             headers: without_secrets(headers),
             fault: fault.and_then(|fault| serde_json::to_value(fault).ok()),
@@ -138,9 +138,12 @@ impl Drop for Arrived {
 }
 
 fn without_secrets(headers: &HeaderMap) -> BTreeMap<String, String> {
-    let text = |name: &str, value: &[u8]| match SECRET_HEADERS.contains(&name) {
-        true => "(present)".to_owned(),
-        false => String::from_utf8_lossy(value).into_owned(),
+    let text = |name: &str, value: &[u8]| {
+        if SECRET_HEADERS.contains(&name) {
+            "(present)".to_owned()
+        } else {
+            String::from_utf8_lossy(value).into_owned()
+        }
     };
     headers
         .iter()

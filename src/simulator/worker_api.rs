@@ -124,7 +124,7 @@ async fn latest(
             answer_latest(&core, &run, &headers).await
         }
         Some(ProbeFault::Status { status }) => error(status, "Simulated failure"),
-        Some(ProbeFault::RateLimited { reset_after_ms }) => rate_limited(reset_after_ms),
+        Some(ProbeFault::RateLimited { reset_after_ms }) => rate_limited(&core, reset_after_ms),
         Some(ProbeFault::Reset) => connection.reset().await,
         Some(ProbeFault::ResetMidBody) => {
             // No status to tell of: the answer never becomes whole.
@@ -172,10 +172,10 @@ fn environment(headers: &HeaderMap) -> Option<&str> {
     (!environment.is_empty()).then_some(environment)
 }
 
-fn rate_limited(reset_after_ms: Option<u64>) -> Response {
+fn rate_limited(core: &Core, reset_after_ms: Option<u64>) -> Response {
     let mut response = error(429, "Too many requests");
     if let Some(after) = reset_after_ms.and_then(|after| i64::try_from(after).ok()) {
-        let reset = chrono::Utc::now().timestamp_millis().saturating_add(after);
+        let reset = core.ledger.clock.now().timestamp_millis().saturating_add(after);
         response.headers_mut().insert(wire::RATE_LIMIT_RESET_HEADER, reset.into());
     }
     response

@@ -8,6 +8,7 @@ use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use axum::{Json, Router};
+use chrono::{DateTime, SecondsFormat, Utc};
 use serde_json::json;
 
 use super::super::connection::Connection;
@@ -73,7 +74,7 @@ async fn start(
     Json(wire::StartAttemptAnswer {
         snapshot: data.snapshot,
         run: data.run,
-        execution: execution(&id, attempt),
+        execution: execution(&id, attempt, core.ledger.clock.now()),
         env_vars: env_vars(&id),
     })
     .into_response()
@@ -138,8 +139,8 @@ fn env_vars(run: &RunId) -> serde_json::Map<String, serde_json::Value> {
 }
 
 /// What the runner executes, with every field that the platform's schema requires.
-fn execution(run: &RunId, attempt: Option<u32>) -> serde_json::Value {
-    let now = chrono::Utc::now().to_rfc3339_opts(chrono::SecondsFormat::Millis, true);
+fn execution(run: &RunId, attempt: Option<u32>, now: DateTime<Utc>) -> serde_json::Value {
+    let now = now.to_rfc3339_opts(SecondsFormat::Millis, true);
     json!({
         "attempt": {
             "number": attempt,
