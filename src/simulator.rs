@@ -17,6 +17,7 @@ mod ids;
 mod ledger;
 mod message;
 mod options;
+mod record;
 mod run;
 mod runner;
 mod visits;
@@ -33,8 +34,8 @@ use tokio::sync::broadcast;
 
 pub use self::core::RunConnected;
 pub use fault::{Faults, GatewayAnswer, GatewayEffect, GatewayFault, ProbeFault, Rule, StartFault, Switches};
-pub use ledger::{Counters, DispatchRecord, Report, RunRecord, StartKind};
 pub use options::{RunnerKind, Shares, SimulatorOptions};
+pub use record::{Counters, DispatchRecord, Report, RunRecord, StartKind};
 pub use visits::{Visit, VisitState};
 
 use self::core::Core;
@@ -146,7 +147,7 @@ impl Simulator {
     }
 
     /// What really happened to one run.
-    pub fn record_of(&self, run: &RunId) -> Option<RunRecord> {
+    pub fn record_of(&self, run: &RunId) -> Option<Arc<RunRecord>> {
         self.core.ledger.run(run)
     }
 
@@ -167,12 +168,12 @@ impl Simulator {
 
     /// Waits for the n-th probe of a run, counted from 1.
     pub async fn wait_for_probe(&self, run: &RunId, nth: usize) -> Visit {
-        self.core.changes.until(|| self.probes(run).into_iter().nth(nth.saturating_sub(1))).await
+        self.core.changes.until(|| self.core.probes.nth(run.as_str(), nth.saturating_sub(1))).await
     }
 
     /// Waits for the n-th create request for a run, counted from 1.
     pub async fn wait_for_create(&self, run: &RunId, nth: usize) -> Visit {
-        self.core.changes.until(|| self.creates(run).into_iter().nth(nth.saturating_sub(1))).await
+        self.core.changes.until(|| self.core.creates.nth(run.as_str(), nth.saturating_sub(1))).await
     }
 
     /// Waits until so many polls wait for a message.
@@ -181,7 +182,7 @@ impl Simulator {
     }
 
     /// Waits until one run's record is as wanted.
-    pub async fn wait_for_record(&self, run: &RunId, wanted: impl Fn(&RunRecord) -> bool) -> RunRecord {
+    pub async fn wait_for_record(&self, run: &RunId, wanted: impl Fn(&RunRecord) -> bool) -> Arc<RunRecord> {
         self.core.changes.until(|| self.record_of(run).filter(|record| wanted(record))).await
     }
 

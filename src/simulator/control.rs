@@ -18,8 +18,8 @@ use tokio::sync::broadcast::error::RecvError;
 
 use super::core::Core;
 use super::fault::{Faults, Rule, Switches};
-use super::ledger::{Counters, Report};
 use super::options::RunnerKind;
+use super::record::{Counters, Report};
 use super::runner::{self, Character};
 use super::visits::{Visit, VisitState, Visits};
 use crate::domain::ids::RunId;

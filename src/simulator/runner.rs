@@ -10,11 +10,11 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-use super::broker::KIND_HEADER;
+use super::broker::{KIND_HEADER, POLL_HEADER};
 use super::core::{Core, RunConnected};
-use super::ledger::StartKind;
 use super::message::{DEPLOYMENT_ID, DEPLOYMENT_VERSION};
 use super::options::{RunnerKind, Shares};
+use super::record::StartKind;
 use crate::domain::dispatch::Dispatch;
 use crate::domain::ids::{RunId, SnapshotId};
 use crate::platform::CallError;
@@ -92,9 +92,9 @@ pub(super) async fn warm(core: Arc<Core>, mut character: Character) {
         loop {
             let kind = character.next();
             let polled = loop {
-                match poll(&core, &controller, kind, &terms).await {
-                    Polled::Nothing if !is_over(&terms, idle_since) => {}
-                    polled => break polled,
+                let polled = poll(&core, &controller, kind, &terms).await;
+                if !matches!(polled, Polled::Nothing) || is_over(&terms, idle_since) {
+                    break polled;
                 }
             };
             match (polled, kind) {
@@ -156,6 +156,7 @@ async fn poll(core: &Core, controller: &str, kind: RunnerKind, terms: &BrokerCon
     if matches!(kind, RunnerKind::SilentlyDead | RunnerKind::AbortCrossing) {
         return poll_without_reading(core, controller, kind).await.unwrap_or(Polled::Refused);
     }
+    let open = core.broker.open();
     let mut request = core
         .http
         .get(format!("{}/warm-start", core.base_url))
@@ -165,7 +166,8 @@ async fn poll(core: &Core, controller: &str, kind: RunnerKind, terms: &BrokerCon
         .header("x-trigger-machine-cpu", "0.5")
         .header("x-trigger-machine-memory", "0.5")
         .header("x-trigger-worker-instance-name", INSTANCE_NAME)
-        .header(KIND_HEADER, kind.as_str());
+        .header(KIND_HEADER, kind.as_str())
+        .header(POLL_HEADER, open.key);
     let timeout_ms = terms.connection_timeout_ms.unwrap_or(30_000);
     if timeout_ms > 0 {
         request = request.timeout(Duration::from_millis(timeout_ms));
@@ -178,7 +180,10 @@ async fn poll(core: &Core, controller: &str, kind: RunnerKind, terms: &BrokerCon
         }
         Ok(response) if !response.status().is_success() => Polled::Refused,
         Ok(response) => match response.text().await.map(RawValue::from_string) {
-            Ok(Ok(message)) => Polled::Message(message),
+            Ok(Ok(message)) => {
+                open.received();
+                Polled::Message(message)
+            }
             // Cut or no JSON: the message is gone, the runner polls again.
             Ok(Err(_)) | Err(_) => Polled::Nothing,
         },

@@ -1,6 +1,6 @@
 //! Who came to ask: every probe and every create, with what hangs right now.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use axum::http::HeaderMap;
@@ -56,8 +56,14 @@ pub struct Visit {
 #[derive(Debug)]
 pub(super) struct Visits {
     clock: Clock,
-    book: Mutex<Vec<Visit>>,
+    book: Mutex<Book>,
     changes: Arc<Changes>,
+}
+
+#[derive(Debug, Default)]
+struct Book {
+    visits: Vec<Visit>,
+    of_run: HashMap<String, Vec<usize>>,
 }
 
 impl Visits {
@@ -87,8 +93,10 @@ impl Visits {
         };
         let index = {
             let mut book = self.book();
-            book.push(visit);
-            book.len() - 1
+            let index = book.visits.len();
+            book.of_run.entry(visit.run.clone()).or_default().push(index);
+            book.visits.push(visit);
+            index
         };
         self.changes.ring();
         Arrived { visits: Arc::clone(self), index, ended: false }
@@ -96,17 +104,27 @@ impl Visits {
 
     /// The visits about one run, or all of them.
     pub(super) fn of(&self, run: Option<&str>) -> Vec<Visit> {
-        self.book().iter().filter(|visit| run.is_none_or(|run| visit.run == run)).cloned().collect()
+        let book = self.book();
+        let Some(run) = run else { return book.visits.clone() };
+        let indexes = book.of_run.get(run).map(Vec::as_slice).unwrap_or_default();
+        indexes.iter().map(|index| book.visits[*index].clone()).collect()
+    }
+
+    /// The n-th visit about a run, counted from 0.
+    pub(super) fn nth(&self, run: &str, n: usize) -> Option<Visit> {
+        let book = self.book();
+        let index = *book.of_run.get(run)?.get(n)?;
+        Some(book.visits[index].clone())
     }
 
     fn set(&self, index: usize, state: VisitState) {
-        if let Some(visit) = self.book().get_mut(index) {
+        if let Some(visit) = self.book().visits.get_mut(index) {
             visit.state = state;
         }
         self.changes.ring();
     }
 
-    fn book(&self) -> MutexGuard<'_, Vec<Visit>> {
+    fn book(&self) -> MutexGuard<'_, Book> {
         self.book.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

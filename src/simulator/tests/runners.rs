@@ -1,5 +1,7 @@
 //! Broker and runners: who gets a message, and what becomes of it.
 
+use futures_util::FutureExt;
+
 use super::*;
 
 /// Dequeues the next run and offers it to the broker, as a supervisor does.
@@ -122,6 +124,69 @@ async fn a_runner_repeats_a_poll_that_timed_out() {
     simulator.wait_for_pollers(1).await;
     simulator.core.changes.until(|| (simulator.core.broker.waiting() == 0).then_some(())).await;
     simulator.wait_for_pollers(1).await;
+}
+
+#[tokio::test]
+async fn a_message_that_crosses_the_timeout_of_its_poll_is_silently_lost() {
+    let simulator = simulator(quick()).await;
+    let broker = &simulator.core.broker;
+    let open = broker.open();
+    let mut poll = std::pin::pin!(broker.poll(Some(open.key), Some(RunnerKind::Live)));
+    assert!(poll.as_mut().now_or_never().is_none());
+    let (dispatch, warm) = offer(&simulator).await;
+    assert!(warm);
+    let truth = || simulator.record_of(&dispatch.run_id).unwrap().dispatches[0].silently_lost;
+    assert!(!truth(), "it is still on its way");
+    assert!(poll.now_or_never().flatten().is_some(), "the broker has written its answer");
+    drop(open);
+    assert!(truth(), "and the runner had left");
+    assert_eq!((simulator.counters().hits, simulator.counters().silently_lost), (1, 1));
+}
+
+#[tokio::test]
+async fn a_message_for_a_runner_that_left_before_its_connection_told_is_silently_lost() {
+    let simulator = simulator(quick()).await;
+    let broker = &simulator.core.broker;
+    let left = broker.open().key;
+    for key in [Some(left), None] {
+        let (dispatch, warm) = {
+            let mut poll = Box::pin(broker.poll(key, None));
+            assert!(poll.as_mut().now_or_never().is_none());
+            offer(&simulator).await
+        };
+        assert!(warm);
+        assert!(simulator.record_of(&dispatch.run_id).unwrap().dispatches[0].silently_lost, "{key:?}");
+    }
+    assert_eq!(simulator.counters().silently_lost, 2);
+}
+
+#[tokio::test]
+async fn a_duplicate_is_lost_with_its_last_copy() {
+    let simulator = simulator(quick()).await;
+    let broker = &simulator.core.broker;
+    let (first, second) = (broker.open(), broker.open());
+    let mut poll = std::pin::pin!(broker.poll(Some(first.key), Some(RunnerKind::Duplicating)));
+    assert!(poll.as_mut().now_or_never().is_none());
+    let (dispatch, _) = offer(&simulator).await;
+    assert!(broker.poll(Some(second.key), None).now_or_never().flatten().is_some(), "it gets the spare copy");
+    let truth = || simulator.record_of(&dispatch.run_id).unwrap().dispatches[0].silently_lost;
+    drop(first);
+    assert!(!truth());
+    drop(second);
+    assert!(truth());
+    assert_eq!((simulator.counters().duplicate_deliveries, simulator.counters().silently_lost), (1, 1));
+}
+
+#[tokio::test]
+async fn with_polls_that_time_out_all_the_time_every_hit_is_executed_or_known_to_be_lost() {
+    let options = SimulatorOptions { connection_timeout: MS, runners: 4, ..quick() };
+    let simulator = simulator(options).await;
+    for _ in 0..200 {
+        offer(&simulator).await;
+    }
+    let settled = |counters: &Counters| counters.warm_starts + counters.silently_lost == counters.hits;
+    let counters = simulator.wait_for_counters(settled).await;
+    assert_eq!((counters.hits + counters.misses, counters.double_starts), (200, 0));
 }
 
 #[tokio::test]
