@@ -185,6 +185,17 @@ pub struct Usage {
     pub available: f64,
 }
 
+/// Body of a run's heartbeat; the platform reads it and ignores it.
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
+pub struct RunHeartbeatRequest {
+    /// vCPUs in use.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu: Option<f64>,
+    /// GB in use.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory: Option<f64>,
+}
+
 /// Answer of every call that only acknowledges.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub struct OkAnswer {

@@ -148,12 +148,14 @@ impl Engine {
     }
 
     /// A run heartbeat: moves the latest snapshot's end, whatever its status. A stale one is no error.
-    pub(super) async fn heartbeat(&self, run: &RunId, snapshot: &str) {
-        let Some(cell) = self.cell(run) else { return };
+    /// False for a run it does not know.
+    pub(super) async fn heartbeat(&self, run: &RunId, snapshot: &str) -> bool {
+        let Some(cell) = self.cell(run) else { return false };
         let mut run = cell.lock().await;
         if run.latest_id().as_str() == snapshot {
             run.heartbeat_ends_at = Instant::now() + self.heartbeat_of(run.execution);
         }
+        true
     }
 
     /// False if there was nothing to cancel.
@@ -253,7 +255,7 @@ impl Engine {
         self.ledger.clock.now()
     }
 
-    fn cell(&self, run: &RunId) -> Option<Cell> {
+    pub(super) fn cell(&self, run: &RunId) -> Option<Cell> {
         self.runs().get(run).cloned()
     }
 

@@ -10,6 +10,7 @@ use crate::domain::ids::SnapshotId;
 use crate::domain::verdict::ProbeFailure;
 use crate::platform::{CallError, Client};
 
+mod attempts;
 mod faults;
 mod runners;
 

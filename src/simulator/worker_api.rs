@@ -187,10 +187,15 @@ fn read<T: DeserializeOwned>(body: &Bytes) -> Result<T, Response> {
     let value: serde_json::Value = serde_json::from_slice(body).map_err(|_| internal_error())?;
     serde_path_to_error::deserialize(value).map_err(|problem| {
         let path: Vec<String> = problem.path().iter().map(ToString::to_string).collect();
-        let details = vec![json!({ "path": path, "message": problem.inner().to_string() })];
-        let body = wire::ErrorAnswer { error: "Body Error".to_owned(), details: Some(details) };
-        (StatusCode::BAD_REQUEST, Json(body)).into_response()
+        let path: Vec<&str> = path.iter().map(String::as_str).collect();
+        body_error(&path, &problem.inner().to_string())
     })
+}
+
+fn body_error(path: &[&str], message: &str) -> Response {
+    let details = vec![json!({ "path": path, "message": message })];
+    let body = wire::ErrorAnswer { error: "Body Error".to_owned(), details: Some(details) };
+    (StatusCode::BAD_REQUEST, Json(body)).into_response()
 }
 
 fn refused(refusal: Refusal) -> Response {

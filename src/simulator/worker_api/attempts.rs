@@ -17,7 +17,7 @@ use super::super::fault::{Faults, StartFault};
 use super::super::message::{DEPLOYMENT_ID, DEPLOYMENT_VERSION, ENVIRONMENT_ID};
 use super::super::record::StartKind;
 use super::super::runner::INSTANCE_NAME;
-use super::{environment, error, internal_error, known_run, method_not_allowed, read, refused};
+use super::{body_error, environment, error, internal_error, known_run, method_not_allowed, read, refused};
 use crate::domain::ids::{RunId, SnapshotId};
 use crate::platform::wire;
 
@@ -33,11 +33,17 @@ async fn heartbeat(
     State(core): State<Arc<Core>>,
     Path((run, snapshot)): Path<(String, String)>,
     headers: HeaderMap,
+    body: Bytes,
 ) -> Response {
-    if let Some(run) = known_run(&run, &headers) {
-        core.engine.heartbeat(&run, &snapshot).await;
+    if let Err(refusal) = read::<wire::RunHeartbeatRequest>(&body) {
+        return refusal;
     }
-    Json(wire::OkAnswer { ok: true }).into_response()
+    let Some(id) = known_run(&run, &headers) else { return no_snapshot(&run, &headers) };
+    if core.engine.heartbeat(&id, &snapshot).await {
+        Json(wire::OkAnswer { ok: true }).into_response()
+    } else {
+        no_snapshot(&run, &headers)
+    }
 }
 
 async fn start(
@@ -102,6 +108,13 @@ async fn complete(
         Ok(request) => request,
         Err(refusal) => return refusal,
     };
+    let missing = match &request.completion {
+        completion if completion.ok => completion.output_type.is_none().then_some("outputType"),
+        completion => completion.error.is_none().then_some("error"),
+    };
+    if let Some(field) = missing {
+        return body_error(&["completion", field], "Required");
+    }
     let Some(id) = known_run(&run, &headers) else { return no_snapshot(&run, &headers) };
     match core.engine.complete(&id, &snapshot, &request.completion).await {
         None => no_snapshot(&run, &headers),
