@@ -34,7 +34,7 @@ use tokio::sync::broadcast;
 
 pub use self::core::RunConnected;
 pub use fault::{Faults, GatewayAnswer, GatewayEffect, GatewayFault, ProbeFault, Rule, StartFault, Switches};
-pub use options::{RunnerKind, Shares, SimulatorOptions};
+pub use options::{Loser, RunnerKind, Shares, SimulatorOptions};
 pub use record::{Counters, DispatchRecord, Report, RunRecord, StartKind};
 pub use visits::{Visit, VisitState};
 

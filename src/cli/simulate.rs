@@ -11,7 +11,7 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::platform::wire::WORKER_TOKEN_PREFIX;
-use crate::simulator::{Shares, Simulator, SimulatorOptions};
+use crate::simulator::{Loser, Shares, Simulator, SimulatorOptions};
 
 /// What can be set about a simulation from the command line.
 #[derive(Debug, Args)]
@@ -58,6 +58,9 @@ pub struct SimulateArgs {
     /// How long a cold workload takes to boot
     #[arg(long, default_value_t = 1_000)]
     boot_ms: u64,
+    /// Let a runner whose start is refused ask on for over a minute, as upstream's do
+    #[arg(long)]
+    losers_ask_on: bool,
     /// Decides which poll is dead or slow
     #[arg(long, default_value_t = 0)]
     seed: u64,
@@ -103,6 +106,7 @@ fn options(args: SimulateArgs) -> SimulatorOptions {
         shares: Shares { silently_dead: args.dead_share, slow: args.slow_share, ..Shares::default() },
         execute: Duration::from_millis(args.execute_ms),
         boot: Duration::from_millis(args.boot_ms),
+        loser: if args.losers_ask_on { Loser::AsksOn } else { Loser::GivesUp },
         seed: args.seed,
         ..SimulatorOptions::default()
     }

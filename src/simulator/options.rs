@@ -50,6 +50,17 @@ impl RunnerKind {
     }
 }
 
+/// What a runner does when its start is refused because somebody else has the run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Loser {
+    /// Polls again at once.
+    #[default]
+    GivesUp,
+    /// Asks on as upstream's runners do: their supervisor's client takes the 409 for an outage
+    /// and masks it as a 500, so that 30 calls follow in 70 to 80 s (contract §3.4).
+    AsksOn,
+}
+
 /// The share of each kind among the polls of the pool; the rest is live.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Shares {
@@ -106,8 +117,10 @@ pub struct SimulatorOptions {
     pub keepalive: Duration,
     /// How often a runner asks again when a start call gets no answer.
     pub start_retries: u32,
-    /// Pause before the first of them; doubles each time.
+    /// Pause before the first of them; doubles each time, up to ten times as long.
     pub start_retry_delay: Duration,
+    /// What a runner does when its start is refused.
+    pub loser: Loser,
     /// Decides kinds, shares and backoff. Never ids.
     pub seed: u64,
 }
@@ -135,6 +148,7 @@ impl Default for SimulatorOptions {
             keepalive: Duration::ZERO,
             start_retries: 5,
             start_retry_delay: Duration::from_secs(1),
+            loser: Loser::default(),
             seed: 0,
         }
     }

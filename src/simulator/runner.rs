@@ -13,17 +13,21 @@ use tokio::time::Instant;
 use super::broker::{KIND_HEADER, POLL_HEADER};
 use super::core::{Core, RunConnected};
 use super::message::{DEPLOYMENT_ID, DEPLOYMENT_VERSION};
-use super::options::{RunnerKind, Shares};
+use super::options::{Loser, RunnerKind, Shares};
 use super::record::StartKind;
 use crate::domain::dispatch::Dispatch;
 use crate::domain::ids::{RunId, SnapshotId};
 use crate::platform::CallError;
-use crate::platform::wire::{BrokerConnectAnswer, Completion};
+use crate::platform::wire::{BrokerConnectAnswer, Completion, StartAttemptAnswer};
 
 /// Simulated runners call under this name, so that foreign ones can be told apart.
 pub(super) const INSTANCE_NAME: &str = "simulated-runner";
 /// A runner whose broker is away waits so long; the real one's growing pauses would only slow demos.
 const BROKER_PAUSE: Duration = Duration::from_millis(200);
+/// A runner's longest pause between start calls, in units of the first.
+const START_PAUSE_MAX: u32 = 10;
+/// How often a supervisor's client repeats one call of a runner.
+const SUPERVISOR_REPEATS: u32 = 4;
 
 /// How a runner decides what it is for its next message.
 pub(super) enum Character {
@@ -75,8 +79,13 @@ enum Polled {
 }
 
 /// A cold workload: starts its own run's attempt, then polls like any warm runner.
+///
+/// It announces itself as a warm one does: told of run and snapshot at its birth, it goes
+/// the same way from there (contract §5.3). Its supervisor therefore hears of a run whose
+/// verification may just be creating it.
 pub(super) async fn cold(core: Arc<Core>, run: RunId, snapshot: SnapshotId) {
     tokio::time::sleep(core.options.boot).await;
+    announce(&core, &run, &snapshot);
     work(&core, &run, &snapshot, StartKind::Cold).await;
     if core.options.cold_runners_poll {
         warm(core, Character::Fixed(RunnerKind::Live)).await;
@@ -243,18 +252,60 @@ async fn work(core: &Arc<Core>, run: &RunId, snapshot: &SnapshotId, kind: StartK
     }
 }
 
-/// Asks again only while no answer comes: a refusal is final here (contract §3.4 asks on).
+/// Asks again while no answer comes, and after a refusal if that is what losers do.
 async fn start(core: &Core, run: &RunId, snapshot: &SnapshotId, kind: StartKind) -> Option<SnapshotId> {
-    let mut pause = core.options.start_retry_delay;
-    for _ in 0..=core.options.start_retries {
-        match core.platform.start_attempt(run, snapshot, kind == StartKind::Warm).await {
-            Ok(started) => return Some(started.snapshot.friendly_id),
-            Err(CallError::Status { status: ..500, .. } | CallError::BadBody { .. }) => return None,
-            Err(CallError::Status { .. } | CallError::Transport { .. } | CallError::Timeout { .. }) => {
-                tokio::time::sleep(pause).await;
-            }
+    let unit = core.options.start_retry_delay;
+    let mut pause = unit;
+    for asked in 0..=core.options.start_retries {
+        if asked > 0 {
+            tokio::time::sleep(pause).await;
+            pause = pause.saturating_mul(2).min(unit.saturating_mul(START_PAUSE_MAX));
         }
-        pause = pause.saturating_mul(2);
+        match ask(core, run, snapshot, kind).await {
+            Ok(started) => return Some(started.snapshot.friendly_id),
+            Err(error) if core.options.loser == Loser::GivesUp && is_refusal(&error) => return None,
+            Err(_) => {}
+        }
     }
     None
+}
+
+/// One call by way of a supervisor, whose client repeats whatever it takes for an outage (contract §1.3).
+async fn ask(
+    core: &Core,
+    run: &RunId,
+    snapshot: &SnapshotId,
+    kind: StartKind,
+) -> Result<StartAttemptAnswer, CallError> {
+    let mut pause = core.options.start_retry_delay / 2;
+    let mut repeats = match core.options.loser {
+        Loser::GivesUp => 0,
+        Loser::AsksOn => SUPERVISOR_REPEATS,
+    };
+    loop {
+        match core.platform.start_attempt(run, snapshot, kind == StartKind::Warm).await {
+            Err(error) if repeats > 0 && is_repeated(&error) => {
+                tokio::time::sleep(pause).await;
+                pause = pause.saturating_mul(2);
+                repeats -= 1;
+            }
+            answer => return answer,
+        }
+    }
+}
+
+const fn is_refusal(error: &CallError) -> bool {
+    match error {
+        CallError::Status { status, .. } => *status < 500,
+        CallError::BadBody { .. } => true,
+        CallError::Transport { .. } | CallError::Timeout { .. } => false,
+    }
+}
+
+const fn is_repeated(error: &CallError) -> bool {
+    match error {
+        CallError::Status { status, .. } => matches!(status, 408 | 409 | 429 | 500..),
+        CallError::BadBody { .. } => false,
+        CallError::Transport { .. } | CallError::Timeout { .. } => true,
+    }
 }

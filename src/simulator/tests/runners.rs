@@ -106,6 +106,42 @@ async fn a_message_delivered_twice_is_executed_once() {
 }
 
 #[tokio::test]
+async fn a_loser_that_asks_on_is_refused_thirty_times_and_polls_again() {
+    let simulator = simulator(SimulatorOptions { loser: Loser::AsksOn, ..quick() }).await;
+    simulator.spawn_runner(RunnerKind::Duplicating);
+    simulator.spawn_runner(RunnerKind::Live);
+    simulator.wait_for_pollers(2).await;
+    let (dispatch, _) = offer(&simulator).await;
+    simulator.wait_for_counters(|counters| counters.starts_refused == 30).await;
+    simulator.wait_for_pollers(2).await;
+    let counters = simulator.counters();
+    assert_eq!((counters.starts_granted, counters.starts_refused, counters.double_starts), (1, 30, 0));
+    assert_eq!(simulator.record_of(&dispatch.run_id).unwrap().executions, 1);
+}
+
+#[tokio::test]
+async fn every_runner_that_announces_itself_is_a_line_for_whoever_listens() {
+    let simulator = with_runner(RunnerKind::Live).await;
+    let url = |path| format!("{}{path}", simulator.base_url());
+    let http = Client::without_credentials().unwrap();
+    let mut lines = http.get(url("/simulator/connected")).send().await.unwrap();
+    let (warm, _) = offer(&simulator).await;
+    simulator.wait_for_record(&warm.run_id, |record| record.executions == 1).await;
+    let cold = dispatched(&simulator).await;
+    let env = json!({ "TRIGGER_RUN_ID": cold.run_id, "TRIGGER_SNAPSHOT_ID": cold.snapshot_id });
+    let body = json!({ "name": "runner-a", "image": "registry.example/image:1", "env": env });
+    assert_eq!(answer(http.post(url("/api/instances")).json(&body)).await.0, 201);
+
+    let mut heard = String::new();
+    while heard.matches('\n').count() < 2 {
+        heard += std::str::from_utf8(&lines.chunk().await.unwrap().unwrap()).unwrap();
+    }
+    let heard: Vec<Value> = heard.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let line = |dispatch: &Dispatch| json!({ "run": dispatch.run_id, "snapshot": dispatch.snapshot_id });
+    assert_eq!(heard, [line(&warm), line(&cold)], "also one that was created for its run");
+}
+
+#[tokio::test]
 async fn a_runner_that_dies_after_its_announcement_never_starts() {
     let simulator = with_runner(RunnerKind::DiesConnected).await;
     let mut connected = simulator.connected();
