@@ -1,10 +1,10 @@
 # Every command there is. If it is not a target here, it is not a step.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test takeover check prepare
+.PHONY: help demo test takeover test-conformance check prepare
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: ## Show warm starts getting lost and found; pass ARGS="--seconds 30 --json" on
 	@scripts/bootstrap
@@ -17,6 +17,9 @@ test: ## Run every test; installs PostgreSQL's programs if there are none
 takeover: ## Kill a hundred workers and print how fast others took over
 	@scripts/bootstrap --test
 	TAKEOVER_KILLS=100 cargo test --test it killed_workers_claims -- --nocapture
+
+test-conformance: ## Drive the simulator with the platform's published client; needs Node.js and npm
+	@scripts/test-conformance
 
 check: ## Format, lints, tidiness, docs, query metadata, dependencies
 	cargo fmt --check

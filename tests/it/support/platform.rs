@@ -109,7 +109,7 @@ impl Platform {
 impl Dispatched {
     /// What a supervisor does with a hit.
     pub async fn schedule(&self, db: &Db, delay: Duration) {
-        let scheduler = Scheduler::new(db.store.clone(), SCHEMA, delay);
+        let scheduler = Scheduler::new(&db.store, SCHEMA, delay);
         let dispatch = Dispatch::parse(self.message.clone(), None).expect("a dispatch");
         let hit = Hit::new(dispatch).supervisor("supervisor-1");
         let _answer = scheduler.schedule(hit).await.expect("a promise").expect("an answer");
