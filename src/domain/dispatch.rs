@@ -5,7 +5,7 @@
 //! [`Dispatch`] that a schedule call checks, and the [`ColdStartRequest`] that a
 //! fallback reads much later from the stored bytes.
 
-use chrono::{DateTime, TimeZone, Utc};
+use chrono::{DateTime, Datelike, TimeZone, Utc};
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
@@ -86,6 +86,10 @@ impl Dispatch {
     /// # Errors
     /// Names the first field that is missing or malformed.
     pub fn parse(message: Box<RawValue>, timings: Option<Box<RawValue>>) -> Result<Self, MessageError> {
+        // A derived reader takes an array for a struct, by position. The platform sends no such thing.
+        if !message.get().starts_with('{') {
+            return Err(MessageError { field: String::new(), problem: "must be an object".to_owned() });
+        }
         let essentials: Essentials = read(message.get())?;
         let Version::One = essentials.version;
         let deployment_version = essentials.background_worker.map(|worker| worker.version);
@@ -285,12 +289,12 @@ fn js_date<'de, D: Deserializer<'de>>(deserializer: D) -> Result<DateTime<Utc>, 
     }
     let expected =
         || serde::de::Error::custom("expected an RFC 3339 instant such as `2026-08-21T18:27:52.114Z`");
-    match JsDate::deserialize(deserializer).map_err(|_| expected())? {
-        JsDate::Text(text) => {
-            DateTime::parse_from_rfc3339(&text).map(|at| at.to_utc()).map_err(|_| expected())
-        }
-        JsDate::Millis(ms) => Utc.timestamp_millis_opt(ms).single().ok_or_else(expected),
-    }
+    let instant = match JsDate::deserialize(deserializer).map_err(|_| expected())? {
+        JsDate::Text(text) => DateTime::parse_from_rfc3339(&text).ok().map(|at| at.to_utc()),
+        JsDate::Millis(ms) => Utc.timestamp_millis_opt(ms).single(),
+    };
+    // RFC 3339 has four digits for a year. Far beyond them the database has no such instant.
+    instant.filter(|at| (1..=9999).contains(&at.year())).ok_or_else(expected)
 }
 
 /// `traceparent` of a trace context, if it is a valid W3C version 00 header.
