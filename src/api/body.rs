@@ -5,6 +5,7 @@ use axum::extract::rejection::BytesRejection;
 use axum::http::StatusCode;
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
+use serde_path_to_error::{Path, Segment};
 
 use super::problem::{FieldError, Problem};
 
@@ -85,20 +86,30 @@ where
 }
 
 fn from_json<T: DeserializeOwned>(json: &str) -> Result<T, Vec<FieldError>> {
+    // A derived reader takes an array for a struct, by position. Nobody means that.
+    if !json.starts_with('{') {
+        return Err(vec![FieldError::new("", "must be an object")]);
+    }
     let mut deserializer = serde_json::Deserializer::from_str(json);
     serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
-        let field = pointer(&error.path().to_string());
+        let place = pointer(error.path());
         let text = error.into_inner().to_string();
-        let message = text.rfind(" at line ").map_or(text.as_str(), |end| &text[..end]).to_owned();
-        vec![FieldError { field, message }]
+        let message = text.rfind(" at line ").map_or(text.as_str(), |end| &text[..end]);
+        vec![FieldError::at(place, message)]
+    })
+}
+
+/// A path as a JSON pointer (RFC 6901).
+fn pointer(path: &Path) -> String {
+    path.iter().fold(String::new(), |pointer, segment| match segment {
+        Segment::Seq { index } => format!("{pointer}/{index}"),
+        Segment::Map { key } => format!("{pointer}/{}", key.replace('~', "~0").replace('/', "~1")),
+        Segment::Enum { .. } | Segment::Unknown => pointer,
     })
 }
 
 /// A dotted path such as `run.machine` as a JSON pointer.
-pub(super) fn pointer(path: &str) -> String {
-    if path.is_empty() || path == "." {
-        return String::new();
-    }
+pub(super) fn pointer_of_dotted(path: &str) -> String {
     let steps = path.split(['.', '[', ']']).filter(|step| !step.is_empty());
     steps.fold(String::new(), |pointer, step| pointer + "/" + step)
 }
@@ -108,9 +119,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_path_becomes_a_pointer() {
-        assert_eq!(pointer("."), "");
-        assert_eq!(pointer("snapshot.friendlyId"), "/snapshot/friendlyId");
-        assert_eq!(pointer("placementTags[0].key"), "/placementTags/0/key");
+    fn a_dotted_path_becomes_a_pointer() {
+        assert_eq!(pointer_of_dotted(""), "");
+        assert_eq!(pointer_of_dotted("snapshot.friendlyId"), "/snapshot/friendlyId");
+        assert_eq!(pointer_of_dotted("placementTags[0].key"), "/placementTags/0/key");
     }
 }

@@ -31,6 +31,11 @@ impl KnownPools {
         *known = Some((Instant::now(), names.clone()));
         names
     }
+
+    /// Has the list read again by the next request.
+    pub(super) fn forget(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
 }
 
 /// Refuses a batch that names a pool the database does not know, before anything is written.
@@ -48,10 +53,12 @@ pub(super) async fn check(
         .iter()
         .enumerate()
         .filter(|(_, pool)| !names.contains(pool.as_str()))
-        .map(|(index, _)| FieldError {
-            field: if is_array { format!("/{index}/pool") } else { "/pool".to_owned() },
-            message: "unknown pool; start a worker that serves it (WARMPROOF_POOLS) or leave it out"
-                .to_owned(),
+        .map(|(index, _)| {
+            let field = if is_array { format!("/{index}/pool") } else { "/pool".to_owned() };
+            FieldError::new(
+                field,
+                "unknown pool; start a worker that serves it (WARMPROOF_POOLS) or leave it out",
+            )
         })
         .collect();
     if errors.is_empty() { Ok(()) } else { Err(Problem::invalid(errors)) }

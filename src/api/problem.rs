@@ -27,6 +27,36 @@ pub(super) struct FieldError {
     pub(super) message: String,
 }
 
+/// Longest part of a caller's own text that an answer repeats, in bytes.
+const REPEATED_BYTES_MAX: usize = 200;
+
+impl FieldError {
+    /// A fault at a place. Both texts may repeat what the caller sent and are cut.
+    pub(super) fn new(field: impl Into<String>, message: impl Into<String>) -> Self {
+        let (mut field, mut message) = (field.into(), message.into());
+        for text in [&mut field, &mut message] {
+            if text.len() > REPEATED_BYTES_MAX {
+                text.truncate(text.floor_char_boundary(REPEATED_BYTES_MAX));
+                text.push('…');
+            }
+        }
+        Self { field, message }
+    }
+
+    /// A fault of a JSON reader, which speaks of the object around a key that is missing or stands twice.
+    pub(super) fn at(place: String, message: &str) -> Self {
+        let key = ["missing field `", "duplicate field `"]
+            .iter()
+            .find_map(|start| message.strip_prefix(start)?.strip_suffix('`'));
+        Self::new(key.map_or_else(|| place.clone(), |key| format!("{place}/{key}")), message)
+    }
+
+    /// The place as people read it.
+    fn place(&self) -> String {
+        if self.field.is_empty() { "the body".to_owned() } else { format!("`{}`", self.field) }
+    }
+}
+
 impl Problem {
     fn new(status: StatusCode, kind: &'static str, title: &'static str, detail: impl Into<String>) -> Self {
         Self { kind, title, status: status.as_u16(), detail: detail.into(), errors: Vec::new() }
@@ -40,11 +70,21 @@ impl Problem {
     /// Well-formed, but fields are missing or wrong. Nothing was written.
     pub(super) fn invalid(errors: Vec<FieldError>) -> Self {
         let detail = match errors.as_slice() {
-            [one] => format!("`{}`: {}; nothing was written", one.field, one.message),
-            many => format!("{} fields are at fault; nothing was written", many.len()),
+            [one] => format!("{}: {}; nothing was written", one.place(), one.message),
+            many => format!("{} places are at fault; nothing was written", many.len()),
         };
         let title = "The request does not fit";
         Self { errors, ..Self::new(StatusCode::UNPROCESSABLE_ENTITY, "urn:warmproof:invalid", title, detail) }
+    }
+
+    /// Something changed while the request was carried out. A part of it may be written.
+    pub(super) fn conflict(detail: impl Into<String>) -> Self {
+        Self::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "urn:warmproof:conflict",
+            "Something changed meanwhile",
+            detail,
+        )
     }
 
     /// More than is read or taken at once.

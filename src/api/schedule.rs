@@ -17,7 +17,9 @@ use super::problem::{FieldError, Problem};
 use super::{Api, pools};
 use crate::domain::dispatch::Dispatch;
 use crate::domain::ids::{PoolName, VerificationId, parse_name};
-use crate::domain::verification::{DELAY_MAX, DELAY_MIN, Intent, NewVerification, ScheduleResult, Scheduled};
+use crate::domain::verification::{
+    DELAY_MAX, DELAY_MIN, Intent, NewVerification, ScheduleRefusal, ScheduleResult, Scheduled,
+};
 
 // Unknown keys are refused, so that a misspelt one is not silently ignored.
 #[derive(Deserialize)]
@@ -62,12 +64,13 @@ pub(super) async fn schedule(
     for (new, answer) in batch.iter().zip(answers) {
         match answer {
             Ok(answer) => scheduled.push(answer_of(new, &answer)),
-            // The pool was there a moment ago: a deletion by hand crossed this request.
-            Err(refusal) => {
-                return Err(Problem::invalid(vec![FieldError {
-                    field: "/pool".to_owned(),
-                    message: refusal.to_string(),
-                }]));
+            // The pool was there a moment ago: a deletion by hand crossed this request, and the
+            // elements beside it may be written. Repeated, they are duplicates and this one a 422.
+            Err(ScheduleRefusal::UnknownPool(pool)) => {
+                api.pools.forget();
+                return Err(Problem::conflict(format!(
+                    "the pool `{pool}` was removed a moment ago; repeat the request, it is safe to repeat"
+                )));
             }
         }
     }
@@ -96,12 +99,12 @@ fn check(request: Request) -> Result<NewVerification, Vec<FieldError>> {
     let delay = check_delay(request.delay_ms.as_ref(), &mut errors);
     for (field, name) in [("/supervisor", &request.supervisor), ("/region", &request.region)] {
         if let Some(Err(problem)) = name.as_deref().map(parse_name) {
-            errors.push(FieldError { field: field.to_owned(), message: problem.to_string() });
+            errors.push(FieldError::new(field, problem.to_string()));
         }
     }
     let dispatch = Dispatch::parse(request.dequeued_message, request.timings).map_err(|error| {
-        let field = format!("/dequeued_message{}", body::pointer(&error.field));
-        errors.push(FieldError { field, message: error.problem });
+        let place = format!("/dequeued_message{}", body::pointer_of_dotted(&error.field));
+        errors.push(FieldError::at(place, &error.problem));
     });
     match dispatch {
         Ok(dispatch) if errors.is_empty() => Ok(NewVerification {
@@ -122,7 +125,9 @@ fn check_delay(delay_ms: Option<&serde_json::Number>, errors: &mut Vec<FieldErro
         return Some(delay);
     }
     let (min, max) = (DELAY_MIN.as_millis(), DELAY_MAX.as_millis());
-    let message = format!("must be a whole number of milliseconds from {min} to {max}");
-    errors.push(FieldError { field: "/delay_ms".to_owned(), message });
+    errors.push(FieldError::new(
+        "/delay_ms",
+        format!("must be a whole number of milliseconds from {min} to {max}"),
+    ));
     None
 }
