@@ -1,6 +1,7 @@
 //! `GET /v1/verifications/{id}` and `GET /v1/runs/{run}`: what was promised and what became of it.
 
 use axum::Json;
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use serde::Serialize;
 use uuid::Uuid;
@@ -34,8 +35,9 @@ pub(super) struct History {
 /// One verification by its id.
 pub(super) async fn by_id(
     State(api): State<Api>,
-    Path(id): Path<String>,
+    id: Result<Path<String>, PathRejection>,
 ) -> Result<Json<Verification>, Problem> {
+    let Path(id) = id.map_err(|_| invalid("id", "must be a UUID"))?;
     let id: Uuid = id.parse().map_err(|_| invalid("id", "must be a UUID"))?;
     let database = |error: StoreError| Problem::database(&error);
     let absent = || Problem::not_found(format!("no verification {id}: never scheduled here, or pruned"));
@@ -52,8 +54,9 @@ pub(super) async fn by_id(
 /// All verifications of a run.
 pub(super) async fn of_run(
     State(api): State<Api>,
-    Path(run): Path<String>,
+    run: Result<Path<String>, PathRejection>,
 ) -> Result<Json<History>, Problem> {
+    let Path(run) = run.map_err(|_| invalid("run", "must be UTF-8"))?;
     let run_id = RunId::parse(run).map_err(|error| invalid("run", &error.to_string()))?;
     let verifications = history(&api, &run_id).await?;
     if verifications.is_empty() {
@@ -94,5 +97,5 @@ impl Verification {
 }
 
 fn invalid(field: &str, message: &str) -> Problem {
-    Problem::invalid(vec![FieldError { field: field.to_owned(), message: message.to_owned() }])
+    Problem::invalid(vec![FieldError::new(field, message)])
 }
