@@ -16,6 +16,8 @@ mod many_workers;
 mod open_transactions;
 mod outages;
 mod stopped_worker;
+mod api;
+mod disabled;
 mod store_cancel;
 mod store_claim;
 mod store_conservation;

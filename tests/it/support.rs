@@ -1,6 +1,7 @@
 //! What the tests stand on: a private server, databases of their own, dispatches to schedule,
-//! a platform, processes to kill and a network to cut.
+//! the API, a platform, processes to kill and a network to cut.
 
+pub mod api;
 pub mod db;
 pub mod dispatch;
 pub mod gateway;
@@ -9,3 +10,4 @@ pub mod process;
 pub mod proxy;
 pub mod stage;
 pub mod wait;
+pub mod logs;

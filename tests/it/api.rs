@@ -1,0 +1,10 @@
+//! The HTTP API, asked over HTTP.
+
+mod bad_input;
+mod cancel;
+mod health;
+mod hostile;
+mod limits;
+mod lookup;
+mod schedule;
+mod secrets;

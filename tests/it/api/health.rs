@@ -1,0 +1,70 @@
+//! `/healthz` and `/readyz`: alive, and able to keep a promise.
+
+use std::time::Duration;
+
+use reqwest::Method;
+use serde_json::json;
+use sqlx::postgres::PgPoolOptions;
+use tokio::net::TcpListener;
+use warmproof::store::Store;
+
+use crate::support::api::{api, config, hit, send, serve};
+use crate::support::db::{db, server};
+
+#[tokio::test]
+async fn both_answer_without_a_token() {
+    let api = api().await;
+    let alive = send(api.anonymous(Method::GET, "/healthz")).await;
+    assert_eq!((alive.status.as_u16(), alive.text.as_str()), (200, "ok\n"));
+    let ready = send(api.anonymous(Method::GET, "/readyz")).await;
+    assert_eq!(ready.status, 200);
+    assert_eq!(ready.json(), json!({"ready": true, "checks": [{"name": "database", "ok": true}]}));
+}
+
+#[tokio::test]
+async fn a_missing_schema_is_named_with_the_command_that_makes_it() {
+    let db = db().await;
+    let options = server().connect_options().database(&db.name).options([("search_path", "elsewhere")]);
+    let store = Store::new(PgPoolOptions::new().connect_lazy_with(options));
+    let api = serve(db, store, config()).await;
+    let answer = send(api.anonymous(Method::GET, "/readyz")).await;
+    assert_eq!(answer.status, 503);
+    let reason = "the schema is missing: run `warmproof migrate`";
+    let check = json!({"name": "database", "ok": false, "reason": reason});
+    assert_eq!(answer.json(), json!({"ready": false, "checks": [check]}));
+    assert_eq!(send(api.anonymous(Method::GET, "/healthz")).await.status, 200, "alive all the same");
+}
+
+#[tokio::test]
+async fn a_database_that_is_gone_is_a_503_and_comes_back_by_itself() {
+    let place = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = place.local_addr().unwrap().port();
+    drop(place);
+    let options = sqlx::postgres::PgConnectOptions::new_without_pgpass().host("127.0.0.1").port(port);
+    let pool = PgPoolOptions::new().acquire_timeout(Duration::from_millis(300)).connect_lazy_with(options);
+    let api = serve(db().await, Store::new(pool), config()).await;
+    let answer = send(api.anonymous(Method::GET, "/readyz")).await;
+    assert_eq!(answer.status, 503);
+    assert_eq!(answer.json()["checks"][0]["reason"], "the database cannot be reached");
+    let refused = api.schedule(&hit("run_a", "snapshot_a")).await;
+    assert_eq!(refused.status, 503);
+    let problem = refused.problem();
+    assert_eq!(problem["type"], "urn:warmproof:database");
+    assert!(problem["detail"].as_str().unwrap().contains("safe to repeat"), "{problem}");
+    assert!(!refused.text.contains("127.0.0.1"), "addresses stay in the log: {problem}");
+}
+
+#[tokio::test]
+async fn a_request_that_takes_too_long_is_a_504() {
+    let db = db().await;
+    let store = db.store.clone();
+    let mut config = config();
+    config.request_timeout = Duration::from_millis(200);
+    let api = serve(db, store, config).await;
+    let mut blocker = api.db.pool().begin().await.unwrap();
+    sqlx::query("lock table pending in access exclusive mode").execute(&mut *blocker).await.unwrap();
+    let answer = api.schedule(&hit("run_a", "snapshot_a")).await;
+    assert_eq!(answer.status, 504);
+    assert_eq!(answer.problem()["type"], "urn:warmproof:timeout");
+    blocker.rollback().await.unwrap();
+}
