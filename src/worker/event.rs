@@ -57,3 +57,6 @@ pub(super) fn settled(
 fn millis(span: TimeDelta) -> i64 {
     span.num_milliseconds()
 }
+
+#[cfg(test)]
+mod tests;
