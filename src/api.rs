@@ -99,10 +99,11 @@ pub fn router(store: Store, config: ApiConfig, default_delay: Duration) -> Route
             ServiceBuilder::new()
                 .layer(SetSensitiveRequestHeadersLayer::new([header::AUTHORIZATION]))
                 .layer(SetRequestIdLayer::new(request_id.clone(), MakeRequestUuid))
-                .layer(TraceLayer::new_for_http().make_span_with(request_span))
+                // Whoever refuses says why, once; a second line at `error` for each 503 would only alarm.
+                .layer(TraceLayer::new_for_http().make_span_with(request_span).on_failure(()))
                 .layer(PropagateRequestIdLayer::new(request_id))
                 .layer(CatchPanicLayer::custom(after_panic))
-                .layer(HandleErrorLayer::new(async |_: BoxError| Problem::timeout()))
+                .layer(HandleErrorLayer::new(async |error: BoxError| Problem::timeout(&error)))
                 .layer(tower::timeout::TimeoutLayer::new(timeout))
                 .layer(DefaultBodyLimit::max(limit)),
         )

@@ -3,6 +3,7 @@
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
+use tower::BoxError;
 
 use crate::store::StoreError;
 
@@ -132,7 +133,8 @@ impl Problem {
     }
 
     /// It took too long.
-    pub(super) fn timeout() -> Self {
+    pub(super) fn timeout(error: &BoxError) -> Self {
+        tracing::warn!(%error, "a request was given up");
         let detail = "no answer within the api's time limit; repeat the request, it is safe to repeat";
         Self::new(StatusCode::GATEWAY_TIMEOUT, "urn:warmproof:timeout", "The request took too long", detail)
     }
