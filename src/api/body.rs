@@ -95,7 +95,7 @@ fn from_json<T: DeserializeOwned>(json: &str) -> Result<T, Vec<FieldError>> {
         let place = pointer(error.path());
         let text = error.into_inner().to_string();
         let message = text.rfind(" at line ").map_or(text.as_str(), |end| &text[..end]);
-        vec![FieldError::at(place, message)]
+        vec![FieldError::at(&place, message)]
     })
 }
 

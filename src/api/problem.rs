@@ -45,11 +45,11 @@ impl FieldError {
     }
 
     /// A fault of a JSON reader, which speaks of the object around a key that is missing or stands twice.
-    pub(super) fn at(place: String, message: &str) -> Self {
+    pub(super) fn at(place: &str, message: &str) -> Self {
         let key = ["missing field `", "duplicate field `"]
             .iter()
             .find_map(|start| message.strip_prefix(start)?.strip_suffix('`'));
-        Self::new(key.map_or_else(|| place.clone(), |key| format!("{place}/{key}")), message)
+        Self::new(key.map_or_else(|| place.to_owned(), |key| format!("{place}/{key}")), message)
     }
 
     /// The place as people read it.

@@ -104,7 +104,7 @@ fn check(request: Request) -> Result<NewVerification, Vec<FieldError>> {
     }
     let dispatch = Dispatch::parse(request.dequeued_message, request.timings).map_err(|error| {
         let place = format!("/dequeued_message{}", body::pointer_of_dotted(&error.field));
-        errors.push(FieldError::at(place, &error.problem));
+        errors.push(FieldError::at(&place, &error.problem));
     });
     match dispatch {
         Ok(dispatch) if errors.is_empty() => Ok(NewVerification {
