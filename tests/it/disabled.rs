@@ -31,8 +31,8 @@ struct Counted {
 
 impl Counted {
     async fn listen() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let port = listener.local_addr().unwrap().port();
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let port = listener.local_addr().expect("an address").port();
         let connections = Arc::new(AtomicUsize::new(0));
         let count = Arc::clone(&connections);
         tokio::spawn(async move {
@@ -45,7 +45,7 @@ impl Counted {
 
     /// One connection of our own: what came before it has been counted by the time it is.
     async fn count(&self) -> usize {
-        drop(tokio::net::TcpStream::connect(&self.url).await.unwrap());
+        drop(tokio::net::TcpStream::connect(&self.url).await.expect("a connection"));
         tokio::time::timeout(Duration::from_secs(10), async {
             while self.connections.load(Ordering::SeqCst) == 0 {
                 tokio::task::yield_now().await;
@@ -81,14 +81,15 @@ impl Counted {
 async fn use_it(environment: &Environment) {
     let settings = SchedulerSettings::from_environment(environment).expect("off is no fault");
     let scheduler = Scheduler::connect(&settings).await.expect("off never fails");
-    let dispatch = Dispatch::parse(message("run_a", "snapshot_a", chrono::Utc::now()), None).unwrap();
+    let dispatch =
+        Dispatch::parse(message("run_a", "snapshot_a", chrono::Utc::now()), None).expect("a dispatch");
     for _ in 0..3 {
-        assert_eq!(scheduler.schedule(Hit::new(dispatch.clone())).await.unwrap(), None);
+        assert_eq!(scheduler.schedule(Hit::new(dispatch.clone())).await.expect("no error"), None);
         let cancel = cancellation("run_a", None, CancelReason::Connected);
-        assert_eq!(scheduler.cancel(&cancel).await.unwrap(), None);
+        assert_eq!(scheduler.cancel(&cancel).await.expect("no error"), None);
     }
     // What would be refused while on is not even looked at.
-    assert_eq!(scheduler.schedule(Hit::new(dispatch).delay(Duration::ZERO)).await.unwrap(), None);
+    assert_eq!(scheduler.schedule(Hit::new(dispatch).delay(Duration::ZERO)).await.expect("no error"), None);
 }
 
 // On one thread, so that the subscriber of this test hears everything.

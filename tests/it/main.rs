@@ -25,3 +25,4 @@ mod store_loss;
 mod store_schedule;
 mod store_settle;
 mod takeover;
+mod wide_event;

@@ -87,7 +87,9 @@ fn mutate(mut body: Value, mutations: &[Mutation]) -> Vec<u8> {
         places(&body, "", &mut found);
         let at = |place: &usize| found[place % found.len()].clone();
         match mutation {
-            Mutation::Replace { place, value } => *body.pointer_mut(&at(place)).unwrap() = value.clone(),
+            Mutation::Replace { place, value } => {
+                *body.pointer_mut(&at(place)).expect("a place") = value.clone();
+            }
             Mutation::Remove { place } => {
                 let at = at(place);
                 if let Some((parent, key)) = at.rsplit_once('/')

@@ -106,7 +106,7 @@ async fn an_array_is_answered_in_its_order_and_with_207_when_results_differ() {
 }
 
 fn run_and_result(answer: &Value) -> (String, String) {
-    let text = |key: &str| answer[key].as_str().unwrap().to_owned();
+    let text = |key: &str| answer[key].as_str().expect("a text").to_owned();
     (text("run_id"), text("result"))
 }
 

@@ -12,13 +12,13 @@ pub struct Logs(Arc<Mutex<Vec<u8>>>);
 
 impl Logs {
     pub fn text(&self) -> String {
-        String::from_utf8(self.0.lock().unwrap().clone()).expect("text")
+        String::from_utf8(self.0.lock().expect("no panic while writing").clone()).expect("text")
     }
 }
 
 impl Write for Logs {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().write(bytes)
+        self.0.lock().expect("no panic while writing").write(bytes)
     }
 
     fn flush(&mut self) -> std::io::Result<()> {
