@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use reqwest::Method;
 use serde_json::json;
-use sqlx::postgres::PgPoolOptions;
-use tokio::net::TcpListener;
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions, PgSslMode};
+use tokio::net::{TcpListener, UnixStream};
 use warmproof::store::Store;
 
 use crate::support::api::{api, config, hit, send, serve};
-use crate::support::db::{db, server};
+use crate::support::db::{SCHEMA, db, server};
 
 #[tokio::test]
 async fn both_answer_without_a_token() {
@@ -40,9 +40,17 @@ async fn a_database_that_is_gone_is_a_503_and_comes_back_by_itself() {
     let place = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = place.local_addr().unwrap().port();
     drop(place);
-    let options = sqlx::postgres::PgConnectOptions::new_without_pgpass().host("127.0.0.1").port(port);
-    let pool = PgPoolOptions::new().acquire_timeout(Duration::from_millis(300)).connect_lazy_with(options);
-    let api = serve(db().await, Store::new(pool), config()).await;
+    let db = db().await;
+    let options = PgConnectOptions::new_without_pgpass()
+        .host("127.0.0.1")
+        .port(port)
+        .username("postgres")
+        .database(&db.name)
+        .ssl_mode(PgSslMode::Disable)
+        .options([("search_path", SCHEMA)]);
+    let pool = PgPoolOptions::new().acquire_timeout(Duration::from_secs(1)).connect_lazy_with(options);
+    let api = serve(db, Store::new(pool), config()).await;
+
     let answer = send(api.anonymous(Method::GET, "/readyz")).await;
     assert_eq!(answer.status, 503);
     assert_eq!(answer.json()["checks"][0]["reason"], "the database cannot be reached");
@@ -52,6 +60,25 @@ async fn a_database_that_is_gone_is_a_503_and_comes_back_by_itself() {
     assert_eq!(problem["type"], "urn:warmproof:database");
     assert!(problem["detail"].as_str().unwrap().contains("safe to repeat"), "{problem}");
     assert!(!refused.text.contains("127.0.0.1"), "addresses stay in the log: {problem}");
+
+    forward(TcpListener::bind(("127.0.0.1", port)).await.unwrap());
+    assert_eq!(send(api.anonymous(Method::GET, "/readyz")).await.status, 200);
+    assert_eq!(api.schedule(&hit("run_a", "snapshot_a")).await.status, 201);
+}
+
+/// Carries each connection to the private server, which listens on a socket of its own only.
+fn forward(listener: TcpListener) {
+    let options = server().connect_options();
+    let socket = options.get_socket().expect("a socket").join(format!(".s.PGSQL.{}", options.get_port()));
+    tokio::spawn(async move {
+        while let Ok((mut client, _)) = listener.accept().await {
+            let mut database = UnixStream::connect(&socket).await.expect("the private server");
+            tokio::spawn(async move {
+                // Ends when either side leaves, in whatever way.
+                let _ = tokio::io::copy_bidirectional(&mut client, &mut database).await;
+            });
+        }
+    });
 }
 
 #[tokio::test]
