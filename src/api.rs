@@ -33,6 +33,7 @@ use tower_http::trace::TraceLayer;
 
 use crate::config::api::ApiConfig;
 use crate::store::Store;
+use crate::store::coalesce::Coalescer;
 
 use problem::Problem;
 
@@ -42,6 +43,7 @@ struct Api(Arc<Inner>);
 
 struct Inner {
     store: Store,
+    coalescer: Coalescer,
     config: ApiConfig,
     default_delay: Duration,
     token: auth::TokenHash,
@@ -77,6 +79,7 @@ pub fn router(store: Store, config: ApiConfig, default_delay: Duration) -> Route
     let (limit, timeout) = (config.body_bytes_max, config.request_timeout);
     let api = Api(Arc::new(Inner {
         token: auth::TokenHash::of(&config.token),
+        coalescer: Coalescer::start(&store, default_delay),
         store,
         config,
         default_delay,

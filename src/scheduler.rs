@@ -135,29 +135,17 @@ impl Scheduler {
             }
             Switch::Enabled(settings) => {
                 let store = Store::connect(&settings.database).await?;
-                let lanes = settings.database.coalesce_lanes as usize;
-                Ok(Self::with_lanes(&store, settings.database.schema.clone(), settings.verify.delay, lanes))
+                Ok(Self::new(&store, settings.database.schema.clone(), settings.verify.delay))
             }
         }
     }
 
-    /// A scheduler on a store that is connected already, with four lanes.
+    /// A scheduler on a store that is connected already.
     ///
-    /// Must be called within a runtime, which the lanes run on.
+    /// Must be called within a runtime, which the lanes of coalesced calls run on.
     #[must_use]
     pub fn new(store: &Store, schema: impl Into<String>, default_delay: Duration) -> Self {
-        Self::with_lanes(store, schema, default_delay, 4)
-    }
-
-    /// The same with so many statements of single calls under way at a time.
-    #[must_use]
-    pub fn with_lanes(
-        store: &Store,
-        schema: impl Into<String>,
-        default_delay: Duration,
-        lanes: usize,
-    ) -> Self {
-        let coalescer = Coalescer::start(store, default_delay, lanes);
+        let coalescer = Coalescer::start(store, default_delay);
         Self { active: Some(Active { coalescer, schema: schema.into(), default_delay }) }
     }
 

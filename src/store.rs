@@ -23,7 +23,7 @@ pub mod upkeep;
 
 use sqlx::PgPool;
 
-use crate::config::database::CompressionConfig;
+use crate::config::database::{COALESCE_LANES_DEFAULT, CompressionConfig};
 
 pub use error::StoreError;
 
@@ -32,6 +32,7 @@ pub use error::StoreError;
 pub struct Store {
     db: PgPool,
     compression: CompressionConfig,
+    lanes: usize,
 }
 
 /// How long a statement waits for a row that somebody else holds.
@@ -57,13 +58,19 @@ impl Store {
     /// A store on connections whose `search_path` is Warmproof's schema.
     #[must_use]
     pub fn new(db: PgPool) -> Self {
-        Self { db, compression: CompressionConfig::default() }
+        Self { db, compression: CompressionConfig::default(), lanes: COALESCE_LANES_DEFAULT as usize }
     }
 
     /// The same store with another way of storing messages.
     #[must_use]
     pub fn with_compression(self, compression: CompressionConfig) -> Self {
         Self { compression, ..self }
+    }
+
+    /// The same store with so many statements of coalesced calls under way at a time.
+    #[must_use]
+    pub fn with_lanes(self, lanes: u32) -> Self {
+        Self { lanes: lanes as usize, ..self }
     }
 
     /// The connection pool, for callers that bring transactions of their own.

@@ -1,5 +1,7 @@
 //! `POST /v1/cancellations`: promises are taken back.
 
+use std::sync::Arc;
+
 use axum::Json;
 use axum::body::Bytes;
 use axum::extract::State;
@@ -43,9 +45,14 @@ pub(super) async fn cancel(
     bytes: Result<Bytes, BytesRejection>,
 ) -> Result<Response, Problem> {
     let bytes = body::bytes(bytes, api.config.body_bytes_max)?;
-    let (batch, is_array) =
+    let (batch, is_array): (Vec<Cancellation>, _) =
         body::read(&bytes, api.config.batch_max, |request: Request| Ok(request.into()))?.into_elements();
-    let cancelled = api.store.cancel(&batch).await.map_err(|error| Problem::database(&error))?;
+    let cancelled = match batch.as_slice() {
+        // Single calls of many callers share a statement, and stay behind their schedules.
+        [one] if !is_array => api.coalescer.cancel(one.clone()).await.map(|cancelled| vec![cancelled]),
+        all => api.store.cancel(all).await.map_err(Arc::new),
+    };
+    let cancelled = cancelled.map_err(|error| Problem::database(&error))?;
     let kind = std::mem::discriminant::<Cancelled>;
     let mixed = cancelled.windows(2).any(|pair| kind(&pair[0]) != kind(&pair[1]));
     let status = if mixed { StatusCode::MULTI_STATUS } else { StatusCode::OK };

@@ -16,10 +16,11 @@ use super::body::{self, OneOrMany};
 use super::problem::{FieldError, Problem};
 use super::{Api, pools};
 use crate::domain::dispatch::Dispatch;
-use crate::domain::ids::{PoolName, VerificationId, parse_name};
+use crate::domain::ids::{PoolName, RunId, VerificationId, parse_name};
 use crate::domain::verification::{
     DELAY_MAX, DELAY_MIN, Intent, NewVerification, ScheduleRefusal, ScheduleResult, Scheduled,
 };
+use crate::store::schedule::ScheduleAnswer;
 
 // Unknown keys are refused, so that a misspelt one is not silently ignored.
 #[derive(Deserialize)]
@@ -43,7 +44,7 @@ struct Request {
 #[derive(Serialize)]
 struct Answer {
     id: VerificationId,
-    run_id: String,
+    run_id: RunId,
     due_at: DateTime<Utc>,
     result: ScheduleResult,
 }
@@ -58,12 +59,12 @@ pub(super) async fn schedule(
     let (batch, is_array) = request.into_elements();
     pools::check(&api, batch.iter().map(|new| &new.pool), is_array).await?;
 
-    let answers =
-        api.store.schedule(&batch, api.default_delay).await.map_err(|error| Problem::database(&error))?;
-    let mut scheduled = Vec::with_capacity(batch.len());
-    for (new, answer) in batch.iter().zip(answers) {
+    let run_ids: Vec<RunId> = batch.iter().map(|new| new.dispatch.run_id.clone()).collect();
+    let answers = promise(&api, batch, is_array).await?;
+    let mut scheduled = Vec::with_capacity(run_ids.len());
+    for (run_id, answer) in run_ids.into_iter().zip(answers) {
         match answer {
-            Ok(answer) => scheduled.push(answer_of(new, &answer)),
+            Ok(Scheduled { result, id, due_at }) => scheduled.push(Answer { id, run_id, due_at, result }),
             // The pool was there a moment ago: a deletion by hand crossed this request, and the
             // elements beside it may be written. Repeated, they are duplicates and this one a 422.
             Err(ScheduleRefusal::UnknownPool(pool)) => {
@@ -85,13 +86,25 @@ pub(super) async fn schedule(
     })
 }
 
-fn answer_of(new: &NewVerification, answer: &Scheduled) -> Answer {
-    Answer {
-        id: answer.id,
-        run_id: new.dispatch.run_id.to_string(),
-        due_at: answer.due_at,
-        result: answer.result,
-    }
+/// An array is a batch already; single calls of many callers share a statement.
+async fn promise(
+    api: &Api,
+    mut batch: Vec<NewVerification>,
+    is_array: bool,
+) -> Result<Vec<ScheduleAnswer>, Problem> {
+    let answers = match batch.pop() {
+        Some(one) if !is_array => {
+            return match api.coalescer.schedule(one).await {
+                Ok(answer) => Ok(vec![answer]),
+                Err(error) => Err(Problem::database(&error)),
+            };
+        }
+        last => {
+            batch.extend(last);
+            api.store.schedule(&batch, api.default_delay).await
+        }
+    };
+    answers.map_err(|error| Problem::database(&error))
 }
 
 fn check(request: Request) -> Result<NewVerification, Vec<FieldError>> {

@@ -10,6 +10,9 @@ use super::reader::Reader;
 /// Longest name of a schema; PostgreSQL cuts longer ones without a word.
 const SCHEMA_BYTES_MAX: usize = 63;
 
+/// Statements of coalesced calls under way at a time, unless told otherwise.
+pub const COALESCE_LANES_DEFAULT: u32 = 4;
+
 /// One database, one schema in it, and the connections one process may hold.
 #[derive(Debug, Clone)]
 pub struct DatabaseConfig {
@@ -104,7 +107,7 @@ impl DatabaseConfig {
                 100..=600_000,
             ),
             pooler: reader.flag("WARMPROOF_DATABASE_POOLER", false),
-            coalesce_lanes: reader.count("WARMPROOF_COALESCE_LANES", 4, 1..=64),
+            coalesce_lanes: reader.count("WARMPROOF_COALESCE_LANES", COALESCE_LANES_DEFAULT, 1..=64),
             compression: CompressionConfig::read(reader),
             url: url?,
         })

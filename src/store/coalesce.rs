@@ -54,15 +54,15 @@ impl Call {
 }
 
 impl Coalescer {
-    /// Starts `lanes` tasks on the current runtime; each uses one connection while it works.
+    /// Starts the store's lanes on the current runtime; each uses one connection while it works.
     #[must_use]
-    pub fn start(store: &Store, default_delay: Duration, lanes: usize) -> Self {
+    pub fn start(store: &Store, default_delay: Duration) -> Self {
         let lane = |_| {
             let (sender, calls) = mpsc::channel(QUEUE_MAX);
             tokio::spawn(Lane { store: store.clone(), default_delay }.run(calls));
             sender
         };
-        Self { lanes: (0..lanes.max(1)).map(lane).collect() }
+        Self { lanes: (0..store.lanes.max(1)).map(lane).collect() }
     }
 
     /// Schedules one, together with whoever calls at the same time.
@@ -129,7 +129,9 @@ impl Lane {
             }
             Err(error) => {
                 let error = Arc::new(error);
-                answers.into_iter().for_each(|to| tell(to, Err(Arc::clone(&error))));
+                for to in answers {
+                    tell(to, Err(Arc::clone(&error)));
+                }
             }
         }
     }
@@ -149,7 +151,9 @@ impl Lane {
             }
             Err(error) => {
                 let error = Arc::new(error);
-                answers.into_iter().for_each(|to| tell(to, Err(Arc::clone(&error))));
+                for to in answers {
+                    tell(to, Err(Arc::clone(&error)));
+                }
             }
         }
     }

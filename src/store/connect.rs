@@ -7,6 +7,7 @@
 use std::str::FromStr;
 
 use secrecy::ExposeSecret;
+use sqlx::PgPool;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 
 use super::{Store, StoreError};
@@ -21,7 +22,7 @@ impl Store {
     /// The URL cannot be used, or the database cannot be reached.
     pub async fn connect(config: &DatabaseConfig) -> Result<Self, StoreError> {
         let db = pool(config).connect_with(options(config)?).await.map_err(StoreError::doing(DOING))?;
-        Ok(Self::new(db).with_compression(config.compression))
+        Ok(Self::configured(db, config))
     }
 
     /// Connects when the first statement needs it, so that a process may start before its database.
@@ -29,7 +30,11 @@ impl Store {
     /// # Errors
     /// The URL cannot be used.
     pub fn connect_lazy(config: &DatabaseConfig) -> Result<Self, StoreError> {
-        Ok(Self::new(pool(config).connect_lazy_with(options(config)?)).with_compression(config.compression))
+        Ok(Self::configured(pool(config).connect_lazy_with(options(config)?), config))
+    }
+
+    fn configured(db: PgPool, config: &DatabaseConfig) -> Self {
+        Self::new(db).with_compression(config.compression).with_lanes(config.coalesce_lanes)
     }
 }
 

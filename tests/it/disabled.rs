@@ -86,7 +86,7 @@ async fn use_it(environment: &Environment) {
     for _ in 0..3 {
         assert_eq!(scheduler.schedule(Hit::new(dispatch.clone())).await.expect("no error"), None);
         let cancel = cancellation("run_a", None, CancelReason::Connected);
-        assert_eq!(scheduler.cancel(&cancel).await.expect("no error"), None);
+        assert_eq!(scheduler.cancel(cancel).await.expect("no error"), None);
     }
     // What would be refused while on is not even looked at.
     assert_eq!(scheduler.schedule(Hit::new(dispatch).delay(Duration::ZERO)).await.expect("no error"), None);

@@ -8,7 +8,9 @@
 
 mod support;
 
+mod api;
 mod clocks;
+mod disabled;
 mod drain;
 mod five_behaviours;
 mod kills;
@@ -16,8 +18,6 @@ mod many_workers;
 mod open_transactions;
 mod outages;
 mod stopped_worker;
-mod api;
-mod disabled;
 mod store_cancel;
 mod store_claim;
 mod store_conservation;

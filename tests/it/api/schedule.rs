@@ -4,7 +4,10 @@ use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
+use warmproof::store::loss::Fenced;
+
 use crate::support::api::{api, hit, hit_aged};
+use crate::support::dispatch::{claim, everything};
 use crate::support::dispatch::{claimed, settlement, started};
 
 const FRESH: &str = include_str!("../../fixtures/dequeued-message.fresh.json");
@@ -133,9 +136,12 @@ async fn the_message_and_the_timings_are_kept_byte_for_byte() {
         format!("  {{\"timings\":\n {timings} , \"dequeued_message\" : {message}  , \"intent\":\"hit\"}}\n");
     let answer = api.post("/v1/verifications", body).await;
     assert_eq!(answer.status, 201, "{answer:?}");
-    let stored: Vec<u8> = api.db.value("select message from pending").await;
-    assert_eq!(String::from_utf8(stored).unwrap(), message);
-    assert_eq!(api.db.value::<String>("select timings from pending").await, timings);
+    let claim = claim(&api.db.store, everything("default", 1)).await.pop().expect("the verification");
+    let Fenced::Held(stored) = api.db.store.message(&claim.key).await.expect("the message") else {
+        panic!("stale");
+    };
+    assert_eq!(stored.message, message);
+    assert_eq!(stored.timings.as_deref(), Some(timings));
 }
 
 #[tokio::test]
