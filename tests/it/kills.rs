@@ -227,6 +227,7 @@ async fn killed_while_its_settle_is_on_its_way() {
     // The server does not know that nobody waits for the answer: the outcome is recorded all the same.
     lock.rollback().await.unwrap();
     let b = stage.worker("b").start();
+    b.says("worker started").await;
     let outcome = stage.outcome(&lost.run).await;
     assert_eq!((outcome.worker.as_deref(), outcome.fallback_result.as_deref()), (Some("a"), Some("created")));
     stage.platform.executed(&lost).await;

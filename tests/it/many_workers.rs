@@ -7,18 +7,27 @@ use warmproof::domain::verification::NewVerification;
 
 use crate::support::dispatch::hit;
 use crate::support::platform::SOON;
+use crate::support::process::Program;
 use crate::support::stage::Stage;
 use crate::support::wait::until;
 
 const HITS: usize = 200;
+/// One in so many is lost.
+const LOST: usize = 10;
+
+fn is_lost(n: usize) -> bool {
+    n % LOST == 0
+}
 
 #[tokio::test]
 async fn two_hundred_due_at_once_are_each_settled_once_by_one_of_four_workers() {
     let stage = Stage::set().await;
     let names = ["a", "b", "c", "d"];
     // Few claims at a time, so that all four get some.
-    let worker =
-        |name| stage.worker(name).env("WARMPROOF_CLAIMS_IN_HAND_MAX", 20).env("WARMPROOF_LEASE_MS", 20_000);
+    let calm = |program: Program| {
+        program.env("WARMPROOF_PROBE_TIMEOUT_MS", 10_000).env("WARMPROOF_LEASE_MS", 20_000)
+    };
+    let worker = |name| calm(stage.worker(name)).env("WARMPROOF_CLAIMS_IN_HAND_MAX", 20);
     let workers: Vec<_> = names.map(|name| worker(name).start()).into();
     for worker in &workers {
         worker.says("worker started").await;
@@ -26,7 +35,7 @@ async fn two_hundred_due_at_once_are_each_settled_once_by_one_of_four_workers() 
     let mut hits = Vec::new();
     for n in 0..HITS {
         let dispatched = stage.platform.dispatch().await;
-        if n % 2 == 0 {
+        if !is_lost(n) {
             stage.platform.start_warm(&dispatched).await;
         }
         hits.push(dispatched);
@@ -44,11 +53,19 @@ async fn two_hundred_due_at_once_are_each_settled_once_by_one_of_four_workers() 
     })
     .await;
     for (n, hit) in hits.iter().enumerate() {
-        assert_eq!(stage.platform.simulator.probes(&hit.run).len(), 1, "{} was probed by two", hit.run);
-        assert_eq!(stage.platform.simulator.creates(&hit.run).len(), n % 2, "{}", hit.run);
         let outcome = stage.outcome(&hit.run).await;
-        assert_eq!(outcome.outcome, ["delivered", "fallback"][n % 2]);
-        assert_eq!(outcome.claim_count, 1);
+        let probes = stage.platform.simulator.probes(&hit.run).len();
+        if is_lost(n) {
+            assert_eq!(outcome.outcome, "fallback");
+            // On a slow machine a sighting grows too old to act on, and the next claim looks again.
+            assert_eq!(i32::try_from(probes).unwrap(), outcome.claim_count, "{outcome:?}");
+            stage.platform.executed(hit).await;
+            assert_eq!(stage.platform.simulator.record_of(&hit.run).unwrap().creates, 1);
+        } else {
+            assert_eq!((outcome.outcome.as_str(), outcome.claim_count), ("delivered", 1));
+            assert_eq!(probes, 1, "{} was probed by two", hit.run);
+            assert!(stage.platform.simulator.creates(&hit.run).is_empty());
+        }
     }
     let settlers: Vec<String> =
         sqlx::query_scalar("select distinct worker from outcome").fetch_all(stage.db.pool()).await.unwrap();
