@@ -24,11 +24,12 @@ mod upkeep;
 mod verify;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use tokio::sync::{Semaphore, mpsc};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -42,6 +43,10 @@ use crate::workload::Workload;
 
 use in_hand::InHand;
 use tally::Tally;
+
+/// How long a stopping worker waits for a database that does not answer, once for a claim in flight
+/// and once to give claims back. They come on top of the grace; leases do the rest.
+pub const PARTING_MAX: Duration = Duration::from_secs(1);
 
 /// A worker, ready to run.
 #[derive(Debug)]
@@ -178,10 +183,14 @@ async fn give_back(shared: &Shared) -> usize {
     if left.is_empty() {
         return 0;
     }
-    match shared.store.release(&left).await {
-        Ok(released) => released,
-        Err(error) => {
+    match timeout(PARTING_MAX, shared.store.release(&left)).await {
+        Ok(Ok(released)) => released,
+        Ok(Err(error)) => {
             tracing::warn!(%error, "claims are left to their leases");
+            0
+        }
+        Err(_elapsed) => {
+            tracing::warn!("the database does not answer; claims are left to their leases");
             0
         }
     }

@@ -9,7 +9,7 @@ use crate::config::verify::Switch;
 use crate::platform;
 use crate::store::Store;
 use crate::telemetry::event::Events;
-use crate::worker::Worker;
+use crate::worker::{PARTING_MAX, Worker};
 use crate::workload::Workload;
 
 /// Runs a worker until SIGTERM or SIGINT.
@@ -31,6 +31,9 @@ pub(super) async fn worker(lifetime: &Lifetime) -> anyhow::Result<()> {
     let drained =
         Worker::builder(settings.worker, store.clone(), platform, workload).events(events).run(stop).await?;
     tracing::debug!(?drained, "worker drained");
-    store.close().await;
+    // A statement that hangs holds its connection; the end of the process closes that, too.
+    if tokio::time::timeout(PARTING_MAX, store.close()).await.is_err() {
+        tracing::warn!("connections are still in use and are cut");
+    }
     Ok(())
 }

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 use super::in_hand::DbClock;
-use super::{Shared, verify};
+use super::{PARTING_MAX, Shared, verify};
 use crate::domain::backoff::Backoff;
 use crate::domain::claim::{Claim, Fence};
 use crate::domain::ids::PoolName;
@@ -31,7 +31,13 @@ const DATABASE_BACKOFF: Backoff = Backoff { base: Duration::from_millis(200), ma
 pub(super) async fn run(shared: &Arc<Shared>, verifications: &TaskTracker, mut rng: StdRng) {
     let mut ahead = ClaimAhead::new(shared, Instant::now());
     while !shared.stop.is_cancelled() {
-        let wait = match ahead.claim(shared, verifications, &mut rng).await {
+        let answer = tokio::select! {
+            biased;
+            answer = ahead.claim(shared, verifications, &mut rng) => answer,
+            // What such a claim has taken is left to its lease.
+            () = parted(shared) => return,
+        };
+        let wait = match answer {
             Ok(Pace::Again) => Duration::ZERO,
             Ok(Pace::Tick) => jittered(shared.config.tick, &mut rng),
             Ok(Pace::Full) => {
@@ -55,6 +61,12 @@ pub(super) async fn run(shared: &Arc<Shared>, verifications: &TaskTracker, mut r
             }
         }
     }
+}
+
+/// Ends a while after the worker was asked to stop: a database that hangs must not use up its time.
+async fn parted(shared: &Shared) {
+    shared.stop.cancelled().await;
+    tokio::time::sleep(PARTING_MAX).await;
 }
 
 /// What to do after a claim.

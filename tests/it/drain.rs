@@ -1,7 +1,8 @@
 //! SIGTERM: nothing new is begun, what is in hand ends or is given back at once.
 
+use std::time::{Duration, Instant};
+
 use nix::sys::signal::Signal::SIGTERM;
-use std::time::Duration;
 use warmproof::simulator::{GatewayAnswer, GatewayEffect, GatewayFault, ProbeFault, Rule};
 
 use crate::support::platform::SOON;
@@ -105,4 +106,29 @@ async fn a_create_that_outlasts_the_grace_is_given_back_and_none_begins() {
         }
         stage.audit(&[hanging, waiting], vec![a, b]).await;
     }
+}
+
+#[tokio::test]
+async fn a_database_that_hangs_does_not_keep_it_beyond_its_grace() {
+    let stage = Stage::set().await;
+    let mut a = with_long_leases(stage.worker("a"))
+        .env("WARMPROOF_SHUTDOWN_GRACE_MS", 1000)
+        .env("WARMPROOF_DATABASE_STATEMENT_TIMEOUT_MS", 60_000)
+        .start();
+    let lost = stage.platform.dispatch().await;
+    stage.platform.simulator.faults().probe.add(Rule::always(ProbeFault::Hang).of(&lost.run).times(1));
+    lost.schedule(&stage.db, SOON).await;
+    stage.platform.probe(&lost, 1).await;
+    let mut lock = stage.db.pool().begin().await.unwrap();
+    sqlx::query("lock table pending in access exclusive mode").execute(&mut *lock).await.unwrap();
+    stage.platform.simulator.faults().release();
+    stage.blocked("update pending").await;
+
+    let asked = Instant::now();
+    assert_eq!(a.terminate().await, Some(0));
+    assert!(asked.elapsed() < Duration::from_secs(10), "it took {:?}", asked.elapsed());
+    assert!(a.events().is_empty());
+    lock.rollback().await.unwrap();
+    assert!(stage.pending(&lost.run).await.is_some(), "nothing is lost");
+    stage.assert_sound().await;
 }
