@@ -16,7 +16,7 @@ const HITS: usize = 200;
 const LOST: usize = 10;
 
 fn is_lost(n: usize) -> bool {
-    n % LOST == 0
+    n.is_multiple_of(LOST)
 }
 
 #[tokio::test]
