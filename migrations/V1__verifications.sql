@@ -40,6 +40,7 @@ create table pending (
   worker              text        collate "C",
   claim_count         integer     not null default 0,
   probe_count         integer     not null default 0,
+  probe_failures      integer     not null default 0,
   create_count        integer     not null default 0,
   connected_at        timestamptz,
   lost_at             timestamptz,
@@ -57,7 +58,8 @@ create table pending (
   constraint pending_lease_whole            check (num_nulls(lease_expires_at, fence, worker) in (0, 3)),
   constraint pending_permit_needs_loss      check (create_permitted_at is null or lost_at is not null),
   constraint pending_create_needs_permit    check (create_count = 0 or create_permitted_at is not null),
-  constraint pending_counts_not_negative    check (claim_count >= 0 and probe_count >= 0 and create_count >= 0),
+  constraint pending_counts_not_negative    check (claim_count >= 0 and probe_count >= 0
+    and probe_failures >= 0 and create_count >= 0),
   constraint pending_codec_known            check (codec between 0 and 2)
 ) with (
   -- Room for one new version on the page keeps claims HOT: they touch no indexed column.
@@ -72,6 +74,7 @@ comment on table pending is 'Verifications that are promised and not ended; one 
 comment on column pending.due_at is 'The promise: by then somebody looks. Never changes.';
 comment on column pending.look_at is 'When to look next.';
 comment on column pending.fence is 'A value no other claim ever had; every write to a claimed row matches it.';
+comment on column pending.probe_failures is 'Probes since the last sighting that learned nothing; too many of them end in probe_error.';
 comment on column pending.lost_at is 'When a probe first saw that nothing had acted. From then on the outcome is fallback.';
 comment on column pending.create_permitted_at is 'When a cold start was permitted. A cancel comes too late from then on.';
 comment on column pending.create_count is 'Creates requested, counted before each request.';

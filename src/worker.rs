@@ -34,6 +34,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config::worker::WorkerConfig;
+use crate::domain::backoff::Backoff;
 use crate::domain::ids::PoolName;
 use crate::platform;
 use crate::store::lease::Release;
@@ -114,10 +115,10 @@ impl WorkerBuilder {
     /// fallback; what is in hand may finish within the grace period, the rest is given back.
     ///
     /// # Errors
-    /// The pools could not be registered at the start. Later trouble with the database or
+    /// The database refused at the start, such as when its schema is missing. Other trouble with the database or
     /// the platform is waited out.
     pub async fn run(self, stop: CancellationToken) -> Result<Drained, StoreError> {
-        self.store.ensure_pools(&self.config.pools).await?;
+        self.register(&stop).await?;
         let (settle, orders) = mpsc::channel(self.config.claims_in_hand_max as usize);
         let shared = Arc::new(Shared {
             in_hand: Arc::default(),
@@ -133,6 +134,30 @@ impl WorkerBuilder {
             config: self.config,
         });
         Worker { shared }.run(orders).await
+    }
+}
+
+/// How long a starting worker stays away from a database that is not there yet.
+const START_BACKOFF: Backoff = Backoff { base: Duration::from_millis(500), max: Duration::from_secs(10) };
+
+impl WorkerBuilder {
+    /// Makes the pools known, waiting for a database that cannot be reached yet.
+    async fn register(&self, stop: &CancellationToken) -> Result<(), StoreError> {
+        let mut failures = 0;
+        while !stop.is_cancelled() {
+            match self.store.ensure_pools(&self.config.pools).await {
+                // Refused by the database itself: waiting would not help.
+                Err(error) if error.sqlstate().is_some() => return Err(error),
+                Err(error) => {
+                    failures += 1;
+                    let wait = START_BACKOFF.delay(failures, rand::random());
+                    tracing::warn!(%error, retry_in_ms = wait.as_millis(), "waiting for the database");
+                    let _ = stop.run_until_cancelled(tokio::time::sleep(wait)).await;
+                }
+                Ok(()) => return Ok(()),
+            }
+        }
+        Ok(())
     }
 }
 

@@ -23,7 +23,8 @@ pub(super) async fn worker(lifetime: &Lifetime) -> anyhow::Result<()> {
             return Ok(());
         }
     };
-    let store = Store::connect(&settings.database).await?;
+    // Lazy: a worker that starts before its database waits for it.
+    let store = Store::connect_lazy(&settings.database)?;
     let platform =
         platform::Client::new(&settings.platform).context("could not set up the platform's client")?;
     let workload = Workload::new(&settings.workload).context("could not set up the workload backend")?;

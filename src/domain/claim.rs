@@ -73,8 +73,8 @@ pub struct Claim {
     pub claimed_at: DateTime<Utc>,
     /// Claims so far, this one included.
     pub claim_count: u32,
-    /// Failed or followed-up probes so far.
-    pub probe_count: u32,
+    /// Probes since the last sighting that learned nothing.
+    pub probe_failures: u32,
     /// Creates requested so far.
     pub create_count: u32,
     /// When a probe first saw the loss.
@@ -140,7 +140,7 @@ mod tests {
             look_at: at(scheduled_at + 10),
             claimed_at: at(scheduled_at + 9),
             claim_count: 1,
-            probe_count: 0,
+            probe_failures: 0,
             create_count: 0,
             lost_at: None,
             workload: None,

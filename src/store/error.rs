@@ -60,6 +60,12 @@ impl StoreError {
         self.sqlstate().is_some_and(|state| state == "55P03")
     }
 
+    /// Whether one row of a batch is at fault, by its data or because somebody holds it.
+    #[must_use]
+    pub fn is_of_one_row(&self) -> bool {
+        self.is_data_error() || self.is_lock_timeout()
+    }
+
     fn is_deadlock(&self) -> bool {
         self.sqlstate().is_some_and(|state| state == "40P01")
     }

@@ -18,6 +18,8 @@ pub struct Release {
     pub look_again_in: Option<Duration>,
     /// Probes made under this claim that the row does not count yet.
     pub probes: u32,
+    /// How many of them learned nothing.
+    pub failures: u32,
     /// What went wrong, if something did.
     pub error: Option<String>,
     /// The name the next create is to ask for, if it changes.
@@ -28,7 +30,7 @@ impl Release {
     /// A claim given back untouched, for somebody else to take at once.
     #[must_use]
     pub fn untouched(key: ClaimKey) -> Self {
-        Self { key, look_again_in: None, probes: 0, error: None, workload: None }
+        Self { key, look_again_in: None, probes: 0, failures: 0, error: None, workload: None }
     }
 }
 
@@ -105,38 +107,63 @@ impl Store {
         Ok(answer)
     }
 
-    /// Gives claims back and answers how many were still ours. The others are stale.
+    /// Gives claims back and answers how many were still ours. The others are stale, or held by
+    /// somebody's open transaction: those run out by themselves.
     ///
     /// # Errors
     /// The database could not be reached; the leases run out by themselves.
     pub async fn release(&self, releases: &[Release]) -> Result<usize, StoreError> {
+        match self.release_all(releases).await {
+            Err(error) if error.is_lock_timeout() && releases.len() > 1 => {
+                let mut given_back = 0;
+                for release in releases {
+                    match self.release_all(std::slice::from_ref(release)).await {
+                        Ok(one) => given_back += one,
+                        Err(error) if error.is_lock_timeout() => {}
+                        Err(error) => return Err(error),
+                    }
+                }
+                Ok(given_back)
+            }
+            answer => answer,
+        }
+    }
+
+    async fn release_all(&self, releases: &[Release]) -> Result<usize, StoreError> {
         let columns = Keys::of(releases.iter().map(|release| &release.key));
         let waits: Vec<Option<i32>> =
             releases.iter().map(|release| release.look_again_in.map(super::millis)).collect();
         let probes: Vec<i32> = releases.iter().map(|release| super::count(release.probes)).collect();
+        let failures: Vec<i32> = releases.iter().map(|release| super::count(release.failures)).collect();
         let errors: Vec<Option<&str>> = releases.iter().map(|release| release.error.as_deref()).collect();
         let workloads: Vec<Option<&str>> =
             releases.iter().map(|release| release.workload.as_deref()).collect();
         let given_back = sqlx::query_scalar!(
-            r#"update pending p
+            r#"with setting as materialized (
+                 select set_config('lock_timeout', '100ms', true) as wait
+               )
+               update pending p
                set
                  look_at = case when given.wait_ms is null then p.look_at
                    else clock_timestamp() + given.wait_ms * interval '1 millisecond' end,
                  probe_count = p.probe_count + given.probes,
+                 probe_failures = p.probe_failures + given.failures,
                  last_error = coalesce(given.error, p.last_error),
                  workload = coalesce(given.workload, p.workload),
                  lease_expires_at = null,
                  fence = null,
                  worker = null
-               from unnest($1::text[], $2::uuid[], $3::bigint[], $4::int[], $5::int[], $6::text[], $7::text[])
-                 as given (run_id, id, fence, wait_ms, probes, error, workload)
-               where p.run_id = given.run_id and p.id = given.id and p.fence = given.fence
+               from setting, unnest($1::text[], $2::uuid[], $3::bigint[], $4::int[], $5::int[], $6::int[], $7::text[],
+                   $8::text[])
+                 as given (run_id, id, fence, wait_ms, probes, failures, error, workload)
+               where setting.wait is not null and p.run_id = given.run_id and p.id = given.id and p.fence = given.fence
                returning p.id"#,
             &columns.run_ids as &[&str],
             &columns.ids,
             &columns.fences,
             &waits as &[Option<i32>],
             &probes,
+            &failures,
             &errors as &[Option<&str>],
             &workloads as &[Option<&str>],
         )

@@ -20,6 +20,9 @@ use crate::domain::outcome::{Ending, Outcome, Settled, Settlement};
 
 const DOING: &str = "settle verifications";
 
+/// How long a batch waits for a row that somebody else holds; ordinary writers are through long before.
+const ROW_WAIT: &str = "100ms";
+
 /// One array per column that the statement takes beside the keys.
 #[derive(Default)]
 struct Said<'a> {
@@ -58,21 +61,22 @@ impl<'a> Said<'a> {
 }
 
 impl Store {
-    /// Settles a batch; the answers stand in its order. A row whose own data is refused
-    /// fails alone: the batch is then settled row by row.
+    /// Settles a batch; the answers stand in its order. A row whose own data is refused, or that
+    /// somebody's open transaction holds, fails alone: the batch is then settled row by row.
     ///
     /// # Errors
     /// The outer error: the database could not be reached, so nothing is known; repeat the
-    /// batch as it is. An inner error: that row was refused and stays pending.
+    /// batch as it is. An inner error: that row stays pending, because it was refused or
+    /// because it is held ([`StoreError::is_lock_timeout`]: repeat it later).
     pub async fn settle(&self, batch: &[Settlement]) -> Result<Vec<Result<Settled, StoreError>>, StoreError> {
         match self.settle_all(batch).await {
             Ok(answers) => Ok(answers.into_iter().map(Ok).collect()),
-            Err(error) if error.is_data_error() => {
+            Err(error) if error.is_of_one_row() => {
                 let mut answers = Vec::with_capacity(batch.len());
                 for settlement in batch {
                     match self.settle_all(std::slice::from_ref(settlement)).await {
                         Ok(mut one) => answers.push(Ok(one.pop().unwrap_or(Settled::Stale))),
-                        Err(error) if error.is_data_error() => answers.push(Err(error)),
+                        Err(error) if error.is_of_one_row() => answers.push(Err(error)),
                         Err(error) => return Err(error),
                     }
                 }
@@ -123,6 +127,7 @@ impl Store {
             &said.late,
             &said.workloads as &[Option<&str>],
             &said.errors as &[Option<&str>],
+            ROW_WAIT,
         )
         .fetch_all(self.db())
         .await

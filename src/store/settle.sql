@@ -1,4 +1,7 @@
-with said as (
+with setting as materialized (
+  -- A row that somebody's open transaction holds must not keep its neighbours waiting.
+  select set_config('lock_timeout', $13, true) as wait
+), said as (
   select *
   from unnest(
     $1::text[], $2::uuid[], $3::bigint[], $4::text[], $5::text[], $6::bool[], $7::text[],
@@ -7,8 +10,8 @@ with said as (
 ), gone as (
   -- The fence is the right to write: no row, no outcome.
   delete from pending p
-  using said s
-  where p.run_id = s.run_id and p.id = s.id and p.fence = s.fence
+  using said s, setting
+  where setting.wait is not null and p.run_id = s.run_id and p.id = s.id and p.fence = s.fence
   returning
     p.id, p.run_id, p.snapshot_id, p.pool, p.supervisor, p.region, p.deployment_version, p.intent,
     p.dequeued_at, p.scheduled_at, p.due_at, p.fence, p.worker, p.claim_count, p.probe_count, p.create_count,

@@ -142,6 +142,7 @@ impl Retry {
             key: held.claim.key.clone(),
             look_again_in: Some(shared.config.create_backoff().delay(self.count, self.seed)),
             probes: 0,
+            failures: 0,
             error: Some(reason),
             workload,
         })

@@ -23,6 +23,9 @@ const BATCH_MAX: usize = 256;
 /// How long to stay away from a database that fails.
 const DATABASE_BACKOFF: Backoff = Backoff { base: Duration::from_millis(100), max: Duration::from_secs(2) };
 
+/// How long an end waits whose row somebody's open transaction holds.
+const HELD_UP_PAUSE: Duration = Duration::from_millis(250);
+
 /// What the lane is asked to do.
 pub(super) enum Order {
     /// Record an end.
@@ -68,30 +71,35 @@ pub(super) async fn flushed(shared: &Shared) {
 /// Runs the lane until `done`.
 pub(super) async fn lane(shared: Arc<Shared>, mut orders: mpsc::Receiver<Order>, done: CancellationToken) {
     let mut gathered = Vec::with_capacity(BATCH_MAX);
+    // Ends whose rows somebody's open transaction holds, and those who wait for them to be recorded.
+    let (mut held_up, mut flushes) = (Vec::new(), Vec::new());
     loop {
         tokio::select! {
             _ = orders.recv_many(&mut gathered, BATCH_MAX) => {}
+            () = tokio::time::sleep(HELD_UP_PAUSE), if !held_up.is_empty() => {}
             () = done.cancelled() => return,
         }
-        let (mut ended, mut flushes) = (Vec::new(), Vec::new());
+        let mut ended = if gathered.is_empty() { std::mem::take(&mut held_up) } else { Vec::new() };
         for order in gathered.drain(..) {
             match order {
                 Order::Settle(one) => ended.push(*one),
                 Order::Flush(sender) => flushes.push(sender),
             }
         }
-        record(&shared, ended).await;
-        for sender in flushes {
-            // Whoever asked may have given up at the end of the grace period.
-            let _ = sender.send(());
+        held_up.extend(record(&shared, ended).await);
+        if held_up.is_empty() {
+            for sender in flushes.drain(..) {
+                // Whoever asked may have given up at the end of the grace period.
+                let _ = sender.send(());
+            }
         }
     }
 }
 
-/// Records a batch, however long the database takes to come back.
-async fn record(shared: &Shared, ended: Vec<Ended>) {
+/// Records a batch, however long the database takes to come back; answers what is held up.
+async fn record(shared: &Shared, ended: Vec<Ended>) -> Vec<Ended> {
     if ended.is_empty() {
-        return;
+        return ended;
     }
     let batch: Vec<Settlement> = ended.iter().map(|one| one.settlement.clone()).collect();
     let mut failures = 0;
@@ -106,9 +114,17 @@ async fn record(shared: &Shared, ended: Vec<Ended>) {
             }
         }
     };
+    let mut held_up = Vec::new();
     for (one, answer) in ended.into_iter().zip(answers) {
-        report(shared, &one, answer);
+        match answer {
+            Err(error) if error.is_lock_timeout() => {
+                tracing::debug!(run.id = %one.held.claim.key.run_id, "somebody holds the row, settling later");
+                held_up.push(one);
+            }
+            answer => report(shared, &one, answer),
+        }
     }
+    held_up
 }
 
 fn report(shared: &Shared, ended: &Ended, answer: Result<Settled, StoreError>) {

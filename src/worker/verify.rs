@@ -112,7 +112,7 @@ async fn probe(shared: &Shared, held: &Held, look: &mut Look) -> Result<LatestSn
 
 /// A failed probe starts nothing: look again while tries and time are left, then record the error.
 fn look_again(shared: &Shared, held: &Held, look: &Look, failure: &ProbeFailure, seed: u64) -> Next {
-    let failures = held.claim.probe_count + look.probes;
+    let failures = held.claim.probe_failures + 1;
     let mut wait = shared.config.probe_backoff().delay(failures, seed);
     if let ProbeFailure::RateLimited { reset_after: Some(reset_after) } = failure {
         wait = wait.max(*reset_after);
@@ -123,6 +123,7 @@ fn look_again(shared: &Shared, held: &Held, look: &Look, failure: &ProbeFailure,
             key: held.claim.key.clone(),
             look_again_in: Some(wait),
             probes: look.probes,
+            failures: 1,
             error: Some(failure.to_string()),
             workload: None,
         });

@@ -197,14 +197,13 @@ async fn killed_between_create_and_settle() {
     let stage = Stage::set().await;
     let mut a = stage.worker("a").start();
     a.says("tables kept up").await;
-    let mut lock = stage.db.pool().begin().await.unwrap();
-    sqlx::query("lock table outcome in access exclusive mode").execute(&mut *lock).await.unwrap();
+    stage.slow_outcomes().await;
     let lost = stage.hit().await;
-    let backend = stage.blocked("with said as").await;
+    let backend = stage.recording().await;
     stage.platform.executed(&lost).await;
     a.kill().await;
     end_backend(&stage, backend).await;
-    lock.rollback().await.unwrap();
+    stage.db.run("drop trigger slow on outcome").await;
     let (b, outcome) = taken_over(&stage, &lost).await;
     assert_eq!((outcome.create_count, outcome.fallback_result.as_deref()), (1, Some("created")));
     assert_eq!(asked_and_made(&stage, &lost), (1, 1, 1));
@@ -219,13 +218,11 @@ async fn killed_while_its_settle_is_on_its_way() {
     stage.platform.simulator.faults().gateway.add(Rule::always(HANGS_AFTER).of(&lost.run).times(1));
     lost.schedule(&stage.db, SOON).await;
     stage.platform.create(&lost, 1).await;
-    let mut lock = stage.db.pool().begin().await.unwrap();
-    sqlx::query("select from pending for update").execute(&mut *lock).await.unwrap();
+    stage.slow_outcomes().await;
     stage.platform.simulator.faults().release();
-    stage.blocked("with said as").await;
+    stage.recording().await;
     a.kill().await;
     // The server does not know that nobody waits for the answer: the outcome is recorded all the same.
-    lock.rollback().await.unwrap();
     let b = stage.worker("b").start();
     b.says("worker started").await;
     let outcome = stage.outcome(&lost.run).await;

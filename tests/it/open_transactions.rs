@@ -52,3 +52,25 @@ async fn the_leases_of_other_runs_are_renewed_meanwhile() {
     }
     stage.audit(&[held, free], vec![a, b]).await;
 }
+
+#[tokio::test]
+async fn the_outcomes_of_other_runs_are_recorded_meanwhile() {
+    let stage = Stage::set().await;
+    let a = stage.worker("a").env("WARMPROOF_PROBE_TIMEOUT_MS", 10_000).start();
+    let [held, free] = two_in_hand(&stage).await;
+    for hit in [&held, &free] {
+        stage.platform.start_warm(hit).await;
+    }
+    let mut caller = stage.db.pool().begin().await.unwrap();
+    sqlx::query("select from pending where run_id = $1 for update")
+        .bind(held.run.as_str())
+        .execute(&mut *caller)
+        .await
+        .unwrap();
+    stage.platform.simulator.faults().release();
+    assert_eq!(stage.outcome(&free.run).await.outcome, "delivered");
+    assert!(stage.pending(&held.run).await.is_some(), "its row is held by the caller");
+    caller.rollback().await.unwrap();
+    assert_eq!(stage.outcome(&held.run).await.outcome, "delivered");
+    stage.audit(&[held, free], vec![a]).await;
+}

@@ -10,7 +10,7 @@ use crate::support::stage::Stage;
 /// So many connections to a database that is away take at least so long: claims, renewals and
 /// settles each back off by themselves. Without that it is a matter of milliseconds.
 const ATTEMPTS: usize = 8;
-const ATTEMPTS_TAKE_MIN: Duration = Duration::from_secs(1);
+const ATTEMPTS_TAKE_MIN: Duration = Duration::from_millis(400);
 
 fn address(platform: &Platform) -> std::net::SocketAddr {
     platform.simulator.base_url().trim_start_matches("http://").parse().expect("an address")
@@ -75,6 +75,20 @@ async fn a_database_that_is_cut_off_is_not_hammered_and_everything_is_settled_wh
     }
     hits.push(before);
     stage.audit(&hits, vec![a]).await;
+}
+
+#[tokio::test]
+async fn a_worker_that_starts_before_its_database_waits_for_it() {
+    let (stage, proxy) = stage_behind_a_proxy().await;
+    let url = stage.db.url_through(proxy.address);
+    proxy.cut();
+    let hit = stage.hit().await;
+    let a = stage.worker("a").env("WARMPROOF_DATABASE_URL", url).start();
+    a.says("waiting for the database").await;
+    proxy.restore();
+    assert_eq!(stage.outcome(&hit.run).await.outcome, "fallback");
+    stage.platform.executed(&hit).await;
+    stage.audit(&[hit], vec![a]).await;
 }
 
 #[tokio::test]

@@ -114,6 +114,7 @@ async fn a_release_frees_the_row_at_once_and_can_move_the_look() {
     let later = Release {
         look_again_in: Some(Duration::from_secs(30)),
         probes: 1,
+        failures: 1,
         error: Some("server_error".to_owned()),
         ..Release::untouched(again.key.clone())
     };

@@ -132,6 +132,28 @@ async fn one_bad_row_never_fails_its_neighbours() {
 }
 
 #[tokio::test]
+async fn a_row_that_somebody_holds_never_keeps_its_neighbours() {
+    let db = db().await;
+    let held = claimed(&db.store, "run_held", "snapshot_1").await;
+    let free = claimed(&db.store, "run_free", "snapshot_1").await;
+    let mut caller = db.pool().begin().await.unwrap();
+    sqlx::query("select from pending where run_id = 'run_held' for update")
+        .execute(&mut *caller)
+        .await
+        .unwrap();
+    let batch = [settlement(&held, started()), settlement(&free, started())];
+    let answers = db.store.settle(&batch).await.unwrap();
+    assert!(answers[0].as_ref().is_err_and(warmproof::store::StoreError::is_lock_timeout));
+    assert!(matches!(answers[1], Ok(Settled::Recorded(_))));
+    let releases = [&held, &free].map(|claim| warmproof::store::lease::Release::untouched(claim.key.clone()));
+    assert_eq!(db.store.release(&releases).await.unwrap(), 0, "one is held, the other is settled");
+    caller.rollback().await.unwrap();
+    let again = recorded(&db, settlement(&held, started())).await;
+    assert_eq!(again.outcome, "delivered");
+    db.assert_conserved().await;
+}
+
+#[tokio::test]
 async fn upkeep_merges_counts_without_changing_a_sum_and_keeps_partitions_ahead() {
     let db = db().await;
     for n in 0..3 {

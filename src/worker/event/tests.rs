@@ -96,7 +96,7 @@ fn claim() -> Claim {
         look_at: due_at() + TimeDelta::seconds(2),
         claimed_at: due_at(),
         claim_count: 2,
-        probe_count: 1,
+        probe_failures: 1,
         create_count: 1,
         lost_at: None,
         workload: None,

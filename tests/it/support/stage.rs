@@ -104,6 +104,32 @@ impl Stage {
         until(&format!("`{statement}` is blocked"), look).await
     }
 
+    /// Makes the recording of each outcome take two seconds.
+    pub async fn slow_outcomes(&self) {
+        self.db
+            .run(
+                "create function slow() returns trigger language plpgsql as
+                 $$ begin perform pg_sleep(2); return new; end $$",
+            )
+            .await;
+        self.db
+            .run("create trigger slow before insert on outcome for each row execute function slow()")
+            .await;
+    }
+
+    /// Waits until a worker's settle records, slowly, and answers the server process that does it.
+    pub async fn recording(&self) -> i32 {
+        let sql =
+            "select pid from pg_stat_activity where datname = current_database() and wait_event = 'PgSleep'";
+        let look = async || {
+            sqlx::query_scalar::<_, i32>(sql)
+                .fetch_optional(self.db.pool())
+                .await
+                .expect("a look at the activity")
+        };
+        until("a settle records", look).await
+    }
+
     /// Ends all workers, then holds them to account: each run has one outcome, told in one
     /// event; nothing is unaccounted; no run was executed twice.
     pub async fn audit(&self, runs: &[Dispatched], workers: Vec<Process>) {
