@@ -19,4 +19,6 @@ pub mod simulator;
 pub mod supervisor;
 pub mod worker;
 
+pub mod bench;
+
 pub mod cli;

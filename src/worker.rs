@@ -35,7 +35,8 @@ use tokio_util::task::TaskTracker;
 
 use crate::config::worker::WorkerConfig;
 use crate::domain::backoff::Backoff;
-use crate::domain::ids::PoolName;
+use crate::domain::ids::{PoolName, RunId};
+use crate::domain::verdict::{LatestSnapshot, Sighting};
 use crate::platform;
 use crate::store::lease::Release;
 use crate::store::{Store, StoreError};
@@ -55,12 +56,36 @@ pub struct Worker {
     shared: Arc<Shared>,
 }
 
+/// Whom a worker asks for latest snapshots.
+#[derive(Debug, Clone)]
+pub enum Probe {
+    /// The platform.
+    Platform(platform::Client),
+    /// Nobody: every look sees this. For benchmarks of all the rest.
+    Fixed(Box<LatestSnapshot>),
+}
+
+impl From<platform::Client> for Probe {
+    fn from(client: platform::Client) -> Self {
+        Self::Platform(client)
+    }
+}
+
+impl Probe {
+    async fn latest_snapshot(&self, run_id: &RunId) -> Sighting {
+        match self {
+            Self::Platform(client) => client.latest_snapshot(run_id).await,
+            Self::Fixed(latest) => Ok((**latest).clone()),
+        }
+    }
+}
+
 /// What all tasks of a worker share.
 #[derive(Debug)]
 struct Shared {
     config: WorkerConfig,
     store: Store,
-    platform: platform::Client,
+    platform: Probe,
     workload: Workload,
     events: Events,
     in_hand: Arc<InHand>,
@@ -86,10 +111,10 @@ impl Worker {
     pub fn builder(
         config: WorkerConfig,
         store: Store,
-        platform: platform::Client,
+        platform: impl Into<Probe>,
         workload: Workload,
     ) -> WorkerBuilder {
-        WorkerBuilder { store, platform, workload, config, events: Events::Off }
+        WorkerBuilder { store, platform: platform.into(), workload, config, events: Events::Off }
     }
 }
 
@@ -97,7 +122,7 @@ impl Worker {
 #[derive(Debug)]
 pub struct WorkerBuilder {
     store: Store,
-    platform: platform::Client,
+    platform: Probe,
     workload: Workload,
     config: WorkerConfig,
     events: Events,

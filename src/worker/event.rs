@@ -42,7 +42,7 @@ pub(super) fn settled(
         .with("fallback_result", outcome.fallback_result.as_deref())
         .with("workload", outcome.workload.as_deref())
         .with("late", outcome.late)
-        .with("lag_ms", millis(looked_at - claim.look_at))
+        .with("lag_ms", fine_millis(looked_at - claim.look_at))
         .with("overdue_ms", millis(looked_at - outcome.due_at))
         .with("actual_delay_ms", millis(looked_at - outcome.scheduled_at))
         .with("claim_count", outcome.claim_count)
@@ -52,6 +52,11 @@ pub(super) fn settled(
         .with("region", outcome.region.as_deref())
         .with("deployment_version", outcome.deployment_version.as_deref())
         .with("worker", outcome.worker.as_deref())
+}
+
+/// Milliseconds with their thousandths: what a look is late by is a matter of fractions.
+fn fine_millis(span: TimeDelta) -> serde_json::Value {
+    span.num_microseconds().map(|micros| f64::from(i32::try_from(micros).unwrap_or(i32::MAX)) / 1000.0).into()
 }
 
 fn millis(span: TimeDelta) -> i64 {

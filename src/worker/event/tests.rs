@@ -161,7 +161,7 @@ fn upstreams_keys_come_in_upstreams_order_and_ours_behind_them() {
     assert_eq!((&event["op"], &event["kind"]), (&"warmstart.verify".into(), &"scheduled".into()));
     assert_eq!(event["ok"], false, "no create was confirmed");
     assert_eq!((&event["delay_ms"], &event["actual_delay_ms"]), (&10_000.into(), &12_005.into()));
-    assert_eq!((&event["lag_ms"], &event["overdue_ms"]), (&5.into(), &2005.into()));
+    assert_eq!((&event["lag_ms"], &event["overdue_ms"]), (&5.0.into(), &2005.into()));
     assert_eq!((&event["duration_ms"], &event["phase.probe.duration_ms"]), (&340.into(), &7.into()));
     assert_eq!(event["phase.probe.ok"], false);
     for secret in SECRETS {
