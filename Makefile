@@ -1,7 +1,7 @@
 # Every command there is. If it is not a target here, it is not a step.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test takeover test-conformance check prepare
+.PHONY: help demo test takeover test-conformance bench bench-check check prepare
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -20,6 +20,13 @@ takeover: ## Kill a hundred workers and print how fast others took over
 
 test-conformance: ## Drive the simulator with the platform's published client; needs Node.js and npm
 	@scripts/test-conformance
+
+bench: ## Measure a release build; pass ARGS="--full --json" on
+	@scripts/bootstrap
+	cargo run --quiet --release --bin warmproof -- bench $(ARGS)
+
+bench-check: ## Hold the JSON document of a run, FILE=bench.json, against the bars
+	cargo run --quiet --release --bin warmproof -- bench --check $(or $(FILE),bench.json)
 
 check: ## Format, lints, tidiness, docs, query metadata, dependencies
 	cargo fmt --check

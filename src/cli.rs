@@ -1,6 +1,7 @@
 //! The command line: wires the layers, and is the only place that knows all of them.
 
 pub mod api;
+pub mod bench;
 pub mod demo;
 pub mod migrate;
 pub mod simulate;
@@ -47,6 +48,8 @@ enum Command {
     Migrate(migrate::MigrateArgs),
     /// Play the platform: worker API, warm-start broker, runners and a compute gateway.
     Simulate(simulate::SimulateArgs),
+    /// Measure the product beside the server's own limit, on a private PostgreSQL.
+    Bench(bench::BenchArgs),
     /// Play a supervisor: dequeue, warm-start, schedule or cold-start, cancel on connect.
     Supervise(supervise::SuperviseArgs),
 }
@@ -89,6 +92,7 @@ pub fn run(cli: Cli) -> ExitCode {
             Command::Api(lifetime) => api::api(&lifetime).await.map(|()| ExitCode::SUCCESS),
             Command::Migrate(args) => migrate::migrate(args).await,
             Command::Simulate(args) => simulate::simulate(args).await.map(|()| ExitCode::SUCCESS),
+            Command::Bench(args) => bench::bench(args).await,
             Command::Supervise(args) => supervise::supervise(args).await.map(|()| ExitCode::SUCCESS),
         }
     });

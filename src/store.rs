@@ -9,7 +9,7 @@
 pub mod cancel;
 pub mod claim;
 pub mod coalesce;
-mod codec;
+pub mod codec;
 pub mod connect;
 pub mod error;
 pub mod lease;

@@ -35,6 +35,8 @@ pub struct Context {
     pub url: String,
     /// How much work to do.
     pub scale: Scale,
+    /// How often variants that are compared are measured, in turns.
+    pub rounds: usize,
 }
 
 impl Context {

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use serde::Serialize;
+use serde_json::{Value, json};
 
 /// What a set of measured times says, in milliseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
@@ -52,6 +53,88 @@ pub fn median(mut figures: Vec<f64>) -> Option<f64> {
     figures.get(figures.len().checked_sub(1)? / 2).copied()
 }
 
+/// One measurement of one variant.
+#[derive(Debug, Clone, Copy)]
+pub struct Round {
+    /// Rows a second.
+    pub per_second: f64,
+    /// How long its calls took, where single calls were timed.
+    pub calls: Option<Percentiles>,
+}
+
+impl From<f64> for Round {
+    fn from(per_second: f64) -> Self {
+        Self { per_second, calls: None }
+    }
+}
+
+/// Variants that were measured in turns, so that a noisy minute meets them all.
+#[derive(Debug, Default)]
+pub struct Rounds {
+    variants: Vec<(String, Vec<Round>)>,
+}
+
+impl Rounds {
+    /// Adds a measurement.
+    pub fn add(&mut self, variant: &str, round: impl Into<Round>) {
+        let round = round.into();
+        match self.variants.iter_mut().find(|(name, _)| name == variant) {
+            Some((_, rounds)) => rounds.push(round),
+            None => self.variants.push((variant.to_owned(), vec![round])),
+        }
+    }
+
+    fn of(&self, variant: &str) -> &[Round] {
+        self.variants.iter().find(|(name, _)| name == variant).map_or(&[], |(_, rounds)| rounds)
+    }
+
+    /// Median rate of a variant.
+    #[must_use]
+    pub fn rate(&self, variant: &str) -> Option<f64> {
+        median(self.of(variant).iter().map(|round| round.per_second).collect())
+    }
+
+    /// Median over rounds of one figure of a variant's call times.
+    #[must_use]
+    pub fn call(&self, variant: &str, figure: fn(&Percentiles) -> f64) -> Option<f64> {
+        median(self.of(variant).iter().filter_map(|round| round.calls.as_ref().map(figure)).collect())
+    }
+
+    /// The best of several variants by median rate.
+    #[must_use]
+    pub fn best<'v>(&self, variants: &[&'v str]) -> Option<&'v str> {
+        let rate = |variant: &&&str| self.rate(variant).unwrap_or(0.0);
+        variants.iter().max_by(|one, other| rate(one).total_cmp(&rate(other))).copied()
+    }
+
+    /// Median of the ratios that two variants had within each round.
+    #[must_use]
+    pub fn ratio(&self, variant: &str, to: &str) -> Option<f64> {
+        let rounds = self.of(variant).iter().zip(self.of(to));
+        median(rounds.map(|(one, other)| one.per_second / other.per_second).collect())
+    }
+
+    /// One row a variant: medians, lowest and highest rate, and every round's rate.
+    #[must_use]
+    pub fn rows(&self) -> Value {
+        let row = |(name, rounds): &(String, Vec<Round>)| {
+            let rates: Vec<f64> = rounds.iter().map(|round| round.per_second.round()).collect();
+            json!({
+                "variant": name,
+                "per_second": self.rate(name).map(f64::round),
+                "lowest": rates.iter().copied().min_by(f64::total_cmp),
+                "highest": rates.iter().copied().max_by(f64::total_cmp),
+                "p50_ms": self.call(name, |calls| calls.p50),
+                "p99_ms": self.call(name, |calls| calls.p99),
+                "p999_ms": self.call(name, |calls| calls.p999),
+                "max_ms": self.call(name, |calls| calls.max),
+                "rounds": rates,
+            })
+        };
+        self.variants.iter().map(row).collect()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -63,5 +146,18 @@ mod tests {
         assert_eq!(Percentiles::of(Vec::new()), None);
         assert_eq!(median(vec![3.0, 1.0, 2.0]), Some(2.0));
         assert_eq!(median(Vec::new()), None);
+    }
+
+    #[test]
+    fn ratios_are_taken_within_rounds() {
+        let mut rounds = Rounds::default();
+        for (ours, limit) in [(50.0, 100.0), (8.0, 10.0), (60.0, 100.0)] {
+            rounds.add("ours", ours);
+            rounds.add("limit", limit);
+        }
+        assert_eq!(rounds.ratio("ours", "limit"), Some(0.6));
+        assert_eq!(rounds.rate("limit"), Some(100.0));
+        assert_eq!(rounds.best(&["ours", "limit"]), Some("limit"));
+        assert_eq!(rounds.ratio("ours", "nobody"), None);
     }
 }

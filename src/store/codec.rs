@@ -19,7 +19,7 @@ const ZSTD: i16 = 2;
 const MESSAGE_BYTES_MAX: usize = 64 << 20;
 
 /// Encodes a message; what compression does not shorten stays as it came.
-pub(super) fn encode<'m>(message: &'m [u8], config: &CompressionConfig) -> (i16, Cow<'m, [u8]>) {
+pub fn encode<'m>(message: &'m [u8], config: &CompressionConfig) -> (i16, Cow<'m, [u8]>) {
     if message.len() < config.above_bytes {
         return (RAW, Cow::Borrowed(message));
     }

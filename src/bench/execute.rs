@@ -1,0 +1,90 @@
+//! `execute`: a whole worker drains rows that are due: claim, dispatch, null probe, settle.
+
+use std::time::Duration;
+
+use anyhow::anyhow;
+use serde_json::{Value, json};
+use tokio::time::{Instant, sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::context::{Context, SCHEMA};
+use super::figures::{Rounds, per_second};
+use super::load::Stock;
+use super::{process, server};
+use crate::config::WorkerSettings;
+use crate::config::environment::Environment;
+use crate::config::verify::Switch;
+use crate::domain::ids::SnapshotId;
+use crate::domain::verdict::LatestSnapshot;
+use crate::store::Store;
+use crate::worker::{Probe, Worker};
+use crate::workload::Workload;
+
+/// How long a drain may take before something is wrong.
+const PATIENCE: Duration = Duration::from_mins(2);
+/// How often the counts are read while a worker drains.
+const LOOK: Duration = Duration::from_millis(10);
+
+/// A sighting of a run that has moved on.
+#[must_use]
+pub fn moved_on(snapshot_id: SnapshotId) -> Probe {
+    Probe::Fixed(Box::new(LatestSnapshot {
+        snapshot_id,
+        execution_status: "EXECUTING".to_owned(),
+        description: "Attempt created, starting execution (warm start)".to_owned(),
+        run_status: "EXECUTING".to_owned(),
+        attempt_number: Some(1),
+    }))
+}
+
+async fn drain(context: &Context, admin: &Store, rows: usize, in_hand: Option<u32>) -> anyhow::Result<f64> {
+    let settings = WorkerSettings::from_environment(&Environment::from_pairs(process::environment(context)));
+    let Switch::Enabled(mut settings) = settings? else {
+        return Err(anyhow!("the benchmark's own environment switches verification off"));
+    };
+    if let Some(in_hand) = in_hand {
+        settings.worker.claims_in_hand_max = in_hand;
+    }
+    let store = context.store(settings.database.connections_max).await?;
+    let workload = Workload::new(&settings.workload)?;
+    let probe = moved_on(SnapshotId::parse("snapshot_movedon")?);
+    let stop = CancellationToken::new();
+    let begin = Instant::now();
+    let worker =
+        tokio::spawn(Worker::builder(settings.worker, store.clone(), probe, workload).run(stop.clone()));
+    let done = timeout(PATIENCE, async {
+        while usize::try_from(server::ended(admin).await?)? < rows {
+            sleep(LOOK).await;
+        }
+        anyhow::Ok(begin.elapsed())
+    })
+    .await;
+    stop.cancel();
+    worker.await??;
+    store.close().await;
+    let took = done.map_err(|_| anyhow!("the worker did not drain {rows} rows in {PATIENCE:?}"))??;
+    server::expect_all_ended(admin, rows).await?;
+    Ok(per_second(rows, took))
+}
+
+/// Measures a worker at its defaults and one with more claims in hand.
+///
+/// # Errors
+/// The server refused, or the worker left rows behind.
+pub async fn run(context: &Context) -> anyhow::Result<Value> {
+    let rows = context.pick(20_000, 100_000);
+    let admin = context.fresh_store(2).await?;
+    let stock = Stock::make(&admin, rows).await?;
+    let mut rounds = Rounds::default();
+    for _ in 0..context.rounds {
+        for (name, in_hand) in
+            [("one worker, defaults", None), ("one worker, 5000 claims in hand", Some(5000))]
+        {
+            server::empty(&admin).await?;
+            stock.fill(&admin, rows).await?;
+            server::make_due(&admin).await?;
+            rounds.add(name, drain(context, &admin, rows, in_hand).await?);
+        }
+    }
+    Ok(json!({ "rows": rows, "schema": SCHEMA, "variants": rounds.rows() }))
+}

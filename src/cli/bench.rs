@@ -1,0 +1,207 @@
+//! `warmproof bench`: measures the product beside the server's own limit.
+
+mod machine;
+mod table;
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::str::FromStr;
+
+use anyhow::Context as _;
+use clap::{Args, ValueEnum};
+use serde_json::{Map, Value, json};
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use tokio::task::spawn_blocking;
+use tokio::time::Instant;
+
+use crate::bench::check::{BARS, Standing};
+use crate::bench::{self, Context, Scale, server};
+use crate::config::postgres::Discovery;
+use crate::postgres::{Home, Options, PrivatePostgres};
+
+/// What is measured, and where.
+#[derive(Debug, Args)]
+pub struct BenchArgs {
+    /// Small loads, under two minutes in all; the default
+    #[arg(long, conflicts_with = "full")]
+    quick: bool,
+    /// Loads as long as the figures need
+    #[arg(long)]
+    full: bool,
+    /// Only these, separated by commas
+    #[arg(long, value_enum, value_delimiter = ',')]
+    phases: Vec<Phase>,
+    /// Print one JSON document on stdout, and the tables on stderr
+    #[arg(long)]
+    json: bool,
+    /// Measure this server, in a schema of its own that is dropped first, instead of a private one
+    #[arg(long, value_name = "URL")]
+    database_url: Option<String>,
+    /// How often variants are measured, in turns; 3, or 5 of a full run
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=100))]
+    rounds: Option<u16>,
+    /// Measure nothing: hold the JSON document of a run against the bars
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["quick", "full", "phases", "json", "database_url", "rounds"])]
+    check: Option<PathBuf>,
+}
+
+/// Parts of a run, in their order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Phase {
+    /// The same row life inside the server, and single-row commits
+    Limit,
+    /// Single calls through the coalescer, plain ones, and batches
+    Schedule,
+    /// Cancels in batches and through the coalescer
+    Cancel,
+    /// A worker drains due rows: claim, dispatch, null probe, settle
+    Execute,
+    /// 90 % cancelled life through the batch API beside the limit
+    Life,
+    /// WAL bytes per verification by step and codec, CPU per message
+    Wal,
+    /// Queries and CPU of an idle worker
+    Idle,
+    /// Memory of a worker and an api over a full table
+    Memory,
+    // joined later: Lag, Burst, Probe, Depth, Held, Http
+}
+
+impl Phase {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Limit => "limit",
+            Self::Schedule => "schedule",
+            Self::Cancel => "cancel",
+            Self::Execute => "execute",
+            Self::Life => "life",
+            Self::Wal => "wal",
+            Self::Idle => "idle",
+            Self::Memory => "memory",
+        }
+    }
+
+    async fn run(self, context: &Context) -> anyhow::Result<Value> {
+        match self {
+            Self::Limit => bench::limit::run(context).await,
+            Self::Schedule => bench::schedule::run(context).await,
+            Self::Cancel => bench::cancel::run(context).await,
+            Self::Execute => bench::execute::run(context).await,
+            Self::Life => bench::life::run(context).await,
+            Self::Wal => bench::wal::run(context).await,
+            Self::Idle => bench::idle::run(context).await,
+            Self::Memory => bench::memory::run(context).await,
+        }
+    }
+}
+
+/// Settings of the private server: room for the rows, no checkpoint in the middle, durable as ever.
+const SETTINGS: [(&str, &str); 9] = [
+    ("shared_buffers", "1GB"),
+    ("max_wal_size", "4GB"),
+    ("checkpoint_timeout", "15min"),
+    ("fsync", "on"),
+    ("synchronous_commit", "on"),
+    ("wal_compression", "off"),
+    ("autovacuum", "on"),
+    ("autovacuum_naptime", "10s"),
+    ("max_connections", "200"),
+];
+
+/// Runs the phases asked for, or checks the document of an earlier run.
+pub async fn bench(args: BenchArgs) -> anyhow::Result<ExitCode> {
+    if let Some(file) = &args.check {
+        return check(file);
+    }
+    if cfg!(debug_assertions) {
+        tracing::warn!("this is a debug build: its figures say nothing about the product (`make bench`)");
+    }
+    let (postgres, url) = if let Some(url) = &args.database_url {
+        (None, url.clone())
+    } else {
+        let postgres = start_postgres().await?;
+        let url = postgres.url();
+        (Some(postgres), url)
+    };
+    let scale = if args.full { Scale::Full } else { Scale::Quick };
+    let rounds = args.rounds.map_or(if args.full { 5 } else { 3 }, usize::from);
+    let context = Context { options: PgConnectOptions::from_str(&url)?, url, scale, rounds };
+    let measured = measure(&args, &context).await;
+    if let Some(postgres) = postgres {
+        // Blocks for a moment; nothing else runs any more.
+        let _ = spawn_blocking(move || postgres.stop()).await;
+    }
+    let document = measured?;
+    if args.json {
+        say(false, &serde_json::to_string_pretty(&document)?)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn start_postgres() -> anyhow::Result<PrivatePostgres> {
+    let mut options = Options::new(Home::Temporary, Discovery::from_environment());
+    options.settings = SETTINGS.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
+    Ok(spawn_blocking(move || PrivatePostgres::start(&options))
+        .await
+        .context("could not start a private PostgreSQL")??)
+}
+
+async fn measure(args: &BenchArgs, context: &Context) -> anyhow::Result<Value> {
+    let db = PgPoolOptions::new()
+        .max_connections(1)
+        .connect_with(context.options.clone())
+        .await
+        .context("could not connect to the server to be measured")?;
+    let postgres = server::settings(&db).await?;
+    let started_at = server::now(&db).await?;
+    let machine = machine::machine();
+    say(args.json, &table::render("machine", &machine))?;
+    say(args.json, &table::render("postgres", &postgres))?;
+    let all = Phase::value_variants();
+    let mut phases = Map::new();
+    for phase in all.iter().filter(|phase| args.phases.is_empty() || args.phases.contains(phase)) {
+        let begin = Instant::now();
+        let mut figures =
+            phase.run(context).await.with_context(|| format!("phase `{}` failed", phase.name()))?;
+        figures["took_seconds"] = json!((begin.elapsed().as_secs_f64() * 10.0).round() / 10.0);
+        say(args.json, &table::render(phase.name(), &figures))?;
+        phases.insert(phase.name().to_owned(), figures);
+    }
+    db.close().await;
+    let document = json!({
+        "warmproof": env!("CARGO_PKG_VERSION"),
+        "debug_build": cfg!(debug_assertions),
+        "scale": match context.scale { Scale::Quick => "quick", Scale::Full => "full" },
+        "rounds": context.rounds,
+        "started_at": started_at,
+        "machine": machine,
+        "postgres": postgres,
+        "phases": phases,
+    });
+    say(args.json, &table::bars(&document))?;
+    Ok(document)
+}
+
+/// Holds a document against the bars; fails when one is missed.
+fn check(file: &std::path::Path) -> anyhow::Result<ExitCode> {
+    let text =
+        std::fs::read_to_string(file).with_context(|| format!("could not read `{}`", file.display()))?;
+    let document: Value = serde_json::from_str(&text)
+        .with_context(|| format!("`{}` is not the JSON document of a run", file.display()))?;
+    say(false, &table::bars(&document))?;
+    let missed = BARS.iter().any(|bar| bar.judge(&document).1 == Standing::Missed);
+    Ok(if missed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// Writes at once, also into a pipe; beside a document on stdout, tables go to stderr.
+fn say(aside: bool, text: &str) -> anyhow::Result<()> {
+    if aside {
+        writeln!(std::io::stderr().lock(), "{text}")?;
+    } else {
+        let mut out = std::io::stdout().lock();
+        writeln!(out, "{text}")?;
+        out.flush()?;
+    }
+    Ok(())
+}
