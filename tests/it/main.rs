@@ -10,6 +10,7 @@ mod support;
 
 mod api;
 mod clocks;
+mod coalesce;
 mod disabled;
 mod drain;
 mod five_behaviours;
