@@ -121,6 +121,9 @@ create function schedule_many(
 returns table (ordinal integer, result text, id uuid, due_at timestamptz)
 language plpgsql
 set search_path from current
+-- Each key is looked up in the index. A table that is empty when it is planned would be hashed whole, for ever.
+set enable_hashjoin = off
+set enable_mergejoin = off
 as $$
 #variable_conflict use_column
 declare
@@ -187,6 +190,8 @@ create function cancel_many(run_ids text[], snapshot_ids text[], reasons text[])
 returns table (ordinal integer, result text, id uuid)
 language plpgsql
 set search_path from current
+set enable_hashjoin = off
+set enable_mergejoin = off
 as $$
 #variable_conflict use_column
 declare
