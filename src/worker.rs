@@ -7,7 +7,7 @@
 //! claim_ahead ─ claims ─▶ verify (one task a claim: wait, probe, judge, fall back)
 //!                           │ settlement                    renew: leases of all in hand
 //!                           ▼                               tally: how many probes fail
-//!                         settle (one lane, batches)        upkeep: partitions, counts
+//!                         settle (two lanes, batches)       upkeep: partitions, counts
 //!                           └─▶ wide event
 //! ```
 //!
@@ -28,7 +28,7 @@ use std::time::Duration;
 
 use rand::SeedableRng;
 use rand::rngs::StdRng;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Mutex, Semaphore, mpsc};
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -93,7 +93,7 @@ struct Shared {
     probe_slots: Semaphore,
     fallback_slots: Semaphore,
     stop: CancellationToken,
-    settle: mpsc::Sender<settle::Order>,
+    settle: mpsc::Sender<settle::Ended>,
 }
 
 /// What a worker leaves behind when it stops.
@@ -187,16 +187,18 @@ impl WorkerBuilder {
 }
 
 impl Worker {
-    async fn run(self, orders: mpsc::Receiver<settle::Order>) -> Result<Drained, StoreError> {
+    async fn run(self, orders: mpsc::Receiver<settle::Ended>) -> Result<Drained, StoreError> {
         let shared = self.shared;
         tracing::info!(
             worker = %shared.config.name,
             pools = ?shared.config.pools.iter().map(PoolName::as_str).collect::<Vec<_>>(),
             "worker started"
         );
-        // The lane and the leases outlive `stop`: they serve what is still in hand.
+        // The lanes and the leases outlive `stop`: they serve what is still in hand.
         let aside = CancellationToken::new();
-        let lane = tokio::spawn(settle::lane(Arc::clone(&shared), orders, aside.clone()));
+        let orders = Arc::new(Mutex::new(orders));
+        let lane = |_| tokio::spawn(settle::lane(Arc::clone(&shared), Arc::clone(&orders), aside.clone()));
+        let lanes: Vec<_> = (0..settle::LANES).map(lane).collect();
         let leases = tokio::spawn(renew::keep(Arc::clone(&shared), aside.clone()));
         let tally = tokio::spawn(tally::keep(Arc::clone(&shared), aside.clone()));
         let upkeep = tokio::spawn(upkeep::keep(Arc::clone(&shared)));
@@ -208,7 +210,7 @@ impl Worker {
         let deadline = Instant::now() + shared.config.grace;
         let in_time = timeout_at(deadline, async {
             verifications.wait().await;
-            settle::flushed(&shared).await;
+            shared.in_hand.emptied().await;
         })
         .await;
         if in_time.is_err() {
@@ -219,7 +221,7 @@ impl Worker {
         }
         let released = give_back(&shared).await;
         aside.cancel();
-        for task in [lane, leases, tally, upkeep] {
+        for task in lanes.into_iter().chain([leases, tally, upkeep]) {
             task.abort();
         }
         tracing::info!(worker = %shared.config.name, released, "worker stopped");

@@ -107,6 +107,13 @@ impl InHand {
         self.freed.notified().await;
     }
 
+    /// Waits until no claim is in hand. Not beside [`InHand::freed`]: only one of them would hear.
+    pub(super) async fn emptied(&self) {
+        while self.len() > 0 {
+            self.freed().await;
+        }
+    }
+
     /// The claims whose lease has less than `left` to run.
     pub(super) fn ending_within(&self, left: Duration) -> Vec<ClaimKey> {
         let bound = Instant::now() + left;

@@ -87,7 +87,7 @@ async fn a_bad_call_never_fails_its_neighbours() {
 #[tokio::test]
 async fn a_callers_open_transaction_on_one_run_never_blocks_the_lane() {
     let (db, coalescer) = one_lane().await;
-    coalescer.schedule(fresh("run_held", "snapshot_1")).await.unwrap().unwrap();
+    let _ = coalescer.schedule(fresh("run_held", "snapshot_1")).await.unwrap().unwrap();
     let mut caller = db.pool().begin().await.unwrap();
     sqlx::query("select from pending where run_id = 'run_held' for update")
         .execute(&mut *caller)
@@ -100,7 +100,7 @@ async fn a_callers_open_transaction_on_one_run_never_blocks_the_lane() {
     });
     for n in 0..50 {
         let run = format!("run_{n}");
-        coalescer.schedule(fresh(&run, "snapshot_1")).await.unwrap().unwrap();
+        let _ = coalescer.schedule(fresh(&run, "snapshot_1")).await.unwrap().unwrap();
         let cancelled = coalescer.cancel(cancellation(&run, None, CancelReason::Connected)).await.unwrap();
         assert!(matches!(cancelled, Cancelled::Cancelled { .. }));
     }
