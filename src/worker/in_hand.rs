@@ -120,6 +120,12 @@ impl InHand {
         self.lock().iter().filter(|(_, end)| **end < bound).map(|(key, _)| key.clone()).collect()
     }
 
+    /// Lets go of everything by our own reckoning: no holder acts on its claim after this.
+    pub(super) fn forsake(&self) {
+        let now = Instant::now();
+        self.lock().values_mut().for_each(|end| *end = now);
+    }
+
     /// All claims in hand.
     pub(super) fn keys(&self) -> Vec<ClaimKey> {
         self.lock().keys().cloned().collect()
@@ -131,8 +137,8 @@ impl InHand {
         let mut ends = self.lock();
         for key in asked_for {
             match ends.get_mut(key) {
-                Some(end) if answer.renewed.contains(&key.id) => *end = asked + lease,
-                Some(end) if !answer.busy.contains(&key.id) => *end = asked,
+                Some(end) if answer.renewed.contains(key) => *end = asked + lease,
+                Some(end) if !answer.busy.contains(key) => *end = asked,
                 Some(_) | None => {}
             }
         }
