@@ -162,8 +162,12 @@ declare
 begin
   for day in select today + n from generate_series(-1, days_ahead) as n loop
     if to_regclass('outcome_' || to_char(day, 'YYYYMMDD')) is null then
+      -- Made apart and then attached: readers and writers of outcome go on meanwhile.
       execute format(
-        'create table %I partition of outcome for values from (%L) to (%L)',
+        'create table %I (like outcome including defaults including constraints)',
+        'outcome_' || to_char(day, 'YYYYMMDD'));
+      execute format(
+        'alter table outcome attach partition %I for values from (%L) to (%L)',
         'outcome_' || to_char(day, 'YYYYMMDD'),
         day || ' 00:00:00+00', day + 1 || ' 00:00:00+00');
       made := made + 1;

@@ -1,5 +1,22 @@
 -- What supervisors call: schedule and cancel, in their own transaction if they wish.
 -- They are functions, so that SQL callers, the library and the API run the same rules.
+--
+-- Their plans are pinned to the index: a plan made while the hot table is nearly empty would read it whole
+-- and be kept while the table fills. They need READ COMMITTED, where each statement sees what was committed
+-- before it; in a caller's older snapshot a run that has ended would be revived.
+
+create function require_read_committed() returns void
+language plpgsql
+as $$
+begin
+  if current_setting('transaction_isolation') not in ('read committed', 'read uncommitted') then
+    raise exception 'warmproof needs a transaction at READ COMMITTED, this one is at %',
+      upper(current_setting('transaction_isolation'))
+      using errcode = 'invalid_transaction_state',
+        hint = 'begin the transaction with: begin isolation level read committed';
+  end if;
+end;
+$$;
 
 -- Ends one pending row as superseded. Its caller holds the row's lock.
 create function supersede(old pending) returns void
@@ -42,6 +59,9 @@ create function schedule_one(
   out result text, out id uuid, out due_at timestamptz)
 language plpgsql
 set search_path from current
+set enable_seqscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
 as $$
 #variable_conflict use_column
 declare
@@ -51,6 +71,7 @@ declare
   ended     record;
   took_over boolean := false;
 begin
+  perform require_read_committed();
   select coalesce(new_delay_ms, p.delay_ms, default_delay_ms) into delay_ms from pool p where p.name = new_pool;
   if not found then
     result := 'unknown_pool';
@@ -70,7 +91,8 @@ begin
 
     if found then
       -- We hold the run's key now, so every earlier life of this run is visible below. A late retry
-      -- must not revive what has ended. The last second cannot hold a retry's whole life and is skipped.
+      -- must not revive what has ended. Within its first second a revival costs one probe and no more, and
+      -- the look is spared.
       if not took_over and (moment - new_dequeued_at) not between interval '0' and interval '1 second' then
         select o.id, o.due_at, o.snapshot_id = new_snapshot_id as same into ended
         from outcome o
@@ -121,6 +143,9 @@ create function schedule_many(
 returns table (ordinal integer, result text, id uuid, due_at timestamptz)
 language plpgsql
 set search_path from current
+set enable_seqscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
 as $$
 #variable_conflict use_column
 declare
@@ -130,6 +155,7 @@ declare
   done_dues  timestamptz[];
   n          integer;
 begin
+  perform require_read_committed();
   with input as materialized (
     select i.*, moment + coalesce(i.delay_ms, p.delay_ms, default_delay_ms) * interval '1 millisecond' as due_at
     from unnest(ids, run_ids, snapshot_ids, pools, supervisors, regions, deployment_versions, intents,
@@ -187,77 +213,91 @@ create function cancel_many(run_ids text[], snapshot_ids text[], reasons text[])
 returns table (ordinal integer, result text, id uuid)
 language plpgsql
 set search_path from current
+set enable_seqscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
 as $$
 #variable_conflict use_column
 declare
   moment      timestamptz := clock_timestamp();
+  answered    integer[] := '{}';
   done        integer[];
   done_ids    uuid[];
-  passed      integer[];
-  passed_ids  uuid[];
 begin
-  -- A cancel waits for the writer that holds its row and then decides on what that writer left.
-  with input as materialized (
-    select * from unnest(run_ids, snapshot_ids, reasons) with ordinality as i (run_id, snapshot_id, reason, ordinal)
-    order by run_id collate "C"
-  ), gone as (
-    delete from pending p using input i
-    where p.run_id = i.run_id
-      and (i.snapshot_id is null or p.snapshot_id = i.snapshot_id)
-      and p.create_permitted_at is null
-    returning i.ordinal, i.reason as cancel_reason, p.*
-  ), judged as (
-    select
-      case when lost_at is null then 'cancelled' else 'fallback' end as outcome,
-      case when lost_at is null then cancel_reason end as reason,
-      case when lost_at is null then null when cancel_reason = 'connected' then 'overtaken' else 'cancelled' end as fallback_result,
-      gone.*
-    from gone
-  ), recorded as (
-    insert into outcome (
-      settled_at, id, run_id, snapshot_id, pool, supervisor, region, deployment_version, intent,
-      dequeued_at, scheduled_at, due_at, outcome, reason, fallback_result,
-      claim_count, probe_count, create_count, connected_at, lost_at, create_permitted_at, workload, error, traceparent)
-    select moment, id, run_id, snapshot_id, pool, supervisor, region, deployment_version, intent,
-      dequeued_at, scheduled_at, due_at, outcome, reason, fallback_result,
-      claim_count, probe_count, create_count,
-      case when cancel_reason = 'connected' then moment end, lost_at, create_permitted_at, workload, last_error, traceparent
-    from judged
-  ), counted as (
-    insert into outcome_count (
-      minute, pool, supervisor, region, deployment_version, intent, outcome, reason, fallback_result, n)
-    select date_trunc('minute', moment), pool, supervisor, region, deployment_version, intent, outcome, reason,
-      fallback_result, count(*)
-    from judged
-    group by pool, supervisor, region, deployment_version, intent, outcome, reason, fallback_result
-  )
-  select array_agg(ordinal::integer), array_agg(id) into done, done_ids from gone;
+  perform require_read_committed();
+  loop
+    -- A cancel waits for the writer that holds its row and then decides on what that writer left.
+    with input as materialized (
+      select * from unnest(run_ids, snapshot_ids, reasons) with ordinality as i (run_id, snapshot_id, reason, ordinal)
+      where i.ordinal <> all (answered)
+      order by run_id collate "C"
+    ), gone as (
+      delete from pending p using input i
+      where p.run_id = i.run_id
+        and (i.snapshot_id is null or p.snapshot_id = i.snapshot_id)
+        and p.create_permitted_at is null
+      returning i.ordinal, i.reason as cancel_reason, p.*
+    ), judged as (
+      select
+        case when lost_at is null then 'cancelled' else 'fallback' end as outcome,
+        case when lost_at is null then cancel_reason end as reason,
+        case when lost_at is null then null when cancel_reason = 'connected' then 'overtaken' else 'cancelled' end as fallback_result,
+        gone.*
+      from gone
+    ), recorded as (
+      insert into outcome (
+        settled_at, id, run_id, snapshot_id, pool, supervisor, region, deployment_version, intent,
+        dequeued_at, scheduled_at, due_at, outcome, reason, fallback_result,
+        claim_count, probe_count, create_count, connected_at, lost_at, create_permitted_at, workload, error, traceparent)
+      select moment, id, run_id, snapshot_id, pool, supervisor, region, deployment_version, intent,
+        dequeued_at, scheduled_at, due_at, outcome, reason, fallback_result,
+        claim_count, probe_count, create_count,
+        case when cancel_reason = 'connected' then moment end, lost_at, create_permitted_at, workload, last_error, traceparent
+      from judged
+    ), counted as (
+      insert into outcome_count (
+        minute, pool, supervisor, region, deployment_version, intent, outcome, reason, fallback_result, n)
+      select date_trunc('minute', moment), pool, supervisor, region, deployment_version, intent, outcome, reason,
+        fallback_result, count(*)
+      from judged
+      group by pool, supervisor, region, deployment_version, intent, outcome, reason, fallback_result
+    )
+    select array_agg(ordinal::integer), array_agg(id) into done, done_ids from gone;
 
-  return query select d.ordinal, 'cancelled', d.id from unnest(done, done_ids) as d (ordinal, id);
-  if coalesce(cardinality(done), 0) = cardinality(run_ids) then
-    return;
-  end if;
+    return query select d.ordinal, 'cancelled', d.id from unnest(done, done_ids) as d (ordinal, id);
+    answered := answered || coalesce(done, '{}');
+    exit when cardinality(answered) = cardinality(run_ids);
 
-  with input as materialized (
-    select * from unnest(run_ids, snapshot_ids, reasons) with ordinality as i (run_id, snapshot_id, reason, ordinal)
-    where i.ordinal <> all (coalesce(done, '{}'))
-    order by run_id collate "C"
-  ), late as (
-    update pending p
-    set connected_at = case when i.reason = 'connected' then coalesce(p.connected_at, moment) else p.connected_at end
-    from input i
-    where p.run_id = i.run_id
-      and (i.snapshot_id is null or p.snapshot_id = i.snapshot_id)
-      and p.create_permitted_at is not null
-    returning i.ordinal, p.id
-  )
-  select array_agg(ordinal::integer), array_agg(id) into passed, passed_ids from late;
+    with input as materialized (
+      select * from unnest(run_ids, snapshot_ids, reasons) with ordinality as i (run_id, snapshot_id, reason, ordinal)
+      where i.ordinal <> all (answered)
+      order by run_id collate "C"
+    ), late as (
+      update pending p
+      set connected_at = case when i.reason = 'connected' then coalesce(p.connected_at, moment) else p.connected_at end
+      from input i
+      where p.run_id = i.run_id
+        and (i.snapshot_id is null or p.snapshot_id = i.snapshot_id)
+        and p.create_permitted_at is not null
+      returning i.ordinal, p.id
+    )
+    select array_agg(ordinal::integer), array_agg(id) into done, done_ids from late;
 
-  return query select l.ordinal, 'too_late', l.id from unnest(passed, passed_ids) as l (ordinal, id);
+    return query select l.ordinal, 'too_late', l.id from unnest(done, done_ids) as l (ordinal, id);
+    answered := answered || coalesce(done, '{}');
+    exit when cardinality(answered) = cardinality(run_ids);
+
+    -- A superseding schedule may have put a new row in the place of the one we waited for.
+    exit when not exists (
+      select
+      from unnest(run_ids, snapshot_ids) with ordinality as i (run_id, snapshot_id, ordinal)
+      join pending p on p.run_id = i.run_id and (i.snapshot_id is null or p.snapshot_id = i.snapshot_id)
+      where i.ordinal <> all (answered));
+  end loop;
 
   if exists (
     select from unnest(reasons) with ordinality as i (reason, ordinal)
-    where i.reason <> 'connected' and i.ordinal <> all (coalesce(done, '{}') || coalesce(passed, '{}'))
+    where i.reason <> 'connected' and i.ordinal <> all (answered)
   ) then
     -- Somebody is told that there is nothing to cancel. Flush, so that an asynchronous cancel
     -- that took the row before us cannot be undone by a crash after this answer.
@@ -266,7 +306,7 @@ begin
 
   return query
   select i.n::integer, 'not_found', null::uuid from unnest(run_ids) with ordinality as i (run_id, n)
-  where i.n <> all (coalesce(done, '{}') || coalesce(passed, '{}'));
+  where i.n <> all (answered);
 end;
 $$;
 comment on function cancel_many is 'Cancels a batch of verifications by run, guarded by snapshot where one is given; answers cancelled, too_late or not_found for each.';

@@ -101,8 +101,21 @@ pub fn run(cli: Cli) -> ExitCode {
 
 #[expect(clippy::print_stderr, reason = "the last word of a command that failed, whatever the log filter")]
 fn fail(error: &anyhow::Error) -> ExitCode {
-    eprintln!("error: {error:#}");
+    eprintln!("error: {}", told_once(error));
     ExitCode::FAILURE
+}
+
+/// The causes of an error, each told once: many errors repeat their cause in their own text.
+fn told_once(error: &anyhow::Error) -> String {
+    error.chain().map(ToString::to_string).fold(String::new(), |told, cause| {
+        if told.is_empty() {
+            cause
+        } else if told.contains(&cause) {
+            told
+        } else {
+            format!("{told}: {cause}")
+        }
+    })
 }
 
 #[cfg(test)]
@@ -110,6 +123,13 @@ mod tests {
     use clap::CommandFactory;
 
     use super::Cli;
+
+    #[test]
+    fn a_cause_is_told_once() {
+        let error =
+            anyhow::anyhow!("refused").context("could not connect: refused").context("could not start");
+        assert_eq!(super::told_once(&error), "could not start: could not connect: refused");
+    }
 
     #[test]
     fn the_command_line_is_well_formed() {

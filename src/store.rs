@@ -35,6 +35,10 @@ pub struct Store {
     lanes: usize,
 }
 
+/// How long a worker's statement waits for a row that somebody else holds, for `lock_timeout`. Ordinary
+/// writers are through long before; whoever waits longer holds a connection that others need.
+const ROW_WAIT: &str = "100ms";
+
 /// How long a statement waits for a row that somebody else holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LockWait {

@@ -7,7 +7,7 @@
 //! claim_ahead ─ claims ─▶ verify (one task a claim: wait, probe, judge, fall back)
 //!                           │ settlement                    renew: leases of all in hand
 //!                           ▼                               tally: how many probes fail
-//!                         settle (one lane, batches)        upkeep: partitions, counts
+//!                         settle (two lanes, batches)       upkeep: partitions, counts
 //!                           └─▶ wide event
 //! ```
 //!
@@ -28,13 +28,14 @@ use std::time::Duration;
 
 use rand::SeedableRng;
 use rand::rngs::StdRng;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Mutex, Semaphore, mpsc};
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config::worker::WorkerConfig;
 use crate::domain::backoff::Backoff;
+use crate::domain::claim::ClaimKey;
 use crate::domain::ids::{PoolName, RunId};
 use crate::domain::verdict::{LatestSnapshot, Sighting};
 use crate::platform;
@@ -93,7 +94,9 @@ struct Shared {
     probe_slots: Semaphore,
     fallback_slots: Semaphore,
     stop: CancellationToken,
-    settle: mpsc::Sender<settle::Order>,
+    /// The grace period is over: whatever still runs is dropped where it stands.
+    halt: CancellationToken,
+    settle: mpsc::Sender<settle::Ended>,
 }
 
 /// What a worker leaves behind when it stops.
@@ -144,6 +147,9 @@ impl WorkerBuilder {
     /// the platform is waited out.
     pub async fn run(self, stop: CancellationToken) -> Result<Drained, StoreError> {
         self.register(&stop).await?;
+        if stop.is_cancelled() {
+            return Ok(Drained { released: 0 });
+        }
         let (settle, orders) = mpsc::channel(self.config.claims_in_hand_max as usize);
         let shared = Arc::new(Shared {
             in_hand: Arc::default(),
@@ -151,6 +157,7 @@ impl WorkerBuilder {
             probe_slots: Semaphore::new(self.config.probe_concurrency as usize),
             fallback_slots: Semaphore::new(self.config.fallback_concurrency as usize),
             stop,
+            halt: CancellationToken::new(),
             settle,
             store: self.store,
             platform: self.platform,
@@ -173,30 +180,38 @@ impl WorkerBuilder {
             match self.store.ensure_pools(&self.config.pools).await {
                 // Refused by the database itself: waiting would not help.
                 Err(error) if error.sqlstate().is_some() => return Err(error),
+                Err(_) if stop.is_cancelled() => break,
                 Err(error) => {
                     failures += 1;
                     let wait = START_BACKOFF.delay(failures, rand::random());
                     tracing::warn!(%error, retry_in_ms = wait.as_millis(), "waiting for the database");
                     let _ = stop.run_until_cancelled(tokio::time::sleep(wait)).await;
                 }
-                Ok(()) => return Ok(()),
+                Ok(()) => break,
             }
+        }
+        if let Ok(false) = self.store.commits_durably().await {
+            tracing::error!(
+                "`synchronous_commit` is off for this role or database: what is promised may be lost in a crash"
+            );
         }
         Ok(())
     }
 }
 
 impl Worker {
-    async fn run(self, orders: mpsc::Receiver<settle::Order>) -> Result<Drained, StoreError> {
+    async fn run(self, orders: mpsc::Receiver<settle::Ended>) -> Result<Drained, StoreError> {
         let shared = self.shared;
         tracing::info!(
             worker = %shared.config.name,
             pools = ?shared.config.pools.iter().map(PoolName::as_str).collect::<Vec<_>>(),
             "worker started"
         );
-        // The lane and the leases outlive `stop`: they serve what is still in hand.
+        // The lanes and the leases outlive `stop`: they serve what is still in hand.
         let aside = CancellationToken::new();
-        let lane = tokio::spawn(settle::lane(Arc::clone(&shared), orders, aside.clone()));
+        let orders = Arc::new(Mutex::new(orders));
+        let lane = |_| tokio::spawn(settle::lane(Arc::clone(&shared), Arc::clone(&orders), aside.clone()));
+        let lanes: Vec<_> = (0..settle::LANES).map(lane).collect();
         let leases = tokio::spawn(renew::keep(Arc::clone(&shared), aside.clone()));
         let tally = tokio::spawn(tally::keep(Arc::clone(&shared), aside.clone()));
         let upkeep = tokio::spawn(upkeep::keep(Arc::clone(&shared)));
@@ -208,7 +223,7 @@ impl Worker {
         let deadline = Instant::now() + shared.config.grace;
         let in_time = timeout_at(deadline, async {
             verifications.wait().await;
-            settle::flushed(&shared).await;
+            shared.in_hand.emptied().await;
         })
         .await;
         if in_time.is_err() {
@@ -217,9 +232,13 @@ impl Worker {
                 "the grace period is over, giving back what is in hand"
             );
         }
-        let released = give_back(&shared).await;
+        // Nobody acts on a claim any more before it is given back.
+        shared.in_hand.forsake();
+        let keys = shared.in_hand.keys();
+        shared.halt.cancel();
+        let released = give_back(&shared, keys).await;
         aside.cancel();
-        for task in [lane, leases, tally, upkeep] {
+        for task in lanes.into_iter().chain([leases, tally, upkeep]) {
             task.abort();
         }
         tracing::info!(worker = %shared.config.name, released, "worker stopped");
@@ -228,8 +247,8 @@ impl Worker {
 }
 
 /// Releases everything still in hand at once; what cannot be released runs out by itself.
-async fn give_back(shared: &Shared) -> usize {
-    let left: Vec<Release> = shared.in_hand.keys().into_iter().map(Release::untouched).collect();
+async fn give_back(shared: &Shared, keys: Vec<ClaimKey>) -> usize {
+    let left: Vec<Release> = keys.into_iter().map(Release::untouched).collect();
     if left.is_empty() {
         return 0;
     }

@@ -34,14 +34,20 @@ pub(super) async fn readyz(State(api): State<Api>) -> Response {
         Err(error) => {
             tracing::warn!(%error, "not ready");
             let reason = match error.sqlstate().as_deref() {
-                Some("42P01") => "the schema is missing: run `warmproof migrate`",
+                Some(_) if error.is_schema_missing() => "the schema is missing: run `warmproof migrate`",
                 Some(_) => "the database refused a query; the log tells more",
                 None => "the database cannot be reached",
             };
             Check { name: "database", ok: false, reason: Some(reason.to_owned()) }
         }
     };
-    let ready = database.ok;
+    let mut checks = vec![database];
+    if let Ok(durable) = api.store.commits_durably().await {
+        let reason =
+            "`synchronous_commit` is off for this role or database: a promise would not survive a crash";
+        checks.push(Check { name: "durability", ok: durable, reason: (!durable).then(|| reason.to_owned()) });
+    }
+    let ready = checks.iter().all(|check| check.ok);
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    (status, Json(Readiness { ready, checks: vec![database] })).into_response()
+    (status, Json(Readiness { ready, checks })).into_response()
 }

@@ -123,7 +123,11 @@ impl Problem {
     /// The database did not do its part. The reason is logged, not sent.
     pub(super) fn database(error: &StoreError) -> Self {
         tracing::warn!(%error, "a request failed on the database");
-        let detail = "the database did not answer as it should; repeat the request, it is safe to repeat";
+        let detail = if error.is_schema_missing() {
+            "the schema is missing: run `warmproof migrate` first"
+        } else {
+            "the database did not answer as it should; repeat the request, it is safe to repeat"
+        };
         Self::new(
             StatusCode::SERVICE_UNAVAILABLE,
             "urn:warmproof:database",

@@ -12,6 +12,7 @@ use url::Url;
 
 use crate::config::SuperviseSettings;
 use crate::config::environment::Environment;
+use crate::config::verify::Switch;
 use crate::platform;
 use crate::scheduler::Scheduler;
 use crate::shutdown;
@@ -44,6 +45,8 @@ pub async fn supervise(args: SuperviseArgs) -> anyhow::Result<()> {
         workload: Workload::new(&settings.workload)?,
         dequeue_interval: Duration::from_millis(args.dequeue_interval_ms),
     };
+    let verification = if matches!(settings.scheduler, Switch::Enabled(_)) { "on" } else { "off" };
+    tracing::info!(supervisor = supervisor.name, verification, "supervisor started");
     supervisor.run(connected, stop).await;
     Ok(())
 }

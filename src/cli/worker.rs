@@ -29,8 +29,12 @@ pub(super) async fn worker(lifetime: &Lifetime) -> anyhow::Result<()> {
         platform::Client::new(&settings.platform).context("could not set up the platform's client")?;
     let workload = Workload::new(&settings.workload).context("could not set up the workload backend")?;
     let events = if settings.worker.wide_events { Events::Stdout } else { Events::Off };
-    let drained =
-        Worker::builder(settings.worker, store.clone(), platform, workload).events(events).run(stop).await?;
+    let worker = Worker::builder(settings.worker, store.clone(), platform, workload).events(events);
+    let drained = worker.run(stop).await.map_err(|error| {
+        let missing = error.is_schema_missing();
+        let error = anyhow::Error::new(error);
+        if missing { error.context("the schema is missing: run `warmproof migrate` first") } else { error }
+    })?;
     tracing::debug!(?drained, "worker drained");
     // A statement that hangs holds its connection; the end of the process closes that, too.
     if tokio::time::timeout(PARTING_MAX, store.close()).await.is_err() {

@@ -65,6 +65,9 @@ impl Backend {
         if reader.optional_text(variable).is_none() {
             let hint = "set it to the compute gateway's address; docker and kubernetes are not supported yet";
             reader.fault(variable, "is not set, and the gateway is the only backend so far", hint);
+            // Needed with it, so it is told at once.
+            let hint = "set it to the host name under which runners reach the supervisor";
+            let _ = reader.text("TRIGGER_WORKLOAD_API_DOMAIN", hint);
             return None;
         }
         GatewayConfig::read(reader).map(Self::Gateway)

@@ -132,6 +132,9 @@ pub struct Outcome {
     pub fallback_result: Option<String>,
     /// Outside the rates: it may show the redriven dispatch.
     pub late: bool,
+    /// The fence of the claim that settled; `None` for a cancel or a supersede. Nobody's business outside.
+    #[serde(skip)]
+    pub fence: Option<i64>,
     /// Who settled.
     pub worker: Option<String>,
     /// Claims made.

@@ -23,7 +23,8 @@ where (select mode from setting) is not null
       where candidate.pool = wanted.pool
         -- The low watermark starts the scan past dead rows that a long transaction pins.
         and candidate.look_at >= coalesce(wanted.low, '-infinity')
-        and candidate.look_at <= coalesce(wanted.high, statement_timestamp() + $5::int * interval '1 millisecond')
+        -- Never beyond the horizon, not even when a clock that stepped back leaves the watermark ahead.
+        and candidate.look_at <= least(wanted.high, statement_timestamp() + $5::int * interval '1 millisecond')
         and (candidate.lease_expires_at is null or candidate.lease_expires_at <= statement_timestamp())
       order by candidate.look_at
       limit wanted.quota

@@ -7,7 +7,7 @@
 //!
 //! One bad row never fails its neighbours: a batch that is refused is repeated call by call.
 //! A row that somebody's open transaction holds never blocks a lane: after a short wait the
-//! batch is repeated call by call beside the lane, each waiting for itself.
+//! batch is repeated call by call, and a call that has to wait alone waits beside the lane.
 
 use std::collections::HashSet;
 use std::collections::hash_map::DefaultHasher;
@@ -15,7 +15,7 @@ use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use super::schedule::ScheduleAnswer;
 use super::{LockWait, Store, StoreError};
@@ -28,6 +28,9 @@ const BATCH_MAX: usize = 256;
 const QUEUE_MAX: usize = 1024;
 /// How long a lane waits for a row that somebody else holds.
 const LANE_LOCK_WAIT: LockWait = LockWait::AtMost(Duration::from_millis(20));
+
+/// Calls that wait beside the lanes at a time, each with a connection.
+const BESIDE_MAX: usize = 2;
 
 /// An error that all calls of a batch share.
 pub type SharedError = Arc<StoreError>;
@@ -57,9 +60,11 @@ impl Coalescer {
     /// Starts the store's lanes on the current runtime; each uses one connection while it works.
     #[must_use]
     pub fn start(store: &Store, default_delay: Duration) -> Self {
+        let beside = Arc::new(Semaphore::new(BESIDE_MAX));
         let lane = |_| {
             let (sender, calls) = mpsc::channel(QUEUE_MAX);
-            tokio::spawn(Lane { store: store.clone(), default_delay }.run(calls));
+            let beside = Arc::clone(&beside);
+            tokio::spawn(Lane { store: store.clone(), default_delay, beside }.run(calls));
             sender
         };
         Self { lanes: (0..store.lanes.max(1)).map(lane).collect() }
@@ -98,69 +103,83 @@ impl Coalescer {
 struct Lane {
     store: Store,
     default_delay: Duration,
+    /// Places for calls that wait beside their lane, fewer than connections, so that lanes always find one.
+    beside: Arc<Semaphore>,
 }
 
 impl Lane {
     async fn run(self, mut calls: mpsc::Receiver<Call>) {
+        let lane = Arc::new(self);
         let mut gathered = Vec::with_capacity(BATCH_MAX);
         while calls.recv_many(&mut gathered, BATCH_MAX).await > 0 {
             for batch in batches(gathered.drain(..)) {
                 match batch {
-                    Batch::Schedule(calls) => self.schedule(calls).await,
-                    Batch::Cancel(calls) => self.cancel(calls).await,
+                    Batch::Schedule(calls) => lane.schedule(calls).await,
+                    Batch::Cancel(calls) => lane.cancel(calls).await,
                 }
             }
         }
     }
 
-    async fn schedule(&self, calls: Vec<ScheduleCall>) {
+    async fn schedule(self: &Arc<Self>, calls: Vec<ScheduleCall>) {
         let (news, answers): (Vec<_>, Vec<_>) = calls.into_iter().unzip();
         match self.store.schedule_waiting(&news, self.default_delay, LANE_LOCK_WAIT).await {
             Ok(all) => answers.into_iter().zip(all).for_each(|(to, answer)| tell(to, Ok(answer))),
-            Err(error) if (news.len() > 1 && error.is_data_error()) || error.is_lock_timeout() => {
+            Err(error) if error.is_of_one_row() => {
                 for (new, to) in news.into_iter().zip(answers) {
-                    let (store, default_delay) = (self.store.clone(), self.default_delay);
-                    beside(error.is_lock_timeout(), async move {
-                        let answer = store.schedule(std::slice::from_ref(&new), default_delay).await;
-                        tell(to, one(answer));
-                    })
-                    .await;
+                    self.schedule_one(new, to).await;
                 }
             }
-            Err(error) => {
-                let error = Arc::new(error);
-                for to in answers {
-                    tell(to, Err(Arc::clone(&error)));
-                }
-            }
+            Err(error) => tell_all(answers, error),
         }
     }
 
-    async fn cancel(&self, calls: Vec<CancelCall>) {
+    async fn schedule_one(self: &Arc<Self>, new: NewVerification, to: Answer<ScheduleAnswer>) {
+        let alone = std::slice::from_ref(&new);
+        match self.store.schedule_waiting(alone, self.default_delay, LANE_LOCK_WAIT).await {
+            Err(error) if error.is_lock_timeout() => {
+                let lane = Arc::clone(self);
+                tokio::spawn(async move {
+                    let _place = lane.beside.acquire().await;
+                    let answer = lane.store.schedule(std::slice::from_ref(&new), lane.default_delay).await;
+                    tell(to, one(answer));
+                });
+            }
+            answer => tell(to, one(answer)),
+        }
+    }
+
+    async fn cancel(self: &Arc<Self>, calls: Vec<CancelCall>) {
         let (cancellations, answers): (Vec<_>, Vec<_>) = calls.into_iter().unzip();
         match self.store.cancel_waiting(&cancellations, LANE_LOCK_WAIT).await {
             Ok(all) => answers.into_iter().zip(all).for_each(|(to, answer)| tell(to, Ok(answer))),
-            Err(error) if (cancellations.len() > 1 && error.is_data_error()) || error.is_lock_timeout() => {
+            Err(error) if error.is_of_one_row() => {
                 for (cancellation, to) in cancellations.into_iter().zip(answers) {
-                    let store = self.store.clone();
-                    beside(error.is_lock_timeout(), async move {
-                        tell(to, one(store.cancel(std::slice::from_ref(&cancellation)).await));
-                    })
-                    .await;
+                    self.cancel_one(cancellation, to).await;
                 }
             }
-            Err(error) => {
-                let error = Arc::new(error);
-                for to in answers {
-                    tell(to, Err(Arc::clone(&error)));
-                }
+            Err(error) => tell_all(answers, error),
+        }
+    }
+
+    async fn cancel_one(self: &Arc<Self>, cancellation: Cancellation, to: Answer<Cancelled>) {
+        let alone = std::slice::from_ref(&cancellation);
+        match self.store.cancel_waiting(alone, LANE_LOCK_WAIT).await {
+            Err(error) if error.is_lock_timeout() => {
+                let lane = Arc::clone(self);
+                tokio::spawn(async move {
+                    let _place = lane.beside.acquire().await;
+                    tell(to, one(lane.store.cancel(std::slice::from_ref(&cancellation)).await));
+                });
             }
+            answer => tell(to, one(answer)),
         }
     }
 }
 
-type ScheduleCall = (NewVerification, oneshot::Sender<Result<ScheduleAnswer, SharedError>>);
-type CancelCall = (Cancellation, oneshot::Sender<Result<Cancelled, SharedError>>);
+type Answer<T> = oneshot::Sender<Result<T, SharedError>>;
+type ScheduleCall = (NewVerification, Answer<ScheduleAnswer>);
+type CancelCall = (Cancellation, Answer<Cancelled>);
 
 /// Calls of one kind that go into one statement.
 enum Batch {
@@ -200,12 +219,11 @@ fn batches(calls: impl Iterator<Item = Call>) -> Vec<Batch> {
     batches
 }
 
-/// Runs a call beside the lane when it would wait for a lock, else within it.
-async fn beside(spawned: bool, call: impl Future<Output = ()> + Send + 'static) {
-    if spawned {
-        tokio::spawn(call);
-    } else {
-        call.await;
+/// The whole statement failed, and with it every call in it.
+fn tell_all<T>(answers: Vec<Answer<T>>, error: StoreError) {
+    let error = Arc::new(error);
+    for to in answers {
+        tell(to, Err(Arc::clone(&error)));
     }
 }
 
@@ -216,6 +234,6 @@ fn one<T>(answers: Result<Vec<T>, StoreError>) -> Result<T, SharedError> {
 }
 
 /// A caller that has gone away needs no answer.
-fn tell<T>(to: oneshot::Sender<T>, answer: T) {
+fn tell<T>(to: Answer<T>, answer: Result<T, SharedError>) {
     let _ = to.send(answer);
 }

@@ -56,6 +56,12 @@ pub fn options(config: &DatabaseConfig) -> Result<PgConnectOptions, StoreError> 
     Ok(options.options([
         ("search_path", config.schema.clone()),
         ("statement_timeout", config.statement_timeout.as_millis().to_string()),
+        // Each key is looked up in the index. A hot table that is nearly empty when a statement is planned
+        // would be read whole, and that plan kept while the table fills.
+        ("enable_seqscan", "off".to_owned()),
+        ("enable_hashjoin", "off".to_owned()),
+        ("enable_mergejoin", "off".to_owned()),
+        ("jit", "off".to_owned()),
         // Nothing of ours stays idle in a transaction; a defect that does must not pin dead rows.
         ("idle_in_transaction_session_timeout", "10000".to_owned()),
     ]))

@@ -66,6 +66,23 @@ impl StoreError {
         self.is_data_error() || self.is_lock_timeout()
     }
 
+    /// Whether our tables are not there.
+    #[must_use]
+    pub fn is_schema_missing(&self) -> bool {
+        // No such table, no such function.
+        self.sqlstate().is_some_and(|state| state == "42P01" || state == "42883")
+    }
+
+    /// Whether the same statement may succeed later: no answer came, or the database was busy,
+    /// short of something, or going down (classes 08, 40, 53, 55 and 57).
+    #[must_use]
+    pub fn is_passing(&self) -> bool {
+        match self.sqlstate() {
+            Some(state) => ["08", "40", "53", "55", "57"].iter().any(|class| state.starts_with(class)),
+            None => matches!(self, Self::Database { .. }),
+        }
+    }
+
     fn is_deadlock(&self) -> bool {
         self.sqlstate().is_some_and(|state| state == "40P01")
     }

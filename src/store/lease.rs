@@ -1,13 +1,12 @@
 //! Renew and release: keep a lease while work is in hand, give it back when it is not.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use uuid::Uuid;
 
 use super::{Store, StoreError};
 use crate::domain::claim::ClaimKey;
-use crate::domain::ids::VerificationId;
 
 /// One claim that is given back.
 #[derive(Debug, Clone)]
@@ -55,9 +54,9 @@ impl<'a> Keys<'a> {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Renewal {
     /// Claims that hold for another lease.
-    pub renewed: HashSet<VerificationId>,
+    pub renewed: HashSet<ClaimKey>,
     /// Claims that are still ours, but whose row somebody has locked: their leases run on.
-    pub busy: HashSet<VerificationId>,
+    pub busy: HashSet<ClaimKey>,
 }
 
 impl Store {
@@ -87,7 +86,7 @@ impl Store {
                  where p.run_id = free.run_id
                  returning p.id
                )
-               select p.id, renewed.id is not null as "renewed!"
+               select p.id, p.fence as "fence!", renewed.id is not null as "renewed!"
                from held
                join pending p on p.run_id = held.run_id and p.id = held.id and p.fence = held.fence
                left join renewed on renewed.id = p.id"#,
@@ -99,10 +98,16 @@ impl Store {
         .fetch_all(self.db())
         .await
         .map_err(StoreError::doing("renew leases"))?;
+        // Matched with the fence: an old claim of a row may be in hand beside the new one.
+        let rows: HashMap<(Uuid, i64), bool> =
+            rows.into_iter().map(|row| ((row.id, row.fence), row.renewed)).collect();
         let mut answer = Renewal::default();
-        for row in rows {
-            let set = if row.renewed { &mut answer.renewed } else { &mut answer.busy };
-            set.insert(VerificationId(row.id));
+        for key in keys {
+            match rows.get(&(key.id.0, key.fence.get())) {
+                Some(true) => answer.renewed.insert(key.clone()),
+                Some(false) => answer.busy.insert(key.clone()),
+                None => continue,
+            };
         }
         Ok(answer)
     }

@@ -82,6 +82,17 @@ impl Store {
             .map_err(StoreError::doing("read the database's clock"))
     }
 
+    /// Whether a commit of this connection waits for the disk. Without it no promise is durable.
+    ///
+    /// # Errors
+    /// The database could not be reached.
+    pub async fn commits_durably(&self) -> Result<bool, StoreError> {
+        sqlx::query_scalar!(r#"select current_setting('synchronous_commit') <> 'off' as "durably!""#)
+            .fetch_one(self.db())
+            .await
+            .map_err(StoreError::doing("read `synchronous_commit`"))
+    }
+
     /// The run's pending verification, if it has one.
     ///
     /// # Errors
@@ -108,7 +119,7 @@ impl Store {
         sqlx::query_as!(
             Outcome,
             "select settled_at, id, run_id, snapshot_id, pool, supervisor, region, deployment_version, intent,
-               dequeued_at, scheduled_at, due_at, outcome, reason, fallback_result, late, worker,
+               dequeued_at, scheduled_at, due_at, outcome, reason, fallback_result, late, fence, worker,
                claim_count, probe_count, create_count, connected_at, lost_at, create_permitted_at,
                probe_ms, workload, error, traceparent
              from outcome where run_id = $1 order by settled_at desc, id desc limit $2",

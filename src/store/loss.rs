@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 
-use super::{Store, StoreError, codec};
+use super::{ROW_WAIT, Store, StoreError, codec};
 use crate::domain::claim::ClaimKey;
 
 /// The answer to a fenced step of a fallback.
@@ -53,14 +53,17 @@ impl Store {
     /// The database could not be reached; repeat it.
     pub async fn mark_lost(&self, key: &ClaimKey, probes: u32) -> Result<Fenced<DateTime<Utc>>, StoreError> {
         let lost_at = sqlx::query_scalar!(
-            r#"update pending
+            r#"with setting as materialized (select set_config('lock_timeout', $5, true) as wait)
+               update pending
                set lost_at = coalesce(lost_at, clock_timestamp()), probe_count = probe_count + $4, probe_failures = 0
-               where run_id = $1 and id = $2 and fence = $3
+               from setting
+               where setting.wait is not null and run_id = $1 and id = $2 and fence = $3
                returning lost_at as "lost_at!""#,
             key.run_id.as_str(),
             key.id.0,
             key.fence.get(),
             super::count(probes),
+            ROW_WAIT,
         )
         .fetch_optional(self.db())
         .await
@@ -76,11 +79,15 @@ impl Store {
     pub async fn permit_create(&self, key: &ClaimKey, hold: Duration) -> Result<Fenced<Permit>, StoreError> {
         let doing = "permit a create";
         let row = sqlx::query!(
-            r#"select answer as "answer!", hold_reason from permit_create($1, $2, $3, $4)"#,
+            r#"with setting as materialized (select set_config('lock_timeout', $5, true) as wait)
+               select p.answer as "answer!", p.hold_reason
+               from setting
+               cross join lateral permit_create(case when setting.wait is not null then $1::text end, $2, $3, $4) as p"#,
             key.run_id.as_str(),
             key.id.0,
             key.fence.get(),
             super::millis(hold),
+            ROW_WAIT,
         )
         .fetch_one(self.db())
         .await
@@ -101,14 +108,18 @@ impl Store {
     /// The database could not be reached; request nothing.
     pub async fn count_create(&self, key: &ClaimKey, workload: &str) -> Result<Fenced<u32>, StoreError> {
         let counted = sqlx::query_scalar!(
-            r#"update pending
+            r#"with setting as materialized (select set_config('lock_timeout', $5, true) as wait)
+               update pending
                set create_count = create_count + 1, workload = $4
-               where run_id = $1 and id = $2 and fence = $3 and create_permitted_at is not null
+               from setting
+               where setting.wait is not null and run_id = $1 and id = $2 and fence = $3
+                 and create_permitted_at is not null
                returning create_count"#,
             key.run_id.as_str(),
             key.id.0,
             key.fence.get(),
             workload,
+            ROW_WAIT,
         )
         .fetch_optional(self.db())
         .await

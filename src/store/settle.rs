@@ -15,13 +15,10 @@ use uuid::Uuid;
 
 use super::error::again_on_deadlock;
 use super::lease::Keys;
-use super::{Store, StoreError};
+use super::{ROW_WAIT, Store, StoreError};
 use crate::domain::outcome::{Ending, Outcome, Settled, Settlement};
 
 const DOING: &str = "settle verifications";
-
-/// How long a batch waits for a row that somebody else holds; ordinary writers are through long before.
-const ROW_WAIT: &str = "100ms";
 
 /// One array per column that the statement takes beside the keys.
 #[derive(Default)]
@@ -87,14 +84,16 @@ impl Store {
     }
 
     async fn settle_all(&self, batch: &[Settlement]) -> Result<Vec<Settled>, StoreError> {
-        let mut recorded: HashMap<Uuid, Outcome> = again_on_deadlock(|| self.settle_once(batch))
-            .await?
-            .into_iter()
-            .map(|outcome| (outcome.id, outcome))
-            .collect();
+        // Keyed with the fence: a batch may hold an old claim of a row beside the new one.
+        let mut recorded: HashMap<(Uuid, Option<i64>), Outcome> =
+            again_on_deadlock(|| self.settle_once(batch))
+                .await?
+                .into_iter()
+                .map(|outcome| ((outcome.id, outcome.fence), outcome))
+                .collect();
         let mut answers = Vec::with_capacity(batch.len());
         for settlement in batch {
-            let outcome = match recorded.remove(&settlement.key.id.0) {
+            let outcome = match recorded.remove(&(settlement.key.id.0, Some(settlement.key.fence.get()))) {
                 Some(outcome) => Some(outcome),
                 None => self.settled_by(settlement).await?,
             };
@@ -140,7 +139,7 @@ impl Store {
         sqlx::query_as!(
             Outcome,
             "select settled_at, id, run_id, snapshot_id, pool, supervisor, region, deployment_version, intent,
-               dequeued_at, scheduled_at, due_at, outcome, reason, fallback_result, late, worker,
+               dequeued_at, scheduled_at, due_at, outcome, reason, fallback_result, late, fence, worker,
                claim_count, probe_count, create_count, connected_at, lost_at, create_permitted_at,
                probe_ms, workload, error, traceparent
              from outcome

@@ -17,7 +17,9 @@ with setting as materialized (
     p.dequeued_at, p.scheduled_at, p.due_at, p.fence, p.worker, p.claim_count, p.probe_count, p.create_count,
     p.connected_at, p.lost_at, p.create_permitted_at, p.traceparent,
     coalesce(s.workload, p.workload) as workload,
-    case when s.verdict = 'delivered' then null else coalesce(s.error, p.last_error) end as error,
+    -- What went wrong on the way is no error of an end that went well.
+    case when s.verdict = 'delivered' or s.result in ('created', 'existed') then s.error
+      else coalesce(s.error, p.last_error) end as error,
     s.verdict, s.acted, s.warm_start, s.result, s.probes, s.probe_ms, s.late
 ), judged as (
   -- The row decides: once marked lost it ends as a fallback, whatever was seen later.
@@ -61,6 +63,6 @@ select
   settled_at as "settled_at!", id as "id!", run_id as "run_id!", snapshot_id as "snapshot_id!", pool as "pool!",
   supervisor, region, deployment_version, intent as "intent!", dequeued_at as "dequeued_at!",
   scheduled_at as "scheduled_at!", due_at as "due_at!", outcome as "outcome!", reason, fallback_result,
-  late as "late!", worker, claim_count as "claim_count!", probe_count as "probe_count!",
+  late as "late!", fence, worker, claim_count as "claim_count!", probe_count as "probe_count!",
   create_count as "create_count!", connected_at, lost_at, create_permitted_at, probe_ms, workload, error, traceparent
 from recorded

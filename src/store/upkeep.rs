@@ -3,6 +3,8 @@
 //! Any worker may do it and one at a time does; whoever finds it being done leaves it.
 //! Pending rows are never touched.
 
+use sqlx::{Postgres, Transaction};
+
 use super::{Store, StoreError};
 
 const DOING: &str = "keep the tables up";
@@ -22,26 +24,35 @@ impl Store {
     /// # Errors
     /// The database could not be reached; the next round does it.
     pub async fn upkeep(&self, days_ahead: u32) -> Result<Option<Upkeep>, StoreError> {
+        let Some(partitions_created) = self.create_partitions(days_ahead).await? else { return Ok(None) };
+        let Some(counts_merged) = self.tidy_up().await? else { return Ok(None) };
+        Ok(Some(Upkeep { partitions_created, counts_merged }))
+    }
+
+    /// In a transaction of its own, and without waiting: with days in hand, a later round will do.
+    async fn create_partitions(&self, days_ahead: u32) -> Result<Option<i32>, StoreError> {
         let failed = StoreError::doing(DOING);
-        let mut tx = self.db().begin().await.map_err(&failed)?;
-        // Released with the transaction, so nothing depends on a session.
-        let ours = sqlx::query_scalar!(
-            r#"select pg_try_advisory_xact_lock(hashtext('warmproof upkeep'), hashtext(current_schema())) as "ours!""#
-        )
-        .fetch_one(&mut *tx)
-        .await
-        .map_err(&failed)?;
-        if !ours {
-            return Ok(None);
-        }
-        let partitions_created = sqlx::query_scalar!(
+        let Some(mut tx) = self.take_turn().await? else { return Ok(None) };
+        sqlx::query!("select set_config('lock_timeout', '100ms', true) as wait")
+            .fetch_one(&mut *tx)
+            .await
+            .map_err(&failed)?;
+        let created = sqlx::query_scalar!(
             r#"select ensure_outcome_partitions($1) as "made!""#,
             super::count(days_ahead)
         )
         .fetch_one(&mut *tx)
         .await
         .map_err(&failed)?;
-        let counts_merged = sqlx::query!(
+        tx.commit().await.map_err(&failed)?;
+        Ok(Some(created))
+    }
+
+    /// Merges counts and drops what is of no use any more.
+    async fn tidy_up(&self) -> Result<Option<u64>, StoreError> {
+        let failed = StoreError::doing(DOING);
+        let Some(mut tx) = self.take_turn().await? else { return Ok(None) };
+        let merged = sqlx::query!(
             "with folded as (
                delete from outcome_count
                where not merged and minute < date_trunc('minute', clock_timestamp()) - interval '2 minutes'
@@ -69,6 +80,20 @@ impl Store {
             .await
             .map_err(&failed)?;
         tx.commit().await.map_err(&failed)?;
-        Ok(Some(Upkeep { partitions_created, counts_merged }))
+        Ok(Some(merged))
+    }
+
+    /// A transaction in which nobody else keeps the tables up; released with it, so nothing
+    /// depends on a session.
+    async fn take_turn(&self) -> Result<Option<Transaction<'_, Postgres>>, StoreError> {
+        let failed = StoreError::doing(DOING);
+        let mut tx = self.db().begin().await.map_err(&failed)?;
+        let ours = sqlx::query_scalar!(
+            r#"select pg_try_advisory_xact_lock(hashtext('warmproof upkeep'), hashtext(current_schema())) as "ours!""#
+        )
+        .fetch_one(&mut *tx)
+        .await
+        .map_err(&failed)?;
+        Ok(ours.then_some(tx))
     }
 }

@@ -149,7 +149,8 @@ impl Retry {
     }
 }
 
-/// Repeats a fenced step whose reply was lost, while the lease lasts; `None` when it is over.
+/// Repeats a fenced step whose reply was lost, while the lease lasts; `None` when it is over or the step
+/// is refused for good. The claim is then left to its lease, and to somebody else.
 async fn repeat<T, F>(held: &Held, seed: u64, mut step: impl FnMut() -> F) -> Option<T>
 where
     F: Future<Output = Result<T, StoreError>>,
@@ -158,6 +159,10 @@ where
     while held.is_live() {
         match step().await {
             Ok(answer) => return Some(answer),
+            Err(error) if !error.is_passing() => {
+                tracing::error!(%error, run.id = %held.claim.key.run_id, "a fenced step was refused");
+                return None;
+            }
             Err(error) => {
                 failures += 1;
                 let wait = REPEAT.delay(failures, seed);

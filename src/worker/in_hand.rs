@@ -82,10 +82,14 @@ impl InHand {
     /// Takes claims into hand that were asked for at `asked` and arrived now.
     pub(super) fn take(self: &Arc<Self>, claims: Vec<Claim>, asked: Instant, lease: Duration) -> Vec<Held> {
         let arrived = Instant::now();
+        // The clock is read for each row as it is claimed, and a large claim takes many milliseconds: the
+        // last reading is the nearest to this moment, and none is ahead of it.
+        let read = claims.iter().map(|claim| claim.claimed_at).max();
         let mut ends = self.lock();
         claims
             .into_iter()
-            .map(|claim| {
+            .map(|mut claim| {
+                claim.claimed_at = read.unwrap_or(claim.claimed_at);
                 ends.insert(claim.key.clone(), asked + lease);
                 Held {
                     clock: DbClock::new(claim.claimed_at, arrived),
@@ -107,10 +111,23 @@ impl InHand {
         self.freed.notified().await;
     }
 
+    /// Waits until no claim is in hand. Not beside [`InHand::freed`]: only one of them would hear.
+    pub(super) async fn emptied(&self) {
+        while self.len() > 0 {
+            self.freed().await;
+        }
+    }
+
     /// The claims whose lease has less than `left` to run.
     pub(super) fn ending_within(&self, left: Duration) -> Vec<ClaimKey> {
         let bound = Instant::now() + left;
         self.lock().iter().filter(|(_, end)| **end < bound).map(|(key, _)| key.clone()).collect()
+    }
+
+    /// Lets go of everything by our own reckoning: no holder acts on its claim after this.
+    pub(super) fn forsake(&self) {
+        let now = Instant::now();
+        self.lock().values_mut().for_each(|end| *end = now);
     }
 
     /// All claims in hand.
@@ -124,8 +141,8 @@ impl InHand {
         let mut ends = self.lock();
         for key in asked_for {
             match ends.get_mut(key) {
-                Some(end) if answer.renewed.contains(&key.id) => *end = asked + lease,
-                Some(end) if !answer.busy.contains(&key.id) => *end = asked,
+                Some(end) if answer.renewed.contains(key) => *end = asked + lease,
+                Some(end) if !answer.busy.contains(key) => *end = asked,
                 Some(_) | None => {}
             }
         }

@@ -1,4 +1,4 @@
-//! Settle: one lane takes what ends, writes it in batches and then says so.
+//! Settle: lanes take what ends, write it in batches and then say so.
 //!
 //! While a batch is in flight the next one gathers, so nobody lingers and a busy
 //! worker still commits rarely. A claim stays in hand until its end is written; a
@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rand::Rng;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Mutex, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use super::in_hand::Held;
@@ -20,19 +20,13 @@ use crate::store::StoreError;
 
 /// Most settlements in one statement; beyond it only latency grows (measured).
 const BATCH_MAX: usize = 256;
+/// Lanes, so that one gathers while another waits for its commit.
+pub(super) const LANES: usize = 2;
 /// How long to stay away from a database that fails.
 const DATABASE_BACKOFF: Backoff = Backoff { base: Duration::from_millis(100), max: Duration::from_secs(2) };
 
 /// How long an end waits whose row somebody's open transaction holds.
 const HELD_UP_PAUSE: Duration = Duration::from_millis(250);
-
-/// What the lane is asked to do.
-pub(super) enum Order {
-    /// Record an end.
-    Settle(Box<Ended>),
-    /// Answer when everything before this is recorded.
-    Flush(oneshot::Sender<()>),
-}
 
 /// A claim that ended, with its story.
 pub(super) struct Ended {
@@ -45,9 +39,8 @@ pub(super) struct Ended {
 pub(super) async fn hand_over(shared: &Shared, held: Held, look: Look, next: Next) {
     match next {
         Next::Settle(settlement) => {
-            let order = Order::Settle(Box::new(Ended { held, look, settlement }));
-            if shared.settle.send(order).await.is_err() {
-                tracing::warn!("the settle lane is closed; the claim is left to its lease");
+            if shared.settle.send(Ended { held, look, settlement }).await.is_err() {
+                tracing::warn!("the settle lanes are closed; the claim is left to its lease");
             }
         }
         Next::Release(release) => {
@@ -59,40 +52,23 @@ pub(super) async fn hand_over(shared: &Shared, held: Held, look: Look, next: Nex
     }
 }
 
-/// Waits until everything handed over so far is recorded.
-pub(super) async fn flushed(shared: &Shared) {
-    let (sender, receiver) = oneshot::channel();
-    if shared.settle.send(Order::Flush(sender)).await.is_ok() {
-        // The lane answers or is gone; either way there is nothing left to wait for.
-        let _ = receiver.await;
-    }
-}
+/// What ended and is to be recorded, shared by the lanes.
+pub(super) type Orders = Arc<Mutex<mpsc::Receiver<Ended>>>;
 
-/// Runs the lane until `done`.
-pub(super) async fn lane(shared: Arc<Shared>, mut orders: mpsc::Receiver<Order>, done: CancellationToken) {
+/// Runs one lane until `done`. While its batch is in flight another lane gathers the next one.
+pub(super) async fn lane(shared: Arc<Shared>, orders: Orders, done: CancellationToken) {
     let mut gathered = Vec::with_capacity(BATCH_MAX);
-    // Ends whose rows somebody's open transaction holds, and those who wait for them to be recorded.
-    let (mut held_up, mut flushes) = (Vec::new(), Vec::new());
+    // Ends whose rows somebody's open transaction holds.
+    let mut held_up = Vec::new();
     loop {
         tokio::select! {
-            _ = orders.recv_many(&mut gathered, BATCH_MAX) => {}
+            _ = async { orders.lock().await.recv_many(&mut gathered, BATCH_MAX).await } => {}
             () = tokio::time::sleep(HELD_UP_PAUSE), if !held_up.is_empty() => {}
             () = done.cancelled() => return,
         }
-        let mut ended = if gathered.is_empty() { std::mem::take(&mut held_up) } else { Vec::new() };
-        for order in gathered.drain(..) {
-            match order {
-                Order::Settle(one) => ended.push(*one),
-                Order::Flush(sender) => flushes.push(sender),
-            }
-        }
+        let ended =
+            if gathered.is_empty() { std::mem::take(&mut held_up) } else { std::mem::take(&mut gathered) };
         held_up.extend(record(&shared, ended).await);
-        if held_up.is_empty() {
-            for sender in flushes.drain(..) {
-                // Whoever asked may have given up at the end of the grace period.
-                let _ = sender.send(());
-            }
-        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! Tally: tells the database how many probes failed, so that all workers see one brown-out.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Shared;
 use crate::domain::ids::PoolName;
+use crate::domain::verdict::ProbeFailure;
 use crate::store::Store;
 use crate::store::tally::ProbeTally;
 
@@ -17,20 +18,35 @@ const TELL_EVERY: Duration = Duration::from_secs(1);
 
 /// Probes and failures since the last telling, by pool.
 #[derive(Debug, Default)]
-pub(super) struct Tally(Mutex<HashMap<PoolName, (u32, u32)>>);
+pub(super) struct Tally {
+    counts: Mutex<BTreeMap<PoolName, (u32, u32)>>,
+    /// What went wrong last, for the log: a line a second says enough.
+    last_failure: Mutex<Option<String>>,
+    /// One telling at a time, so that whoever waits for one knows that all before it is told.
+    telling: tokio::sync::Mutex<()>,
+}
 
 impl Tally {
     /// Counts one probe.
-    pub(super) fn count(&self, pool: &PoolName, failed: bool) {
-        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let (probes, failures) = counts.entry(pool.clone()).or_default();
-        *probes += 1;
-        *failures += u32::from(failed);
+    pub(super) fn count(&self, pool: &PoolName, failure: Option<&ProbeFailure>) {
+        self.add(pool, 1, u32::from(failure.is_some()));
+        if let Some(failure) = failure {
+            *self.last_failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(failure.to_string());
+        }
     }
 
-    /// Tells what was counted, if anything. What could not be told is dropped: it would be stale news.
+    fn add(&self, pool: &PoolName, probes: u32, failures: u32) {
+        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        let (all, failed) = counts.entry(pool.clone()).or_default();
+        *all += probes;
+        *failed += failures;
+    }
+
+    /// Tells what was counted, if anything. What could not be told is counted again.
     pub(super) async fn tell(&self, store: &Store) {
-        let counts = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        let _turn = self.telling.lock().await;
+        let counts = std::mem::take(&mut *self.counts.lock().unwrap_or_else(PoisonError::into_inner));
+        // In the order of pools, so that the tellings of two workers never deadlock.
         let tallies: Vec<ProbeTally> = counts
             .into_iter()
             .map(|(pool, (probes, failures))| ProbeTally { pool, probes, failures })
@@ -38,8 +54,15 @@ impl Tally {
         if tallies.is_empty() {
             return;
         }
+        if let Some(last) = self.last_failure.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            let failures: u32 = tallies.iter().map(|tally| tally.failures).sum();
+            tracing::warn!(failures, last, "probes failed");
+        }
         if let Err(error) = store.tally_probes(&tallies).await {
             tracing::warn!(%error, "could not tell how probes go");
+            for tally in &tallies {
+                self.add(&tally.pool, tally.probes, tally.failures);
+            }
         }
     }
 }

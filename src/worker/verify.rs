@@ -24,8 +24,12 @@ pub(super) enum Next {
 /// Verifies one claim to its end and hands the end over.
 pub(super) async fn run(shared: Arc<Shared>, held: Held, seed: u64) {
     let mut look = Look { at: Instant::now(), probes: 0, probe_ms: None, failure: None };
-    let next = verify(&shared, &held, &mut look, seed).await;
-    settle::hand_over(&shared, held, look, next).await;
+    let life = async {
+        let next = verify(&shared, &held, &mut look, seed).await;
+        settle::hand_over(&shared, held, look, next).await;
+    };
+    // Halted, it is dropped where it stands, and its claim is given back.
+    let _ = shared.halt.run_until_cancelled(life).await;
 }
 
 async fn verify(shared: &Shared, held: &Held, look: &mut Look, seed: u64) -> Next {
@@ -106,7 +110,7 @@ async fn probe(shared: &Shared, held: &Held, look: &mut Look) -> Result<LatestSn
     let sighting = shared.platform.latest_snapshot(&held.claim.key.run_id).await;
     look.probe_ms = u32::try_from(look.at.elapsed().as_millis()).ok();
     look.failure = sighting.as_ref().err().cloned();
-    shared.tally.count(&held.claim.pool, look.failure.is_some());
+    shared.tally.count(&held.claim.pool, look.failure.as_ref());
     sighting
 }
 

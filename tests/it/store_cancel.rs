@@ -5,11 +5,12 @@ use warmproof::config::postgres::Discovery;
 use warmproof::domain::verification::CancelReason::{Connected, Miss, Operator};
 use warmproof::domain::verification::Cancelled;
 use warmproof::postgres::{Home, Options, PrivatePostgres};
-use warmproof::store::Store;
 use warmproof::store::migrate;
+use warmproof::store::{self, Store};
 
 use crate::support::db::{SCHEMA, db, pool};
-use crate::support::dispatch::{cancellation, claimed, fresh, hit, schedule};
+use crate::support::dispatch::{DELAY, cancellation, claimed, fresh, hit, schedule};
+use crate::support::wait::until;
 
 use std::time::Duration;
 
@@ -81,6 +82,29 @@ async fn a_cancel_after_the_permit_is_too_late_and_only_notes_the_connect() {
         let noted: bool = db.value("select connected_at is not null from pending").await;
         assert_eq!(noted, reason == Connected);
     }
+    db.assert_conserved().await;
+}
+
+#[tokio::test]
+async fn a_cancel_that_meets_a_superseding_schedule_cancels_what_took_the_place() {
+    let db = db().await;
+    let _ = schedule(&db.store, fresh("run_a", "snapshot_1")).await;
+    let mut caller = db.pool().begin().await.unwrap();
+    let later = hit("run_a", "snapshot_2", TimeDelta::milliseconds(-5));
+    let later = store::schedule::schedule_in(&mut caller, SCHEMA, &later, DELAY).await.unwrap().unwrap();
+    let cancel = tokio::spawn({
+        let store = db.store.clone();
+        async move { store.cancel(&[cancellation("run_a", None, Operator)]).await.unwrap() }
+    });
+    until("the cancel waits for the schedule", async || {
+        let waiting = "select count(*) from pg_stat_activity
+            where datname = current_database() and wait_event_type = 'Lock' and query like '%cancel_many%'";
+        (db.value::<i64>(waiting).await == 1).then_some(())
+    })
+    .await;
+    caller.commit().await.unwrap();
+    assert_eq!(cancel.await.unwrap(), [Cancelled::Cancelled { id: later.id }]);
+    assert_eq!(db.value::<i64>("select count(*) from pending").await, 0);
     db.assert_conserved().await;
 }
 

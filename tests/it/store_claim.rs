@@ -88,14 +88,18 @@ async fn a_renewal_holds_what_is_ours_and_tells_what_is_lost() {
     let _ = claim(&db.store, taken).await;
     let keys = [kept.key.clone(), lost.key.clone()];
     let answer = db.store.renew(&keys, Duration::from_secs(5)).await.unwrap();
-    assert_eq!(answer.renewed, HashSet::from([kept.key.id]), "an ended lease that nobody took is renewed");
+    assert_eq!(
+        answer.renewed,
+        HashSet::from([kept.key.clone()]),
+        "an ended lease that nobody took is renewed"
+    );
     assert!(answer.busy.is_empty());
     let mut caller = db.pool().begin().await.unwrap();
     sqlx::query("select from pending where run_id = 'run_a' for update").execute(&mut *caller).await.unwrap();
     let answer = db.store.renew(&keys, Duration::from_secs(5)).await.unwrap();
     assert_eq!(
         (answer.renewed, answer.busy),
-        (HashSet::new(), HashSet::from([kept.key.id])),
+        (HashSet::new(), HashSet::from([kept.key.clone()])),
         "and nobody waits"
     );
     caller.rollback().await.unwrap();
@@ -144,7 +148,7 @@ async fn one_statement_serves_many_pools_and_leaves_paused_ones_alone() {
         fence: warmproof::domain::claim::Fence::fresh(&mut rand::rng()),
         worker: &worker,
         lease: Duration::from_mins(1),
-        horizon: Duration::ZERO,
+        horizon: Duration::from_hours(24),
     };
     let claims = db.store.claim(&wanted, terms).await.unwrap();
     let taken: Vec<_> = claims.iter().map(|claim| claim.pool.as_str()).collect();

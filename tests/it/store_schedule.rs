@@ -216,6 +216,21 @@ async fn a_schedule_in_the_callers_transaction_holds_when_it_commits_and_only_th
 }
 
 #[tokio::test]
+async fn a_callers_transaction_with_an_older_snapshot_is_refused() {
+    let db = db().await;
+    let scheduler = Scheduler::new(&db.store, SCHEMA, DELAY);
+    for isolation in ["repeatable read", "serializable"] {
+        let mut caller = db.pool().begin().await.unwrap();
+        let set = format!("set transaction isolation level {isolation}");
+        sqlx::query(sqlx::AssertSqlSafe(set)).execute(&mut *caller).await.unwrap();
+        let dispatch = fresh("run_a", "snapshot_1").dispatch;
+        let error = scheduler.schedule_in(&mut caller, Hit::new(dispatch)).await.unwrap_err().to_string();
+        assert!(error.contains("READ COMMITTED"), "{error}");
+    }
+    assert_eq!(db.value::<i64>("select count(*) from pending").await, 0);
+}
+
+#[tokio::test]
 async fn a_dispatch_after_the_last_one_ended_is_created() {
     let db = db().await;
     let first = claimed(&db.store, "run_a", "snapshot_1").await;

@@ -65,6 +65,35 @@ async fn a_settle_that_lost_its_row_to_another_worker_is_stale() {
 }
 
 #[tokio::test]
+async fn an_old_and_a_new_claim_of_one_row_in_one_batch_are_told_apart() {
+    let db = db().await;
+    let old = claimed(&db.store, "run_a", "snapshot_1").await;
+    db.run("update pending set lease_expires_at = clock_timestamp() - interval '1 ms'").await;
+    let new = claim(&db.store, everything("default", 1)).await.pop().unwrap();
+    let batch = [settlement(&old, started()), settlement(&new, started())];
+    let answers = db.store.settle(&batch).await.unwrap();
+    assert!(matches!(answers[0], Ok(Settled::Stale)), "{answers:?}");
+    assert!(matches!(answers[1], Ok(Settled::Recorded(_))), "{answers:?}");
+    let renewal = db.store.renew(&[old.key, new.key], Duration::from_secs(5)).await.unwrap();
+    assert!(renewal.renewed.is_empty() && renewal.busy.is_empty());
+    db.assert_conserved().await;
+}
+
+#[tokio::test]
+async fn upkeep_waits_for_no_reader_and_keeps_nobody_waiting() {
+    let db = db().await;
+    let mut reader = db.pool().begin().await.unwrap();
+    sqlx::query("select count(*) from outcome").execute(&mut *reader).await.unwrap();
+    // A reader that stays does not keep new partitions from being attached, nor anybody from recording.
+    let done = db.store.upkeep(30).await.unwrap().expect("nobody else is at it");
+    assert!(done.partitions_created > 10, "{done:?}");
+    let claim = claimed(&db.store, "run_a", "snapshot_1").await;
+    let _ = recorded(&db, settlement(&claim, started())).await;
+    reader.rollback().await.unwrap();
+    db.assert_conserved().await;
+}
+
+#[tokio::test]
 async fn once_marked_lost_the_row_ends_as_a_fallback_whatever_is_said() {
     let db = db().await;
     let delivered = |acted, warm_start| Ending::Delivered { acted, warm_start };

@@ -122,6 +122,7 @@ fn failed_fallback(claim: &Claim, error: &str) -> Outcome {
         reason: None,
         fallback_result: Some("failed".to_owned()),
         late: false,
+        fence: None,
         worker: Some("worker-1".to_owned()),
         claim_count: 2,
         probe_count: 2,

@@ -18,7 +18,21 @@ async fn both_answer_without_a_token() {
     assert_eq!((alive.status.as_u16(), alive.text.as_str()), (200, "ok\n"));
     let ready = send(api.anonymous(Method::GET, "/readyz")).await;
     assert_eq!(ready.status, 200);
-    assert_eq!(ready.json(), json!({"ready": true, "checks": [{"name": "database", "ok": true}]}));
+    let checks = json!([{"name": "database", "ok": true}, {"name": "durability", "ok": true}]);
+    assert_eq!(ready.json(), json!({"ready": true, "checks": checks}));
+}
+
+#[tokio::test]
+async fn a_database_that_does_not_commit_durably_is_not_ready() {
+    let db = db().await;
+    let options = server().connect_options().database(&db.name);
+    let options = options.options([("search_path", SCHEMA), ("synchronous_commit", "off")]);
+    let store = Store::new(PgPoolOptions::new().connect_lazy_with(options));
+    let api = serve(db, store, config()).await;
+    let answer = send(api.anonymous(Method::GET, "/readyz")).await;
+    assert_eq!(answer.status, 503);
+    let check = &answer.json()["checks"][1];
+    assert_eq!((&check["name"], &check["ok"]), (&json!("durability"), &json!(false)));
 }
 
 #[tokio::test]
@@ -31,7 +45,8 @@ async fn a_missing_schema_is_named_with_the_command_that_makes_it() {
     assert_eq!(answer.status, 503);
     let reason = "the schema is missing: run `warmproof migrate`";
     let check = json!({"name": "database", "ok": false, "reason": reason});
-    assert_eq!(answer.json(), json!({"ready": false, "checks": [check]}));
+    assert_eq!(answer.json()["checks"][0], check);
+    assert_eq!(answer.json()["ready"], false);
     assert_eq!(send(api.anonymous(Method::GET, "/healthz")).await.status, 200, "alive all the same");
 }
 

@@ -7,6 +7,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Executor, PgPool};
 use tokio::sync::OnceCell;
+use warmproof::config::DatabaseSettings;
+use warmproof::config::database::DatabaseConfig;
+use warmproof::config::environment::Environment;
 use warmproof::config::postgres::Discovery;
 use warmproof::postgres::{Home, Listen, Options, PrivatePostgres};
 use warmproof::store::Store;
@@ -97,6 +100,12 @@ pub async fn db() -> Db {
     admin(&format!("create database {name} template template_warmproof")).await;
     let store = Store::new(pool(server().connect_options().database(&name)).await);
     Db { store, name }
+}
+
+/// What a process would read from its environment for this URL.
+pub fn database_config(url: &str) -> DatabaseConfig {
+    let environment = Environment::from_pairs([("WARMPROOF_DATABASE_URL", url)]);
+    DatabaseSettings::from_environment(&environment).expect("settings").database
 }
 
 /// A pool on Warmproof's schema.

@@ -82,7 +82,7 @@ pub async fn claim(store: &Store, wanted: Wanted) -> Vec<Claim> {
 pub async fn claim_for(store: &Store, wanted: Wanted, lease: Duration) -> Vec<Claim> {
     let worker = WorkerName::parse("worker-of-the-test").expect("a name");
     let fence = Fence::fresh(&mut StdRng::from_os_rng());
-    let horizon = Duration::from_millis(600);
+    let horizon = if wanted.high.is_some() { Duration::from_hours(24) } else { Duration::from_millis(600) };
     store.claim(&[wanted], ClaimTerms { fence, worker: &worker, lease, horizon }).await.expect("claim")
 }
 

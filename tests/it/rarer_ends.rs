@@ -1,0 +1,62 @@
+//! The rarer ways a verification ends.
+
+use warmproof::domain::ids::RunId;
+use warmproof::simulator::{GatewayAnswer, GatewayEffect, GatewayFault, Rule};
+use warmproof::store::lease::Release;
+
+use crate::support::dispatch::{claim, everything};
+use crate::support::stage::Stage;
+
+/// Makes a row look as if no worker had been there for an hour.
+async fn forgotten_for_an_hour(stage: &Stage, run: &RunId) {
+    let back = ["dequeued_at", "scheduled_at", "due_at", "look_at"];
+    let back = back.map(|column| format!("{column} = {column} - interval '1 hour'")).join(", ");
+    stage.db.run(&format!("update pending set {back} where run_id = '{run}'")).await;
+}
+
+#[tokio::test]
+async fn what_is_looked_at_long_after_it_was_due_only_ends() {
+    let stage = Stage::set().await;
+    let (unseen, lost) = (stage.hit().await, stage.hit().await);
+    for claim in claim(&stage.db.store, everything("default", 2)).await {
+        if claim.key.run_id == lost.run {
+            let _ = stage.db.store.mark_lost(&claim.key, 1).await.unwrap();
+        }
+        assert_eq!(stage.db.store.release(&[Release::untouched(claim.key)]).await.unwrap(), 1);
+    }
+    for hit in [&unseen, &lost] {
+        forgotten_for_an_hour(&stage, &hit.run).await;
+    }
+    let a = stage.worker("a").start();
+    let ended = stage.outcome(&unseen.run).await;
+    assert_eq!((ended.outcome.as_str(), ended.error.as_deref()), ("probe_error", Some("expired")));
+    let ended = stage.outcome(&lost.run).await;
+    assert_eq!((ended.outcome.as_str(), ended.fallback_result.as_deref()), ("fallback", Some("failed")));
+    assert_eq!(ended.error.as_deref(), Some("expired"));
+    for hit in [&unseen, &lost] {
+        assert!(stage.platform.simulator.probes(&hit.run).is_empty(), "history is not asked about");
+        assert!(stage.platform.simulator.creates(&hit.run).is_empty(), "and nothing is started");
+    }
+    stage.audit(&[unseen, lost], vec![a]).await;
+}
+
+#[tokio::test]
+async fn after_an_error_of_the_gateway_the_next_request_takes_another_name() {
+    let stage = Stage::set().await;
+    let fault =
+        GatewayFault { effect: GatewayEffect::NameOnly, answer: GatewayAnswer::Status { status: 500 } };
+    let a = stage.worker("a").start();
+    let lost = stage.platform.dispatch().await;
+    stage.platform.simulator.faults().gateway.add(Rule::always(fault).of(&lost.run).times(1));
+    lost.schedule(&stage.db, crate::support::platform::SOON).await;
+    let outcome = stage.outcome(&lost.run).await;
+    assert_eq!(outcome.fallback_result.as_deref(), Some("created"));
+    assert_eq!((outcome.create_count, outcome.probe_count), (2, 2), "probed again before the second request");
+    assert_eq!(outcome.error, None, "what went wrong on the way is no error of an end that went well");
+    let names: Vec<_> =
+        stage.platform.simulator.creates(&lost.run).into_iter().filter_map(|create| create.name).collect();
+    assert_eq!(names[1], format!("{}-r2", names[0]));
+    assert_eq!(outcome.workload.as_deref(), Some(names[1].as_str()));
+    stage.platform.executed(&lost).await;
+    stage.audit(&[lost], vec![a]).await;
+}
