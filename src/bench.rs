@@ -3,7 +3,20 @@
 //! Every figure that is compared is measured in one run on one cluster. Loads are bounded in
 //! count and time and stay on this machine. Nothing here is on any path of the product.
 
+pub mod burst;
+pub mod cancel_heavy;
+pub mod claimer;
 pub mod context;
+pub mod depth;
 pub mod figures;
+pub mod fleet;
+pub mod held;
+pub mod http;
+pub mod lag;
+pub mod pace;
+pub mod platform;
+pub mod probe;
+pub mod rows;
+pub mod server;
 
 pub use context::{Context, Scale};

@@ -1,6 +1,7 @@
 //! The command line: wires the layers, and is the only place that knows all of them.
 
 pub mod api;
+mod bench_worker;
 pub mod demo;
 pub mod migrate;
 pub mod simulate;
@@ -49,6 +50,9 @@ enum Command {
     Simulate(simulate::SimulateArgs),
     /// Play a supervisor: dequeue, warm-start, schedule or cold-start, cancel on connect.
     Supervise(supervise::SuperviseArgs),
+    /// One process of a benchmark.
+    #[command(hide = true)]
+    BenchWorker(bench_worker::BenchWorkerArgs),
 }
 
 /// When a process of ours ends.
@@ -90,6 +94,7 @@ pub fn run(cli: Cli) -> ExitCode {
             Command::Migrate(args) => migrate::migrate(args).await,
             Command::Simulate(args) => simulate::simulate(args).await.map(|()| ExitCode::SUCCESS),
             Command::Supervise(args) => supervise::supervise(args).await.map(|()| ExitCode::SUCCESS),
+            Command::BenchWorker(args) => bench_worker::bench_worker(args).await.map(|()| ExitCode::SUCCESS),
         }
     });
     done.unwrap_or_else(|error| fail(&error))
