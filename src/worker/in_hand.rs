@@ -82,10 +82,14 @@ impl InHand {
     /// Takes claims into hand that were asked for at `asked` and arrived now.
     pub(super) fn take(self: &Arc<Self>, claims: Vec<Claim>, asked: Instant, lease: Duration) -> Vec<Held> {
         let arrived = Instant::now();
+        // The clock is read for each row as it is claimed, and a large claim takes many milliseconds: the
+        // last reading is the nearest to this moment, and none is ahead of it.
+        let read = claims.iter().map(|claim| claim.claimed_at).max();
         let mut ends = self.lock();
         claims
             .into_iter()
-            .map(|claim| {
+            .map(|mut claim| {
+                claim.claimed_at = read.unwrap_or(claim.claimed_at);
                 ends.insert(claim.key.clone(), asked + lease);
                 Held {
                     clock: DbClock::new(claim.claimed_at, arrived),
