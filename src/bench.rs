@@ -3,19 +3,32 @@
 //! Every figure that is compared is measured in one run on one cluster. Loads are bounded in
 //! count and time and stay on this machine. Nothing here is on any path of the product.
 
+pub mod burst;
 pub mod cancel;
+pub mod cancel_heavy;
 pub mod check;
+pub mod claimer;
 pub mod context;
+pub mod depth;
 pub mod execute;
 pub mod figures;
+pub mod fleet;
+pub mod held;
+pub mod http;
 pub mod idle;
+pub mod lag;
 pub mod life;
 pub mod limit;
 pub mod load;
 pub mod memory;
+pub mod pace;
+pub mod platform;
+pub mod probe;
 pub mod process;
+pub mod rows;
 pub mod schedule;
 pub mod server;
+pub mod spent;
 pub mod wal;
 
 pub use context::{Context, Scale};

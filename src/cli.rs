@@ -2,6 +2,7 @@
 
 pub mod api;
 pub mod bench;
+mod bench_worker;
 pub mod demo;
 pub mod migrate;
 pub mod simulate;
@@ -52,6 +53,9 @@ enum Command {
     Bench(bench::BenchArgs),
     /// Play a supervisor: dequeue, warm-start, schedule or cold-start, cancel on connect.
     Supervise(supervise::SuperviseArgs),
+    /// One process of a benchmark.
+    #[command(hide = true)]
+    BenchWorker(bench_worker::BenchWorkerArgs),
 }
 
 /// When a process of ours ends.
@@ -94,6 +98,7 @@ pub fn run(cli: Cli) -> ExitCode {
             Command::Simulate(args) => simulate::simulate(args).await.map(|()| ExitCode::SUCCESS),
             Command::Bench(args) => bench::bench(args).await,
             Command::Supervise(args) => supervise::supervise(args).await.map(|()| ExitCode::SUCCESS),
+            Command::BenchWorker(args) => bench_worker::bench_worker(args).await.map(|()| ExitCode::SUCCESS),
         }
     });
     done.unwrap_or_else(|error| fail(&error))

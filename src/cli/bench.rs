@@ -65,7 +65,20 @@ enum Phase {
     Idle,
     /// Memory of a worker and an api over a full table
     Memory,
-    // joined later: Lag, Burst, Probe, Depth, Held, Http
+    /// How late looks are, by rate, worker processes and shape, beside bare timers
+    Lag,
+    /// Many rows due in one instant, with real HTTP probes
+    Burst,
+    /// Real HTTP probes at a steady rate, and against a slow platform
+    Probe,
+    /// Claims beside millions of future, overdue and waiting rows
+    Depth,
+    /// The same load with and without a snapshot held open
+    Held,
+    /// Single schedule and cancel calls through the api, nine in ten cancelled
+    CancelHeavy,
+    /// Schedules through the api beside the library
+    Http,
 }
 
 impl Phase {
@@ -79,6 +92,13 @@ impl Phase {
             Self::Wal => "wal",
             Self::Idle => "idle",
             Self::Memory => "memory",
+            Self::Lag => "lag",
+            Self::Burst => "burst",
+            Self::Probe => "probe",
+            Self::Depth => "depth",
+            Self::Held => "held",
+            Self::CancelHeavy => "cancel_heavy",
+            Self::Http => "http",
         }
     }
 
@@ -92,6 +112,13 @@ impl Phase {
             Self::Wal => bench::wal::run(context).await,
             Self::Idle => bench::idle::run(context).await,
             Self::Memory => bench::memory::run(context).await,
+            Self::Lag => bench::lag::run(context).await,
+            Self::Burst => bench::burst::run(context).await,
+            Self::Probe => bench::probe::run(context).await,
+            Self::Depth => bench::depth::run(context).await,
+            Self::Held => bench::held::run(context).await,
+            Self::CancelHeavy => bench::cancel_heavy::run(context).await,
+            Self::Http => bench::http::run(context).await,
         }
     }
 }

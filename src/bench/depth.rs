@@ -1,0 +1,149 @@
+//! `depth`: what a claim on a live pool costs beside rows that are none of its business.
+
+use std::time::Duration;
+
+use chrono::TimeDelta;
+use serde_json::{Value, json};
+use sqlx::PgPool;
+
+use super::claimer;
+use super::context::{Context, Dispatches};
+use super::figures::Percentiles;
+use super::fleet::Fleet;
+use super::pace::Pace;
+use super::rows::{self, Draft, Naming};
+use crate::store::Store;
+
+const RATE: u32 = 1000;
+/// From the first insert to the first due time.
+const LEAD: Duration = Duration::from_secs(4);
+/// What the background worker's null probe sees: the snapshot of every waiting row, so each look is a loss.
+const LOST_SNAPSHOT: &str = "snapshot_deep";
+
+/// Rows beside the live pool.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Beside {
+    Nothing,
+    /// Due far in the future, in the live pool itself.
+    Future(i64),
+    /// Overdue in a paused pool.
+    Paused(i64),
+    /// Lost and over the cap of their pool, looked at again and again by a worker of that pool.
+    Capped(i64),
+    /// 200 000 of the one and 50 000 of the other.
+    Elsewhere,
+}
+
+/// Runs the phase.
+///
+/// # Errors
+/// The server or a process failed.
+pub async fn run(context: &Context) -> anyhow::Result<Value> {
+    let mut sides = vec![
+        ("empty", Beside::Nothing),
+        ("paused_200k_overdue", Beside::Paused(200_000)),
+        ("capped_50k_lost", Beside::Capped(50_000)),
+        ("overdue_elsewhere", Beside::Elsewhere),
+        ("future_1m", Beside::Future(1_000_000)),
+    ];
+    sides.extend(context.pick(None, Some(("future_8m", Beside::Future(8_000_000)))));
+    // Empty once more at the end: the machine may have changed meanwhile.
+    sides.push(("empty_again", Beside::Nothing));
+    let mut measured = serde_json::Map::new();
+    let mut empty: Option<Percentiles> = None;
+    for (name, beside) in sides {
+        let (figures, claimed) = one(context, beside).await?;
+        let base = *empty.get_or_insert(figures);
+        measured.insert(
+            name.to_owned(),
+            json!({
+                "claim_ms": figures, "rows_claimed": claimed,
+                "p50_over_empty": figures.p50 / base.p50, "p99_over_empty": figures.p99 / base.p99,
+            }),
+        );
+    }
+    let ratio =
+        |name: &str| measured.get(name).map_or(Value::Null, |side: &Value| side["p99_over_empty"].clone());
+    let bars = json!({
+        "claim_p99_future_ratio": ratio("future_8m"),
+        "claim_p99_overdue_ratio": ratio("overdue_elsewhere"),
+    });
+    measured.insert("bars".to_owned(), bars);
+    Ok(Value::Object(measured))
+}
+
+async fn one(context: &Context, beside: Beside) -> anyhow::Result<(Percentiles, usize)> {
+    let store = context.fresh_store(3).await?;
+    let fleet = lay_beside(context, &store, beside).await?;
+    let seconds = context.pick(5, 20);
+    let pace = Pace { rate: RATE, seconds, group: 1 };
+    let drafts: Vec<Draft> =
+        rows::drafts(&mut Dispatches::new(3, 0), rows::clock(store.db()).await?, pace.count())?;
+    let start_at = rows::clock(store.db()).await? + TimeDelta::from_std(LEAD)?;
+    rows::insert(store.db(), &drafts, start_at, pace, Naming::Own).await?;
+    tokio::time::sleep((start_at - rows::clock(store.db()).await?).to_std().unwrap_or_default()).await;
+    let claims = claimer::claim_for(&store, Duration::from_secs(u64::from(seconds))).await?;
+    if let Some(fleet) = fleet {
+        fleet.stop().await?;
+    }
+    store.close().await;
+    let figures = Percentiles::of(claims.took_ms).ok_or_else(|| anyhow::anyhow!("nothing was claimed"))?;
+    Ok((figures, claims.rows))
+}
+
+async fn lay_beside(context: &Context, store: &Store, beside: Beside) -> anyhow::Result<Option<Fleet>> {
+    let db = store.db();
+    match beside {
+        Beside::Nothing => Ok(None),
+        Beside::Future(count) => {
+            // At the longest delay a row is due within the minute, so these are moved on as held rows are.
+            fill(db, "default", count, "clock_timestamp() + interval '1 hour'", "null").await?;
+            Ok(None)
+        }
+        Beside::Paused(count) => {
+            paused(db, count).await?;
+            Ok(None)
+        }
+        Beside::Capped(count) => Ok(Some(capped(context, db, count).await?)),
+        Beside::Elsewhere => {
+            paused(db, 200_000).await?;
+            Ok(Some(capped(context, db, 50_000).await?))
+        }
+    }
+}
+
+async fn paused(db: &PgPool, count: i64) -> anyhow::Result<()> {
+    pool(db, "paused", true, None).await?;
+    fill(db, "paused", count, "clock_timestamp() - interval '5 min'", "null").await
+}
+
+async fn capped(context: &Context, db: &PgPool, count: i64) -> anyhow::Result<Fleet> {
+    pool(db, "capped", false, Some(0)).await?;
+    fill(db, "capped", count, "clock_timestamp()", "clock_timestamp()").await?;
+    let probe = ["--snapshot", LOST_SNAPSHOT];
+    Fleet::workers(context, 1, &probe, &[("WARMPROOF_POOLS", "capped")]).await
+}
+
+async fn pool(db: &PgPool, name: &str, paused: bool, cap: Option<i32>) -> anyhow::Result<()> {
+    #[expect(clippy::disallowed_methods, reason = "a benchmark's own set-up")]
+    let insert = sqlx::query("insert into pool (name, paused, cap) values ($1, $2, $3)");
+    insert.bind(name).bind(paused).bind(cap).execute(db).await?;
+    Ok(())
+}
+
+/// Rows with small messages, made inside the server. `look_at` and `lost_at` are expressions of ours.
+async fn fill(db: &PgPool, pool: &str, count: i64, look_at: &str, lost_at: &str) -> anyhow::Result<()> {
+    let text = format!(
+        "insert into pending (id, run_id, snapshot_id, pool, intent, dequeued_at, scheduled_at, due_at, look_at,
+           lost_at, codec, message)
+         select gen_random_uuid(), 'run_' || replace(gen_random_uuid()::text, '-', ''), '{LOST_SNAPSHOT}', $1, 'hit',
+           clock_timestamp(), clock_timestamp(), clock_timestamp() + interval '10 s',
+           {look_at} + n * interval '1 microsecond', {lost_at}, 0, '\\x7b7d'
+         from generate_series(1, $2) as n"
+    );
+    #[expect(clippy::disallowed_methods, reason = "a benchmark's own set-up")]
+    sqlx::query(sqlx::AssertSqlSafe(text)).bind(pool).bind(count).execute(db).await?;
+    #[expect(clippy::disallowed_methods, reason = "a benchmark's own set-up")]
+    sqlx::query("analyze pending").execute(db).await?;
+    Ok(())
+}

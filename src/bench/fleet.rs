@@ -1,0 +1,198 @@
+//! The processes of a benchmark: workers, bare timers and an API, all this same program.
+
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncBufReadExt, BufReader, Lines};
+use tokio::process::{Child, ChildStdout, Command};
+use tokio::time::timeout;
+
+use super::context::{Context, SCHEMA};
+use super::figures::Percentiles;
+use super::pace::Pace;
+
+/// How long a process may take to start or to stop.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// What an API of a benchmark is called with.
+pub const API_TOKEN: &str = "benchmark-token-0123456789";
+
+/// What one process says when it stops.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub struct Account {
+    /// How late each look began, in microseconds, by the machine's clock. Only of rows named after their due time.
+    pub lags_us: Vec<i32>,
+    /// How late each settled look was by the worker's own reckoning, in microseconds.
+    pub event_lags_us: Vec<i32>,
+    /// Most memory it ever had, in KiB.
+    pub rss_peak_kib: u64,
+}
+
+/// Some processes that run until they are stopped.
+#[derive(Debug)]
+pub struct Fleet {
+    processes: Vec<(Child, Lines<BufReader<ChildStdout>>)>,
+}
+
+/// What all processes of a fleet said.
+#[derive(Debug, Serialize)]
+pub struct Accounts {
+    /// By the machine's clock.
+    pub lag: Option<Percentiles>,
+    /// By the workers' own reckoning.
+    pub event_lag: Option<Percentiles>,
+    /// Most memory of any one process, in KiB.
+    pub rss_peak_kib: u64,
+}
+
+impl Fleet {
+    /// Starts so many workers and waits until they are connected. `probe` is what they ask.
+    ///
+    /// # Errors
+    /// A process could not be started, or was not ready in time.
+    pub async fn workers(
+        context: &Context,
+        count: u32,
+        probe: &[&str],
+        environment: &[(&str, &str)],
+    ) -> anyhow::Result<Self> {
+        let mut arguments = vec!["bench-worker"];
+        arguments.extend(probe);
+        let processes = (0..count).map(|_| arguments.clone()).collect();
+        Self::start(context, processes, environment).await
+    }
+
+    /// Starts so many processes that share the pace's bare timers.
+    ///
+    /// # Errors
+    /// A process could not be started, or was not ready in time.
+    pub async fn timers(
+        context: &Context,
+        count: u32,
+        start_at: DateTime<Utc>,
+        pace: Pace,
+    ) -> anyhow::Result<Self> {
+        let texts: Vec<String> = (0..count)
+            .map(|nth| {
+                let Pace { rate, seconds, group } = pace;
+                let start = start_at.timestamp_micros();
+                format!("bench-worker --timers {nth},{count},{start},{rate},{seconds},{group}")
+            })
+            .collect();
+        let processes = texts.iter().map(|text| text.split(' ').collect()).collect();
+        Self::start(context, processes, &[]).await
+    }
+
+    async fn start(
+        context: &Context,
+        processes: Vec<Vec<&str>>,
+        environment: &[(&str, &str)],
+    ) -> anyhow::Result<Self> {
+        let mut fleet = Self { processes: Vec::new() };
+        for arguments in processes {
+            fleet.processes.push(spawn(context, &arguments, environment)?);
+        }
+        for (_, lines) in &mut fleet.processes {
+            let line =
+                timeout(PATIENCE, lines.next_line()).await.context("a process was not ready in time")??;
+            anyhow::ensure!(
+                line.as_deref() == Some("ready"),
+                "a process stopped before it was ready: {line:?}"
+            );
+        }
+        Ok(fleet)
+    }
+
+    /// Stops all and gathers what they say.
+    ///
+    /// # Errors
+    /// A process did not stop in time, or said nothing of use.
+    pub async fn stop(mut self) -> anyhow::Result<Accounts> {
+        for (child, _) in &mut self.processes {
+            drop(child.stdin.take());
+        }
+        let mut whole = Account::default();
+        for (child, lines) in &mut self.processes {
+            let line =
+                timeout(PATIENCE, lines.next_line()).await.context("a process did not stop in time")??;
+            let account: Account = serde_json::from_str(&line.context("a process said nothing")?)?;
+            whole.lags_us.extend(account.lags_us);
+            whole.event_lags_us.extend(account.event_lags_us);
+            whole.rss_peak_kib = whole.rss_peak_kib.max(account.rss_peak_kib);
+            timeout(PATIENCE, child.wait()).await.context("a process did not end in time")??;
+        }
+        let figures =
+            |lags: Vec<i32>| Percentiles::of(lags.into_iter().map(|us| f64::from(us) / 1000.0).collect());
+        Ok(Accounts {
+            lag: figures(whole.lags_us),
+            event_lag: figures(whole.event_lags_us),
+            rss_peak_kib: whole.rss_peak_kib,
+        })
+    }
+}
+
+/// An API process and where it listens.
+///
+/// # Errors
+/// It could not be started, or was not ready in time.
+pub async fn api(context: &Context) -> anyhow::Result<(Child, String)> {
+    let (child, mut lines) = spawn(context, &["api"], &[])?;
+    let line = timeout(PATIENCE, lines.next_line()).await.context("the api was not ready in time")??;
+    let url = line.as_deref().and_then(|line| line.strip_prefix("api ready on "));
+    Ok((child, url.context("the api stopped before it was ready")?.to_owned()))
+}
+
+/// Stops an API process.
+///
+/// # Errors
+/// It did not stop in time.
+pub async fn stop_api(mut child: Child) -> anyhow::Result<()> {
+    drop(child.stdin.take());
+    timeout(PATIENCE, child.wait()).await.context("the api did not stop in time")??;
+    Ok(())
+}
+
+fn spawn(
+    context: &Context,
+    arguments: &[&str],
+    environment: &[(&str, &str)],
+) -> anyhow::Result<(Child, Lines<BufReader<ChildStdout>>)> {
+    let mut child = Command::new(std::env::current_exe().context("could not find this program")?)
+        .args(arguments)
+        .arg("--until-stdin-closes")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .env_clear()
+        .envs(base_environment(context))
+        .envs(environment.iter().copied())
+        .process_group(0)
+        .kill_on_drop(true)
+        .spawn()
+        .context("could not start a process of the benchmark")?;
+    let stdout = child.stdout.take().context("a process has no stdout")?;
+    Ok((child, BufReader::new(stdout).lines()))
+}
+
+/// Complete and harmless: whatever is not given leads to a closed port.
+fn base_environment(context: &Context) -> Vec<(&'static str, String)> {
+    let nowhere = "http://127.0.0.1:9";
+    [
+        ("TRIGGER_WARM_START_VERIFY_ENABLED", "true"),
+        ("TRIGGER_WARM_START_URL", nowhere),
+        ("TRIGGER_API_URL", nowhere),
+        ("TRIGGER_WORKER_TOKEN", "tr_wgt_benchmark0benchmark0benchmark"),
+        ("MANAGED_WORKER_SECRET", "benchmark-secret"),
+        ("TRIGGER_WORKLOAD_API_DOMAIN", "localhost"),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", nowhere),
+        ("COMPUTE_GATEWAY_URL", nowhere),
+        ("WARMPROOF_DATABASE_URL", &context.url),
+        ("WARMPROOF_SCHEMA", SCHEMA),
+        ("WARMPROOF_API_LISTEN", "127.0.0.1:0"),
+        ("WARMPROOF_API_TOKEN", API_TOKEN),
+        ("WARMPROOF_LOG", "error"),
+    ]
+    .map(|(name, value)| (name, value.to_owned()))
+    .to_vec()
+}

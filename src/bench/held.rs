@@ -1,0 +1,134 @@
+//! `held`: the same load with and without a long transaction that pins dead rows.
+//!
+//! 1 500 schedules a second, nine of ten cancelled, the rest executed by one worker. The claim
+//! statement is timed in the same pool by a claimer of this process, which shares the worker's index range.
+
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use serde_json::{Value, json};
+
+use super::claimer;
+use super::context::{Context, Dispatches};
+use super::figures::Percentiles;
+use super::fleet::Fleet;
+use super::rows;
+use crate::domain::verification::{CancelReason, Cancellation, NewVerification};
+use crate::store::Store;
+
+/// A batch of schedules and one of cancels, this often.
+const EVERY: Duration = Duration::from_millis(20);
+const BATCH: usize = 30;
+const EXECUTED: usize = 3;
+/// Longer than the way from schedule to cancel, shorter than the run.
+const DELAY: Duration = Duration::from_secs(2);
+/// Batches between a schedule and its cancel.
+const CANCEL_BEHIND: usize = 25;
+
+/// Runs the phase.
+///
+/// # Errors
+/// The server or a process failed.
+pub async fn run(context: &Context) -> anyhow::Result<Value> {
+    let span = context.pick(Duration::from_secs(20), Duration::from_mins(10));
+    let without = one(context, context.pick(span, Duration::from_mins(1)), false).await?;
+    let with = one(context, span, true).await?;
+    let ratio = |figures: fn(&Figures) -> f64| figures(&with) / figures(&without);
+    Ok(json!({
+        "seconds_held": span.as_secs(), "schedules_per_second": 1500,
+        "without": without.shown(), "with": with.shown(),
+        "bars": {"held_p99_ratio": ratio(|figures| figures.lag.p99)},
+        "claim_p50_ratio": ratio(|figures| figures.claim.p50),
+        "claim_p99_ratio": ratio(|figures| figures.claim.p99),
+    }))
+}
+
+struct Figures {
+    lag: Percentiles,
+    claim: Percentiles,
+    schedules_per_second: f64,
+}
+
+impl Figures {
+    fn shown(&self) -> Value {
+        json!({
+            "event_lag_ms": self.lag, "claim_ms": self.claim,
+            "schedules_per_second_reached": self.schedules_per_second,
+        })
+    }
+}
+
+async fn one(context: &Context, span: Duration, held: bool) -> anyhow::Result<Figures> {
+    let store = context.fresh_store(4).await?;
+    let fleet = Fleet::workers(context, 1, &[], &[]).await?;
+    let holder = context.store(1).await?;
+    let snapshot = if held { Some(hold(&holder).await?) } else { None };
+    let offered = tokio::spawn(offer(store.clone(), span));
+    // The second half: by then dead rows lie about.
+    tokio::time::sleep(span / 2).await;
+    let claims = claimer::claim_for(&store, span / 2).await?;
+    let schedules_per_second = offered.await??;
+    rows::drained(store.db(), Duration::from_secs(30)).await?;
+    let accounts = fleet.stop().await?;
+    if let Some(snapshot) = snapshot {
+        snapshot.rollback().await?;
+    }
+    holder.close().await;
+    store.close().await;
+    Ok(Figures {
+        lag: accounts.event_lag.context("nothing was executed")?,
+        claim: Percentiles::of(claims.took_ms).context("nothing was claimed")?,
+        schedules_per_second,
+    })
+}
+
+/// An idle transaction that has read something and now pins every row that dies.
+async fn hold(holder: &Store) -> anyhow::Result<sqlx::Transaction<'static, sqlx::Postgres>> {
+    let mut transaction = holder.db().begin().await?;
+    for text in ["set transaction isolation level repeatable read", "select count(*) from pending"] {
+        #[expect(clippy::disallowed_methods, reason = "a benchmark's own set-up")]
+        sqlx::query(text).execute(&mut *transaction).await?;
+    }
+    Ok(transaction)
+}
+
+async fn offer(store: Store, span: Duration) -> anyhow::Result<f64> {
+    let mut dispatches = Dispatches::new(5, 0);
+    let now = rows::clock(store.db()).await?;
+    let mut waiting: std::collections::VecDeque<Vec<NewVerification>> = std::collections::VecDeque::new();
+    let began = Instant::now();
+    let mut ticks = tokio::time::interval(EVERY);
+    let mut scheduled: u32 = 0;
+    while began.elapsed() < span {
+        ticks.tick().await;
+        let dequeued_at = now + chrono::TimeDelta::from_std(began.elapsed())?;
+        let batch: Vec<_> = (0..BATCH).map(|_| dispatches.hit(dequeued_at, Some(DELAY))).collect();
+        for answer in store.schedule(&batch, DELAY).await? {
+            let _ = answer?;
+        }
+        scheduled += 30;
+        waiting.push_back(batch);
+        if waiting.len() > CANCEL_BEHIND
+            && let Some(earlier) = waiting.pop_front()
+        {
+            cancel(&store, &earlier).await?;
+        }
+    }
+    for earlier in waiting {
+        cancel(&store, &earlier).await?;
+    }
+    Ok(f64::from(scheduled) / began.elapsed().as_secs_f64())
+}
+
+async fn cancel(store: &Store, batch: &[NewVerification]) -> anyhow::Result<()> {
+    let cancellations: Vec<Cancellation> = batch[EXECUTED..]
+        .iter()
+        .map(|new| Cancellation {
+            run_id: new.dispatch.run_id.clone(),
+            snapshot_id: None,
+            reason: CancelReason::Connected,
+        })
+        .collect();
+    let _ = store.cancel(&cancellations).await?;
+    Ok(())
+}

@@ -1,0 +1,65 @@
+//! `probe`: real HTTP probes on loopback at a steady rate, and against a platform that takes its time.
+//!
+//! Lateness is the workers' own reckoning here; [`super::lag`] shows beside each other what
+//! they reckon and what the machine's clock says.
+
+use std::time::{Duration, Instant};
+
+use chrono::TimeDelta;
+use serde_json::{Value, json};
+
+use super::context::{Context, Dispatches};
+use super::figures::per_second;
+use super::fleet::Fleet;
+use super::pace::Pace;
+use super::platform;
+use super::rows::{self, Naming};
+use crate::simulator::{ProbeFault, Rule};
+
+const LEAD: Duration = Duration::from_secs(4);
+const PATIENCE: Duration = Duration::from_mins(2);
+
+/// Runs the phase.
+///
+/// # Errors
+/// The server, the simulator or a process failed, or not every row was settled.
+pub async fn run(context: &Context) -> anyhow::Result<Value> {
+    let seconds = context.pick(5, 15);
+    let even = |rate| Pace { rate, seconds, group: 1 };
+    Ok(json!({
+        "loopback_one_worker": one(context, even(1000), 1, None).await?,
+        "loopback_four_workers": one(context, even(1000), 4, None).await?,
+        // 10 probes of 50 ms are 200 a second: once below that, once above.
+        "answers_50_ms_below_the_ceiling": one(context, even(150), 1, Some(50)).await?,
+        "answers_50_ms_above_the_ceiling": one(context, even(400), 1, Some(50)).await?,
+        "answers_50_ms_four_workers": one(context, even(600), 4, Some(50)).await?,
+    }))
+}
+
+async fn one(context: &Context, pace: Pace, workers: u32, delay_ms: Option<u64>) -> anyhow::Result<Value> {
+    let store = context.fresh_store(2).await?;
+    let db = store.db();
+    let simulator = platform::start().await?;
+    if let Some(delay_ms) = delay_ms {
+        simulator.faults().probe.add(Rule::always(ProbeFault::Delay { delay_ms }));
+    }
+    let drafts = platform::moved_on(&simulator, &mut Dispatches::new(11, 0), pace.count()).await?;
+    let fleet =
+        Fleet::workers(context, workers, &["--http"], &[("TRIGGER_API_URL", simulator.base_url())]).await?;
+    let start_at = rows::clock(db).await? + TimeDelta::from_std(LEAD)?;
+    let took = rows::insert(db, &drafts, start_at, pace, Naming::Own).await?;
+    anyhow::ensure!(took < LEAD, "inserting took {took:?}; rows were due before they stood there");
+    tokio::time::sleep((start_at - rows::clock(db).await?).to_std().unwrap_or_default()).await;
+    let began = Instant::now();
+    let all_settled = rows::drained(db, PATIENCE).await?;
+    let took = began.elapsed();
+    let accounts = fleet.stop().await?;
+    store.close().await;
+    simulator.shutdown().await;
+    anyhow::ensure!(all_settled, "rows were left");
+    Ok(json!({
+        "due_per_second": pace.rate, "workers": workers, "answer_ms": delay_ms,
+        "event_lag_ms": accounts.event_lag, "probes_per_second": per_second(pace.count() as usize, took),
+        "worker_rss_peak_kib": accounts.rss_peak_kib,
+    }))
+}

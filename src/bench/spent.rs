@@ -1,0 +1,86 @@
+//! What the PostgreSQL server spends meanwhile.
+
+use std::fs;
+use std::time::Instant;
+
+use serde::Serialize;
+use sqlx::PgPool;
+
+/// Ticks of `/proc/*/stat` in a second; fixed on Linux.
+const TICKS_PER_SECOND: f64 = 100.0;
+
+/// A reading of what the server has spent so far.
+#[derive(Debug)]
+pub struct Reading {
+    at: Instant,
+    commits: i64,
+    ticks: Option<u64>,
+}
+
+/// What the server spent between two readings.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct Spent {
+    /// Transactions a second; each of our statements is one.
+    pub queries_per_second: f64,
+    /// Processor time in percent of one core; none when the server is on another machine.
+    pub cpu_percent: Option<f64>,
+}
+
+impl Reading {
+    /// Reads now.
+    ///
+    /// # Errors
+    /// The server refused.
+    pub async fn take(db: &PgPool) -> anyhow::Result<Self> {
+        #[expect(clippy::disallowed_methods, reason = "the server's own catalogue, not our schema")]
+        let (commits, pid): (i64, i32) = sqlx::query_as(
+            "select xact_commit, pg_backend_pid() from pg_stat_database where datname = current_database()",
+        )
+        .fetch_one(db)
+        .await?;
+        Ok(Self { at: Instant::now(), commits, ticks: ticks_of_server(pid) })
+    }
+
+    /// What was spent since.
+    ///
+    /// # Errors
+    /// The server refused.
+    #[expect(clippy::cast_precision_loss, reason = "counts of a benchmark are far below 2^52")]
+    pub async fn spent(&self, db: &PgPool) -> anyhow::Result<Spent> {
+        let now = Self::take(db).await?;
+        let seconds = (now.at - self.at).as_secs_f64();
+        let cpu_percent = now
+            .ticks
+            .zip(self.ticks)
+            .map(|(now, before)| 100.0 * now.saturating_sub(before) as f64 / TICKS_PER_SECOND / seconds);
+        Ok(Spent { queries_per_second: (now.commits - self.commits) as f64 / seconds, cpu_percent })
+    }
+}
+
+/// User and system time of the postmaster, its dead children and its living ones.
+fn ticks_of_server(backend: i32) -> Option<u64> {
+    let (postmaster, _) = stat(&backend.to_string())?;
+    let (_, fields) = stat(&postmaster.to_string())?;
+    // utime, stime and the same of children that were waited for.
+    let mut ticks: u64 = fields[10..14].iter().sum();
+    for entry in fs::read_dir("/proc").ok()?.flatten() {
+        let name = entry.file_name();
+        let Some(pid) = name.to_str().filter(|name| name.bytes().all(|byte| byte.is_ascii_digit())) else {
+            continue;
+        };
+        if let Some((parent, fields)) = stat(pid)
+            && parent == postmaster
+        {
+            ticks += fields[10] + fields[11];
+        }
+    }
+    Some(ticks)
+}
+
+/// The parent, and all numbers from it on: parent, group, …, utime at 10.
+fn stat(pid: &str) -> Option<(u64, Vec<u64>)> {
+    let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let (_, rest) = text.rsplit_once(") ")?;
+    let fields: Vec<u64> = rest.split(' ').skip(1).map(|field| field.trim().parse().unwrap_or(0)).collect();
+    (fields.len() > 20).then(|| (fields[0], fields))
+}
