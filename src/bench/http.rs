@@ -51,8 +51,8 @@ async fn library(context: &Context, count: usize) -> anyhow::Result<Value> {
     let figures = by_callers(hits, move |hit| {
         let scheduler = scheduler.clone();
         async move {
-            let scheduled = scheduler.schedule(hit).await?;
-            anyhow::ensure!(scheduled.is_some(), "verification is off");
+            let promised = scheduler.schedule(hit).await?;
+            anyhow::ensure!(promised.is_some(), "verification is off");
             Ok(())
         }
     })
