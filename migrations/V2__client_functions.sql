@@ -144,7 +144,8 @@ returns table (ordinal integer, result text, id uuid, due_at timestamptz)
 language plpgsql
 set search_path from current
 set enable_seqscan = off
-set enable_hashjoin = off
+-- Here only the batch itself is joined, and a loop over a loop of 256 would be most of the work.
+set enable_hashjoin = on
 set enable_mergejoin = off
 as $$
 #variable_conflict use_column
