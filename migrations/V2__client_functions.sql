@@ -2,7 +2,7 @@
 -- They are functions, so that SQL callers, the library and the API run the same rules.
 --
 -- Their plans are pinned to the index: a plan made while the hot table is nearly empty would read it whole
--- and be kept while the table fills. They need READ COMMITTED, where each statement sees what was committed
+-- and be kept while the table fills. What is pinned looks dear to the planner, which must not compile it. They need READ COMMITTED, where each statement sees what was committed
 -- before it; in a caller's older snapshot a run that has ended would be revived.
 
 create function require_read_committed() returns void
@@ -62,6 +62,7 @@ set search_path from current
 set enable_seqscan = off
 set enable_hashjoin = off
 set enable_mergejoin = off
+set jit = off
 as $$
 #variable_conflict use_column
 declare
@@ -136,67 +137,64 @@ $$;
 
 -- Schedules many dispatches, each run at most once in a call. Fresh runs, the rule, take one statement
 -- for all; what is left over goes through schedule_one in the order of run ids.
+-- Answers come in no order and name their element by the id that was given for it.
 create function schedule_many(
   ids uuid[], run_ids text[], snapshot_ids text[], pools text[], supervisors text[], regions text[],
   deployment_versions text[], intents text[], dequeued_ats timestamptz[], delays_ms integer[],
   traceparents text[], timings_texts text[], codecs smallint[], messages bytea[], default_delay_ms integer)
-returns table (ordinal integer, result text, id uuid, due_at timestamptz)
+returns table (given_id uuid, result text, id uuid, due_at timestamptz)
 language plpgsql
 set search_path from current
 set enable_seqscan = off
--- Here only the batch itself is joined, and a loop over a loop of 256 would be most of the work.
-set enable_hashjoin = on
+set enable_hashjoin = off
 set enable_mergejoin = off
+set jit = off
 as $$
 #variable_conflict use_column
 declare
-  moment     timestamptz := clock_timestamp();
-  done       integer[];
-  done_ids   uuid[];
-  done_dues  timestamptz[];
-  n          integer;
+  moment timestamptz := clock_timestamp();
+  fresh  integer;
+  n      integer;
 begin
   perform require_read_committed();
-  with input as materialized (
-    select i.*, moment + coalesce(i.delay_ms, p.delay_ms, default_delay_ms) * interval '1 millisecond' as due_at
-    from unnest(ids, run_ids, snapshot_ids, pools, supervisors, regions, deployment_versions, intents,
-      dequeued_ats, delays_ms, traceparents, timings_texts, codecs, messages) with ordinality
-      as i (id, run_id, snapshot_id, pool, supervisor, region, deployment_version, intent, dequeued_at,
-        delay_ms, traceparent, timings, codec, message, ordinal)
-    join pool p on p.name = i.pool
-    -- Older dispatches may be late retries and take the long way.
-    where moment - i.dequeued_at between interval '0' and interval '1 second'
-  ), created as (
+  return query
+  with created as (
     insert into pending as p (
       id, run_id, snapshot_id, pool, supervisor, region, deployment_version, intent, dequeued_at,
       scheduled_at, due_at, look_at, traceparent, timings, codec, message)
-    select id, run_id, snapshot_id, pool, supervisor, region, deployment_version, intent, dequeued_at,
-      moment, due_at, due_at, traceparent, timings, codec, message
-    from input
+    select i.id, i.run_id, i.snapshot_id, i.pool, i.supervisor, i.region, i.deployment_version, i.intent, i.dequeued_at,
+      moment, promised.due_at, promised.due_at, i.traceparent, i.timings, i.codec, i.message
+    from unnest(ids, run_ids, snapshot_ids, pools, supervisors, regions, deployment_versions, intents,
+      dequeued_ats, delays_ms, traceparents, timings_texts, codecs, messages)
+      as i (id, run_id, snapshot_id, pool, supervisor, region, deployment_version, intent, dequeued_at,
+        delay_ms, traceparent, timings, codec, message)
+    join pool on pool.name = i.pool
+    cross join lateral (
+      select moment + coalesce(i.delay_ms, pool.delay_ms, default_delay_ms) * interval '1 millisecond'
+    ) as promised (due_at)
+    -- Older dispatches may be late retries and take the long way.
+    where moment - i.dequeued_at between interval '0' and interval '1 second'
     -- One order of locks for every batch, so that batches never deadlock.
-    order by run_id collate "C"
+    order by i.run_id collate "C"
     on conflict (run_id) do nothing
-    returning p.id, p.pool, p.supervisor, p.region, p.deployment_version, p.intent
+    returning p.id, p.due_at, p.pool, p.supervisor, p.region, p.deployment_version, p.intent
   ), counted as (
     insert into outcome_count (minute, pool, supervisor, region, deployment_version, intent, outcome, n)
     select date_trunc('minute', moment), pool, supervisor, region, deployment_version, intent, 'scheduled', count(*)
     from created
     group by pool, supervisor, region, deployment_version, intent
   )
-  select array_agg(i.ordinal::integer), array_agg(i.id), array_agg(i.due_at)
-  into done, done_ids, done_dues
-  from created c join input i on i.id = c.id;
+  select created.id, 'created', created.id, created.due_at from created;
 
-  return query select d.ordinal, 'created', d.id, d.due_at from unnest(done, done_ids, done_dues) as d (ordinal, id, due_at);
-
-  if coalesce(cardinality(done), 0) < cardinality(run_ids) then
+  get diagnostics fresh = row_count;
+  if fresh < cardinality(ids) then
     for n in
-      select i.n::integer from unnest(run_ids) with ordinality as i (run_id, n)
-      where i.n <> all (coalesce(done, '{}'))
+      select i.n::integer from unnest(ids, run_ids) with ordinality as i (id, run_id, n)
+      where not exists (select from pending p where p.run_id = i.run_id and p.id = i.id)
       order by i.run_id collate "C"
     loop
       return query
-      select n, s.result, s.id, s.due_at
+      select ids[n], s.result, s.id, s.due_at
       from schedule_one(ids[n], run_ids[n], snapshot_ids[n], pools[n], supervisors[n], regions[n],
         deployment_versions[n], intents[n], dequeued_ats[n], delays_ms[n], traceparents[n],
         timings_texts[n], codecs[n], messages[n], default_delay_ms) as s;
@@ -204,7 +202,7 @@ begin
   end if;
 end;
 $$;
-comment on function schedule_many is 'Schedules a batch of dispatches; answers created, superseded, duplicate, outdated or unknown_pool for each.';
+comment on function schedule_many is 'Schedules a batch of dispatches; answers created, superseded, duplicate, outdated or unknown_pool for each given id.';
 
 -- Cancels many verifications by run, each run at most once in a call.
 --   before the permit           cancelled: the row ends here
@@ -217,6 +215,7 @@ set search_path from current
 set enable_seqscan = off
 set enable_hashjoin = off
 set enable_mergejoin = off
+set jit = off
 as $$
 #variable_conflict use_column
 declare
@@ -237,7 +236,11 @@ begin
       where p.run_id = i.run_id
         and (i.snapshot_id is null or p.snapshot_id = i.snapshot_id)
         and p.create_permitted_at is null
-      returning i.ordinal, i.reason as cancel_reason, p.*
+      returning
+        i.ordinal, i.reason as cancel_reason,
+        p.id, p.run_id, p.snapshot_id, p.pool, p.supervisor, p.region, p.deployment_version, p.intent,
+        p.dequeued_at, p.scheduled_at, p.due_at, p.claim_count, p.probe_count, p.create_count, p.lost_at,
+        p.create_permitted_at, p.workload, p.last_error, p.traceparent
     ), judged as (
       select
         case when lost_at is null then 'cancelled' else 'fallback' end as outcome,
@@ -267,7 +270,9 @@ begin
 
     return query select d.ordinal, 'cancelled', d.id from unnest(done, done_ids) as d (ordinal, id);
     answered := answered || coalesce(done, '{}');
-    exit when cardinality(answered) = cardinality(run_ids);
+    if cardinality(answered) = cardinality(run_ids) then
+      return;
+    end if;
 
     with input as materialized (
       select * from unnest(run_ids, snapshot_ids, reasons) with ordinality as i (run_id, snapshot_id, reason, ordinal)
@@ -286,7 +291,9 @@ begin
 
     return query select l.ordinal, 'too_late', l.id from unnest(done, done_ids) as l (ordinal, id);
     answered := answered || coalesce(done, '{}');
-    exit when cardinality(answered) = cardinality(run_ids);
+    if cardinality(answered) = cardinality(run_ids) then
+      return;
+    end if;
 
     -- A superseding schedule may have put a new row in the place of the one we waited for.
     exit when not exists (

@@ -21,6 +21,7 @@ pub mod life;
 pub mod limit;
 pub mod load;
 pub mod memory;
+pub mod message;
 pub mod pace;
 pub mod platform;
 pub mod probe;

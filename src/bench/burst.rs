@@ -6,8 +6,9 @@ use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::{Value, json};
 use sqlx::PgPool;
 
-use super::context::{Context, Dispatches};
+use super::context::Context;
 use super::fleet::Fleet;
+use super::message::Dispatches;
 use super::pace::Pace;
 use super::platform;
 use super::rows::{self, Naming};

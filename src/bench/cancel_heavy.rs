@@ -7,9 +7,10 @@ use anyhow::Context as _;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
-use super::context::{Context, Dispatches};
+use super::context::Context;
 use super::figures::{Percentiles, millis};
 use super::fleet::{self, API_TOKEN, Fleet};
+use super::message::Dispatches;
 use super::rows;
 
 const RATE: u32 = 500;

@@ -3,15 +3,8 @@
 use std::time::Duration;
 
 use anyhow::Context as _;
-use chrono::{DateTime, Utc};
-use rand::rngs::StdRng;
-use rand::{Rng, SeedableRng};
-use serde_json::value::RawValue;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 
-use crate::domain::dispatch::Dispatch;
-use crate::domain::ids::PoolName;
-use crate::domain::verification::{Intent, NewVerification};
 use crate::store::{Store, migrate};
 
 /// The schema of a benchmark; dropped and made anew for each phase that wants a fresh one.
@@ -82,89 +75,5 @@ impl Context {
             .connect_with(self.schema_options())
             .await?;
         Ok(Store::new(db))
-    }
-}
-
-/// Makes dispatches that look like the platform's, about 3 KB each, all different.
-#[derive(Debug)]
-pub struct Dispatches {
-    rng: StdRng,
-    next: u64,
-}
-
-impl Dispatches {
-    /// The same seed makes the same messages; runs are numbered from `first`.
-    #[must_use]
-    pub fn new(seed: u64, first: u64) -> Self {
-        Self { rng: StdRng::seed_from_u64(seed), next: first }
-    }
-
-    fn id(&mut self) -> String {
-        const ALPHABET: &[u8] = b"0123456789abcdefghijklmnopqrstuvwxyz";
-        (0..25).map(|_| char::from(ALPHABET[self.rng.random_range(0..ALPHABET.len())])).collect()
-    }
-
-    /// The next dispatch, dequeued at `now`.
-    ///
-    /// # Panics
-    /// Never: the text is JSON of the right shape.
-    #[must_use]
-    pub fn next(&mut self, now: DateTime<Utc>) -> Dispatch {
-        let random = self.id();
-        let run = format!("{:06}{}", self.next, &random[..19]);
-        self.next += 1;
-        let waitpoints: Vec<serde_json::Value> = (0..3)
-            .map(|index| {
-                let id = self.id();
-                serde_json::json!({
-                    "id": id, "index": index, "friendlyId": format!("waitpoint_{id}"), "type": "RUN",
-                    "completedAt": now, "idempotencyKey": self.id(),
-                    "completedByTaskRun": {"id": self.id(), "friendlyId": format!("run_{}", self.id())},
-                    "output": format!("{{\"orderId\":{},\"token\":\"{}{}\"}}", self.rng.random::<u32>(), self.id(), self.id()),
-                    "outputType": "application/json", "outputIsError": false,
-                })
-            })
-            .collect();
-        let snapshot = self.id();
-        let deployment = self.id();
-        let message = serde_json::json!({
-            "version": "1", "dequeuedAt": now, "workerQueueLength": self.rng.random_range(0..500),
-            "snapshot": {"id": snapshot, "friendlyId": format!("snapshot_{snapshot}"),
-                "executionStatus": "PENDING_EXECUTING", "description": "Run was dequeued for execution", "createdAt": now},
-            "image": format!("registry.internal.example/deployments/proj_{}:20260821.3.prod@sha256:{:064x}",
-                &deployment[..20], self.rng.random::<u128>()),
-            "completedWaitpoints": waitpoints,
-            "backgroundWorker": {"id": self.id(), "friendlyId": format!("worker_{}", self.id()),
-                "version": "20260821.3", "runtime": "node-22"},
-            "deployment": {"id": self.id(), "friendlyId": format!("deployment_{}", &deployment[..16]),
-                "imagePlatform": "linux/amd64"},
-            "run": {"id": run, "friendlyId": format!("run_{run}"), "isTest": false, "isReplay": false,
-                "machine": {"name": "small-1x", "cpu": 0.5, "memory": 0.5, "centsPerMs": 0.000_033_82},
-                "attemptNumber": 1, "masterQueue": "us-east-1",
-                "traceContext": {
-                    "traceparent": format!("00-{:032x}-{:016x}-01", self.rng.random::<u128>(), self.rng.random::<u64>()),
-                    "baggage": format!("tenant={},session={}", self.id(), self.id())},
-                "annotations": {"triggerSource": "sdk", "triggerAction": "trigger", "rootTriggerSource": "sdk",
-                    "taskKind": "STANDARD", "externalDeploymentId": self.id()}},
-            "environment": {"id": self.id(), "type": "PRODUCTION"},
-            "organization": {"id": self.id(), "hasPrivateLink": false},
-            "project": {"id": self.id()},
-            "placementTags": [{"key": "paid", "values": ["true"]}],
-        });
-        let raw = RawValue::from_string(message.to_string()).expect("JSON");
-        Dispatch::parse(raw, None).expect("a dispatch")
-    }
-
-    /// The next hit, in the default pool.
-    #[must_use]
-    pub fn hit(&mut self, now: DateTime<Utc>, delay: Option<Duration>) -> NewVerification {
-        NewVerification {
-            dispatch: self.next(now),
-            pool: PoolName::default_pool(),
-            supervisor: Some("supervisor-1".to_owned()),
-            region: Some("eu-central-1".to_owned()),
-            intent: Intent::Hit,
-            delay,
-        }
     }
 }

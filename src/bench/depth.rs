@@ -7,9 +7,10 @@ use serde_json::{Value, json};
 use sqlx::PgPool;
 
 use super::claimer;
-use super::context::{Context, Dispatches};
+use super::context::Context;
 use super::figures::Percentiles;
 use super::fleet::Fleet;
+use super::message::Dispatches;
 use super::pace::Pace;
 use super::rows::{self, Draft, Naming};
 use crate::store::Store;
@@ -78,7 +79,7 @@ async fn one(context: &Context, beside: Beside) -> anyhow::Result<(Percentiles, 
     let seconds = context.pick(5, 20);
     let pace = Pace { rate: RATE, seconds, group: 1 };
     let drafts: Vec<Draft> =
-        rows::drafts(&mut Dispatches::new(3, 0), rows::clock(store.db()).await?, pace.count())?;
+        rows::drafts(&mut Dispatches::new(3, 0), rows::clock(store.db()).await?, pace.count());
     let start_at = rows::clock(store.db()).await? + TimeDelta::from_std(LEAD)?;
     rows::insert(store.db(), &drafts, start_at, pace, Naming::Own).await?;
     tokio::time::sleep((start_at - rows::clock(store.db()).await?).to_std().unwrap_or_default()).await;

@@ -9,9 +9,10 @@ use anyhow::Context as _;
 use serde_json::{Value, json};
 
 use super::claimer;
-use super::context::{Context, Dispatches};
+use super::context::Context;
 use super::figures::Percentiles;
 use super::fleet::Fleet;
+use super::message::Dispatches;
 use super::rows;
 use crate::domain::verification::{CancelReason, Cancellation, NewVerification};
 use crate::store::Store;

@@ -11,9 +11,10 @@ use bytes::Bytes;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
-use super::context::{Context, Dispatches, SCHEMA};
+use super::context::{Context, SCHEMA};
 use super::figures::{Percentiles, millis, per_second};
 use super::fleet::{self, API_TOKEN};
+use super::message::Dispatches;
 use super::rows;
 use crate::scheduler::{Hit, Scheduler};
 use std::time::Duration;

@@ -9,8 +9,9 @@ use std::time::Duration;
 use chrono::TimeDelta;
 use serde_json::{Value, json};
 
-use super::context::{Context, Dispatches};
+use super::context::Context;
 use super::fleet::Fleet;
+use super::message::Dispatches;
 use super::pace::Pace;
 use super::rows::{self, Naming};
 use super::spent::Reading;
@@ -50,7 +51,7 @@ async fn one(context: &Context, pace: Pace, workers: u32, shape: &str) -> anyhow
     let store = context.fresh_store(2).await?;
     let db = store.db();
     let mut dispatches = Dispatches::new(u64::from(pace.rate), 0);
-    let drafts = rows::drafts(&mut dispatches, rows::clock(db).await?, pace.count())?;
+    let drafts = rows::drafts(&mut dispatches, rows::clock(db).await?, pace.count());
     let fleet = Fleet::workers(context, workers, &[], &[]).await?;
 
     let inserting = Duration::from_secs_f64(f64::from(pace.count()) / INSERTS_PER_SECOND);

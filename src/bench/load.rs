@@ -10,8 +10,9 @@ use chrono::{DateTime, TimeDelta, Utc};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use super::context::{Context, Dispatches};
+use super::context::Context;
 use super::figures::{Percentiles, Round, millis, per_second};
+use super::message::Dispatches;
 use crate::domain::verification::{CancelReason, Cancellation, NewVerification};
 use crate::store::Store;
 

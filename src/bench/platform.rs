@@ -5,7 +5,7 @@ use secrecy::SecretString;
 use std::time::Duration;
 use tokio::net::TcpListener;
 
-use super::context::Dispatches;
+use super::message::Dispatches;
 use super::rows::{self, Draft};
 use crate::domain::dispatch::Dispatch;
 use crate::domain::ids::SnapshotId;
@@ -49,7 +49,7 @@ pub async fn moved_on(
             snapshot_id: SnapshotId::parse(format!("snapshot_earlier{nth:09}"))?,
             ..filler.next(known.dequeued_at)
         };
-        drafts.push(rows::draft(dispatch)?);
+        drafts.push(rows::draft(dispatch));
     }
     Ok(drafts)
 }

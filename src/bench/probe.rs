@@ -8,9 +8,10 @@ use std::time::{Duration, Instant};
 use chrono::TimeDelta;
 use serde_json::{Value, json};
 
-use super::context::{Context, Dispatches};
+use super::context::Context;
 use super::figures::per_second;
 use super::fleet::Fleet;
+use super::message::Dispatches;
 use super::pace::Pace;
 use super::platform;
 use super::rows::{self, Naming};

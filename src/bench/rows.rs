@@ -12,15 +12,15 @@ use rand::{Rng, SeedableRng};
 use sqlx::PgPool;
 use uuid::Uuid;
 
-use super::context::Dispatches;
+use super::message::Dispatches;
 use super::pace::Pace;
+use crate::config::database::CompressionConfig;
 use crate::domain::dispatch::Dispatch;
 use crate::domain::ids::RunId;
+use crate::store::codec;
 
 /// Rows in one statement.
 const BATCH: usize = 500;
-/// The codec of a zstd frame.
-const ZSTD: i16 = 2;
 /// Where the due time stands in a run's id.
 const DUE_DIGITS: std::ops::Range<usize> = 14..30;
 
@@ -28,24 +28,22 @@ const DUE_DIGITS: std::ops::Range<usize> = 14..30;
 #[derive(Debug)]
 pub struct Draft {
     dispatch: Dispatch,
+    codec: i16,
     message: Vec<u8>,
 }
 
 /// So many drafts, their messages compressed already.
-///
-/// # Errors
-/// A message cannot be compressed.
-pub fn drafts(dispatches: &mut Dispatches, now: DateTime<Utc>, count: u32) -> anyhow::Result<Vec<Draft>> {
+#[must_use]
+pub fn drafts(dispatches: &mut Dispatches, now: DateTime<Utc>, count: u32) -> Vec<Draft> {
     (0..count).map(|_| draft(dispatches.next(now))).collect()
 }
 
-/// One draft.
-///
-/// # Errors
-/// The message cannot be compressed.
-pub fn draft(dispatch: Dispatch) -> anyhow::Result<Draft> {
-    let message = zstd::bulk::compress(dispatch.message.get().as_bytes(), 1)?;
-    Ok(Draft { dispatch, message })
+/// One draft, its message compressed as the product does.
+#[must_use]
+pub fn draft(dispatch: Dispatch) -> Draft {
+    let (codec, message) = codec::encode(dispatch.message.get().as_bytes(), &CompressionConfig::default());
+    let message = message.into_owned();
+    Draft { dispatch, codec, message }
 }
 
 /// How runs are called.
@@ -108,6 +106,7 @@ async fn insert_batch(
     let ids: Vec<Uuid> = batch.iter().map(|_| Uuid::now_v7()).collect();
     let snapshot_ids: Vec<&str> = batch.iter().map(|draft| draft.dispatch.snapshot_id.as_str()).collect();
     let messages: Vec<&[u8]> = batch.iter().map(|draft| draft.message.as_slice()).collect();
+    let codecs: Vec<i16> = batch.iter().map(|draft| draft.codec).collect();
     let traceparents: Vec<Option<&str>> =
         batch.iter().map(|draft| draft.dispatch.traceparent.as_deref()).collect();
     let versions: Vec<Option<&str>> =
@@ -118,9 +117,9 @@ async fn insert_batch(
            insert into pending (id, run_id, snapshot_id, pool, supervisor, region, deployment_version, intent,
              dequeued_at, scheduled_at, due_at, look_at, traceparent, codec, message)
            select id, run_id, snapshot_id, 'default', 'supervisor-1', 'eu-central-1', version, 'hit',
-             due - interval '10 s', due - interval '10 s', due, due, traceparent, $8, message
-           from unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::timestamptz[], $6::text[], $7::bytea[])
-             as t (id, run_id, snapshot_id, version, due, traceparent, message)
+             due - interval '10 s', due - interval '10 s', due, due, traceparent, codec, message
+           from unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::timestamptz[], $6::text[], $7::bytea[], $8::smallint[])
+             as t (id, run_id, snapshot_id, version, due, traceparent, message, codec)
            returning 1
          )
          insert into outcome_count (minute, pool, supervisor, region, intent, outcome, n)
@@ -136,7 +135,7 @@ async fn insert_batch(
         .bind(dues)
         .bind(traceparents)
         .bind(messages)
-        .bind(ZSTD)
+        .bind(codecs)
         .execute(db)
         .await?;
     Ok(())

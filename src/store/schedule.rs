@@ -4,6 +4,7 @@
 //! the same ones. This file turns a batch into arrays and the answer back.
 
 use std::borrow::Cow;
+use std::collections::HashMap;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -22,7 +23,7 @@ const DOING: &str = "schedule verifications";
 pub type ScheduleAnswer = Result<Scheduled, ScheduleRefusal>;
 
 struct Answer {
-    ordinal: i32,
+    given_id: Uuid,
     result: String,
     id: Option<Uuid>,
     due_at: Option<DateTime<Utc>>,
@@ -97,14 +98,17 @@ impl Store {
                 columns.push(&batch[position], &self.compression);
             }
             let rows = again_on_deadlock(|| self.schedule_wave(&columns, default_delay, lock_wait)).await?;
+            let positions: HashMap<Uuid, usize> = columns.ids.iter().copied().zip(wave).collect();
             for row in rows {
-                let position = wave[usize::try_from(row.ordinal).unwrap_or(0).saturating_sub(1)];
+                let Some(&position) = positions.get(&row.given_id) else {
+                    return Err(unreadable("given_id", "nothing was given by this id"));
+                };
                 answers[position] = Some(answer(&row, &batch[position])?);
             }
         }
         answers
             .into_iter()
-            .map(|answer| answer.ok_or_else(|| unreadable("ordinal", "an answer is missing")))
+            .map(|answer| answer.ok_or_else(|| unreadable("given_id", "an answer is missing")))
             .collect()
     }
 
@@ -120,7 +124,7 @@ impl Store {
             r#"with setting as materialized (
                  select set_config('lock_timeout', coalesce($16, current_setting('lock_timeout')), true) as mode
                )
-               select s.ordinal as "ordinal!", s.result as "result!", s.id, s.due_at
+               select s.given_id as "given_id!", s.result as "result!", s.id, s.due_at
                from setting
                -- The setting comes first because the call depends on it.
                cross join lateral schedule_many($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14,
@@ -192,7 +196,7 @@ pub async fn schedule_in(
     let read = StoreError::doing(DOING);
     answer(
         &Answer {
-            ordinal: 1,
+            given_id: columns.ids[0],
             result: row.try_get("result").map_err(&read)?,
             id: row.try_get("id").map_err(&read)?,
             due_at: row.try_get("due_at").map_err(&read)?,

@@ -1,0 +1,81 @@
+//! Messages to measure with: of the platform's shape and order of fields, about 3 KB, all different.
+
+use std::collections::HashMap;
+use std::fmt::Write as _;
+use std::sync::LazyLock;
+use std::time::Duration;
+
+use chrono::{DateTime, SecondsFormat, Utc};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use serde_json::value::RawValue;
+
+use crate::domain::dispatch::Dispatch;
+use crate::domain::ids::PoolName;
+use crate::domain::verification::{Intent, NewVerification};
+
+/// `message.json` as the platform sends it, without the lines.
+static TEMPLATE: LazyLock<String> =
+    LazyLock::new(|| include_str!("message.json").lines().map(str::trim).collect());
+
+/// Makes dispatches from `message.json`: `$new` is fresh each time, other names the same within a message.
+#[derive(Debug)]
+pub struct Dispatches {
+    rng: StdRng,
+    next: u64,
+}
+
+impl Dispatches {
+    /// The same seed makes the same messages; runs are numbered from `first`.
+    #[must_use]
+    pub fn new(seed: u64, first: u64) -> Self {
+        Self { rng: StdRng::seed_from_u64(seed), next: first }
+    }
+
+    fn id(&mut self) -> String {
+        const ALPHABET: &[u8] = b"0123456789abcdefghijklmnopqrstuvwxyz";
+        (0..25).map(|_| char::from(ALPHABET[self.rng.random_range(0..ALPHABET.len())])).collect()
+    }
+
+    /// The next dispatch, dequeued at `now`.
+    ///
+    /// # Panics
+    /// Never: the text is JSON of the right shape.
+    #[must_use]
+    pub fn next(&mut self, now: DateTime<Utc>) -> Dispatch {
+        let random = self.id();
+        let run = format!("{:06}{}", self.next, &random[..19]);
+        self.next += 1;
+        let mut named =
+            HashMap::from([("run", run), ("now", now.to_rfc3339_opts(SecondsFormat::Millis, true))]);
+        let mut parts = TEMPLATE.split('$');
+        let mut message = parts.next().unwrap_or_default().to_owned();
+        for part in parts {
+            let end = part.find(|letter: char| !letter.is_ascii_lowercase()).unwrap_or(part.len());
+            let (name, text) = part.split_at(end);
+            match name {
+                "new" => message.push_str(&self.id()),
+                "number" => message.push_str(&self.rng.random_range(0..1_000_000).to_string()),
+                "hex" => write!(message, "{:032x}", self.rng.random::<u128>()).expect("room"),
+                "half" => write!(message, "{:016x}", self.rng.random::<u64>()).expect("room"),
+                _ => message.push_str(named.entry(name).or_insert_with(|| self.id())),
+            }
+            message.push_str(text);
+        }
+        let raw = RawValue::from_string(message).expect("JSON");
+        Dispatch::parse(raw, None).expect("a dispatch")
+    }
+
+    /// The next hit, in the default pool.
+    #[must_use]
+    pub fn hit(&mut self, now: DateTime<Utc>, delay: Option<Duration>) -> NewVerification {
+        NewVerification {
+            dispatch: self.next(now),
+            pool: PoolName::default_pool(),
+            supervisor: Some("supervisor-1".to_owned()),
+            region: Some("eu-central-1".to_owned()),
+            intent: Intent::Hit,
+            delay,
+        }
+    }
+}
