@@ -135,9 +135,9 @@ begin
 end;
 $$;
 
--- Schedules many dispatches, each run at most once in a call. Fresh runs, the rule, take one statement
--- for all; what is left over goes through schedule_one in the order of run ids.
--- Answers come in no order and name their element by the id that was given for it.
+-- Schedules many dispatches, each run at most once in a call, in the order of run ids so that batches never
+-- deadlock. The library comes here with what its own statement for fresh dispatches left out.
+-- Answers name their element by the id that was given for it.
 create function schedule_many(
   ids uuid[], run_ids text[], snapshot_ids text[], pools text[], supervisors text[], regions text[],
   deployment_versions text[], intents text[], dequeued_ats timestamptz[], delays_ms integer[],
@@ -145,61 +145,20 @@ create function schedule_many(
 returns table (given_id uuid, result text, id uuid, due_at timestamptz)
 language plpgsql
 set search_path from current
-set enable_seqscan = off
-set enable_hashjoin = off
-set enable_mergejoin = off
-set jit = off
 as $$
 #variable_conflict use_column
 declare
-  moment timestamptz := clock_timestamp();
-  fresh  integer;
-  n      integer;
+  n integer;
 begin
-  perform require_read_committed();
-  return query
-  with created as (
-    insert into pending as p (
-      id, run_id, snapshot_id, pool, supervisor, region, deployment_version, intent, dequeued_at,
-      scheduled_at, due_at, look_at, traceparent, timings, codec, message)
-    select i.id, i.run_id, i.snapshot_id, i.pool, i.supervisor, i.region, i.deployment_version, i.intent, i.dequeued_at,
-      moment, promised.due_at, promised.due_at, i.traceparent, i.timings, i.codec, i.message
-    from unnest(ids, run_ids, snapshot_ids, pools, supervisors, regions, deployment_versions, intents,
-      dequeued_ats, delays_ms, traceparents, timings_texts, codecs, messages)
-      as i (id, run_id, snapshot_id, pool, supervisor, region, deployment_version, intent, dequeued_at,
-        delay_ms, traceparent, timings, codec, message)
-    join pool on pool.name = i.pool
-    cross join lateral (
-      select moment + coalesce(i.delay_ms, pool.delay_ms, default_delay_ms) * interval '1 millisecond'
-    ) as promised (due_at)
-    -- Older dispatches may be late retries and take the long way.
-    where moment - i.dequeued_at between interval '0' and interval '1 second'
-    -- One order of locks for every batch, so that batches never deadlock.
-    order by i.run_id collate "C"
-    on conflict (run_id) do nothing
-    returning p.id, p.due_at, p.pool, p.supervisor, p.region, p.deployment_version, p.intent
-  ), counted as (
-    insert into outcome_count (minute, pool, supervisor, region, deployment_version, intent, outcome, n)
-    select date_trunc('minute', moment), pool, supervisor, region, deployment_version, intent, 'scheduled', count(*)
-    from created
-    group by pool, supervisor, region, deployment_version, intent
-  )
-  select created.id, 'created', created.id, created.due_at from created;
-
-  get diagnostics fresh = row_count;
-  if fresh < cardinality(ids) then
-    for n in
-      select i.n::integer from unnest(ids, run_ids) with ordinality as i (id, run_id, n)
-      where not exists (select from pending p where p.run_id = i.run_id and p.id = i.id)
-      order by i.run_id collate "C"
-    loop
-      return query
-      select ids[n], s.result, s.id, s.due_at
-      from schedule_one(ids[n], run_ids[n], snapshot_ids[n], pools[n], supervisors[n], regions[n],
-        deployment_versions[n], intents[n], dequeued_ats[n], delays_ms[n], traceparents[n],
-        timings_texts[n], codecs[n], messages[n], default_delay_ms) as s;
-    end loop;
-  end if;
+  for n in
+    select i.n::integer from unnest(run_ids) with ordinality as i (run_id, n) order by i.run_id collate "C"
+  loop
+    return query
+    select ids[n], s.result, s.id, s.due_at
+    from schedule_one(ids[n], run_ids[n], snapshot_ids[n], pools[n], supervisors[n], regions[n],
+      deployment_versions[n], intents[n], dequeued_ats[n], delays_ms[n], traceparents[n],
+      timings_texts[n], codecs[n], messages[n], default_delay_ms) as s;
+  end loop;
 end;
 $$;
 comment on function schedule_many is 'Schedules a batch of dispatches; answers created, superseded, duplicate, outdated or unknown_pool for each given id.';

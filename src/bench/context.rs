@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 
-use crate::store::{Store, migrate};
+use crate::store::{Store, connect, migrate};
 
 /// The schema of a benchmark; dropped and made anew for each phase that wants a fresh one.
 pub const SCHEMA: &str = "warmproof_bench";
@@ -68,7 +68,7 @@ impl Context {
     /// # Errors
     /// The server refused.
     pub async fn store(&self, connections: u32) -> anyhow::Result<Store> {
-        let db = PgPoolOptions::new()
+        let db = connect::pool_options()
             .max_connections(connections)
             .min_connections(connections)
             .acquire_timeout(Duration::from_secs(30))

@@ -1,7 +1,8 @@
 //! Cancel: a run was seen alive elsewhere, missed, or given up by an operator.
 //!
-//! The rules stand in the database function `cancel_many`. Here is decided how a
-//! batch commits: only a batch of connects may commit asynchronously, because
+//! The rule, rows that may still be cancelled, is one plain statement for a whole batch. What it
+//! leaves out is judged by the database function `cancel_many`, which waits for writers that hold
+//! a row and knows what is too late. Here is decided how a batch commits: only a batch of connects may commit asynchronously, because
 //! losing one costs a probe and no more (design §3, cancel).
 
 use uuid::Uuid;
@@ -19,11 +20,33 @@ struct Answer {
     id: Option<Uuid>,
 }
 
+/// One array per column of some cancellations.
+struct Columns<'a> {
+    run_ids: Vec<&'a str>,
+    snapshot_ids: Vec<Option<&'a str>>,
+    reasons: Vec<&'a str>,
+    asynchronous: bool,
+}
+
+impl<'a> Columns<'a> {
+    fn of(batch: &'a [Cancellation], positions: &[usize]) -> Self {
+        let members = || positions.iter().map(|&position| &batch[position]);
+        Self {
+            run_ids: members().map(|member| member.run_id.as_str()).collect(),
+            snapshot_ids: members()
+                .map(|member| member.snapshot_id.as_ref().map(SnapshotId::as_str))
+                .collect(),
+            reasons: members().map(|member| member.reason.as_str()).collect(),
+            asynchronous: members().all(|member| member.reason == CancelReason::Connected),
+        }
+    }
+}
+
 impl Store {
     /// Cancels a batch; the answers stand in its order.
     ///
     /// # Errors
-    /// The database could not be reached or refused. The call may be repeated as it is.
+    /// The database could not be reached or refused. Some of the batch may be cancelled then.
     pub async fn cancel(&self, batch: &[Cancellation]) -> Result<Vec<Cancelled>, StoreError> {
         self.cancel_waiting(batch, LockWait::Usual).await
     }
@@ -34,12 +57,61 @@ impl Store {
         batch: &[Cancellation],
         lock_wait: LockWait,
     ) -> Result<Vec<Cancelled>, StoreError> {
+        let answers = self.cancel_pending(batch, lock_wait).await?;
+        let rest = batch.iter().zip(&answers).filter(|(_, answer)| answer.is_none());
+        let rest: Vec<Cancellation> = rest.map(|(cancellation, _)| cancellation.clone()).collect();
+        let mut rest = self.cancel_rest(&rest, lock_wait).await?.into_iter();
+        Ok(answers
+            .into_iter()
+            .map(|answer| answer.or_else(|| rest.next()).unwrap_or(Cancelled::NotFound))
+            .collect())
+    }
+
+    /// Cancels those whose rows may still be cancelled, all or none of them; the others have no answer yet.
+    pub(super) async fn cancel_pending(
+        &self,
+        batch: &[Cancellation],
+        lock_wait: LockWait,
+    ) -> Result<Vec<Option<Cancelled>>, StoreError> {
+        let mut answers = vec![None; batch.len()];
+        let Some(wave) =
+            waves(batch.iter().map(|cancellation| cancellation.run_id.as_str())).into_iter().next()
+        else {
+            return Ok(answers);
+        };
+        let columns = Columns::of(batch, &wave);
+        let gone = again_on_deadlock(|| async {
+            sqlx::query_file!(
+                "src/store/cancel.sql",
+                &columns.run_ids as &[&str],
+                &columns.snapshot_ids as &[Option<&str>],
+                &columns.reasons as &[&str],
+                columns.asynchronous,
+                lock_wait.setting(),
+            )
+            .fetch_all(self.db())
+            .await
+            .map_err(StoreError::doing(DOING))
+        })
+        .await?;
+        for row in gone {
+            let position = position(&wave, row.ordinal)?;
+            answers[position] = Some(Cancelled::Cancelled { id: VerificationId(row.id) });
+        }
+        Ok(answers)
+    }
+
+    /// Judges those that [`Store::cancel_pending`] left without an answer.
+    pub(super) async fn cancel_rest(
+        &self,
+        batch: &[Cancellation],
+        lock_wait: LockWait,
+    ) -> Result<Vec<Cancelled>, StoreError> {
         let mut answers = vec![Cancelled::NotFound; batch.len()];
         for wave in waves(batch.iter().map(|cancellation| cancellation.run_id.as_str())) {
-            let rows = again_on_deadlock(|| self.cancel_wave(batch, &wave, lock_wait)).await?;
-            for row in rows {
-                let position = wave[usize::try_from(row.ordinal).unwrap_or(0).saturating_sub(1)];
-                answers[position] = answer(&row)?;
+            let columns = Columns::of(batch, &wave);
+            for row in again_on_deadlock(|| self.cancel_wave(&columns, lock_wait)).await? {
+                answers[position(&wave, row.ordinal.into())?] = answer(&row)?;
             }
         }
         Ok(answers)
@@ -47,16 +119,9 @@ impl Store {
 
     async fn cancel_wave(
         &self,
-        batch: &[Cancellation],
-        wave: &[usize],
+        columns: &Columns<'_>,
         lock_wait: LockWait,
     ) -> Result<Vec<Answer>, StoreError> {
-        let members = || wave.iter().map(|&position| &batch[position]);
-        let run_ids: Vec<&str> = members().map(|member| member.run_id.as_str()).collect();
-        let snapshot_ids: Vec<Option<&str>> =
-            members().map(|member| member.snapshot_id.as_ref().map(SnapshotId::as_str)).collect();
-        let reasons: Vec<&str> = members().map(|member| member.reason.as_str()).collect();
-        let asynchronous = members().all(|member| member.reason == CancelReason::Connected);
         sqlx::query_as!(
             Answer,
             r#"with setting as materialized (
@@ -67,16 +132,26 @@ impl Store {
                from setting
                -- The settings come first because the call depends on them.
                cross join lateral cancel_many(case when setting.wait is not null then $1::text[] end, $2, $3) as c"#,
-            &run_ids as &[&str],
-            &snapshot_ids as &[Option<&str>],
-            &reasons as &[&str],
-            asynchronous,
+            &columns.run_ids as &[&str],
+            &columns.snapshot_ids as &[Option<&str>],
+            &columns.reasons as &[&str],
+            columns.asynchronous,
             lock_wait.setting(),
         )
         .fetch_all(self.db())
         .await
         .map_err(StoreError::doing(DOING))
     }
+}
+
+/// Where the answer with this ordinal, counted from 1, belongs.
+fn position(wave: &[usize], ordinal: i64) -> Result<usize, StoreError> {
+    let index = usize::try_from(ordinal).ok().and_then(|ordinal| ordinal.checked_sub(1));
+    index.and_then(|index| wave.get(index)).copied().ok_or_else(|| StoreError::Corrupt {
+        doing: DOING,
+        column: "ordinal",
+        problem: format!("nothing was asked under {ordinal}"),
+    })
 }
 
 fn answer(row: &Answer) -> Result<Cancelled, StoreError> {

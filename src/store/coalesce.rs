@@ -123,7 +123,9 @@ impl Lane {
 
     async fn schedule(self: &Arc<Self>, calls: Vec<ScheduleCall>) {
         let (news, answers): (Vec<_>, Vec<_>) = calls.into_iter().unzip();
-        match self.store.schedule_waiting(&news, self.default_delay, LANE_LOCK_WAIT).await {
+        let fresh = self.store.schedule_fresh(&news, self.default_delay, LANE_LOCK_WAIT).await;
+        let Some((news, answers)) = tell_some(news, answers, fresh) else { return };
+        match self.store.schedule_rest(&news, self.default_delay, LANE_LOCK_WAIT).await {
             Ok(all) => answers.into_iter().zip(all).for_each(|(to, answer)| tell(to, Ok(answer))),
             Err(error) if error.is_of_one_row() => {
                 for (new, to) in news.into_iter().zip(answers) {
@@ -151,7 +153,9 @@ impl Lane {
 
     async fn cancel(self: &Arc<Self>, calls: Vec<CancelCall>) {
         let (cancellations, answers): (Vec<_>, Vec<_>) = calls.into_iter().unzip();
-        match self.store.cancel_waiting(&cancellations, LANE_LOCK_WAIT).await {
+        let pending = self.store.cancel_pending(&cancellations, LANE_LOCK_WAIT).await;
+        let Some((cancellations, answers)) = tell_some(cancellations, answers, pending) else { return };
+        match self.store.cancel_rest(&cancellations, LANE_LOCK_WAIT).await {
             Ok(all) => answers.into_iter().zip(all).for_each(|(to, answer)| tell(to, Ok(answer))),
             Err(error) if error.is_of_one_row() => {
                 for (cancellation, to) in cancellations.into_iter().zip(answers) {
@@ -217,6 +221,33 @@ fn batches(calls: impl Iterator<Item = Call>) -> Vec<Batch> {
     }
     flush(&mut schedules, &mut cancels, &mut batches);
     batches
+}
+
+/// Tells those that the statement for the rule has answered; what is left over needs a closer look. A
+/// statement that one row made fail has written nothing, so all of it is left over.
+fn tell_some<T, A>(
+    asked: Vec<T>,
+    answers: Vec<Answer<A>>,
+    some: Result<Vec<Option<A>>, StoreError>,
+) -> Option<(Vec<T>, Vec<Answer<A>>)> {
+    let some = match some {
+        Ok(some) => some,
+        Err(error) if error.is_of_one_row() => return Some((asked, answers)),
+        Err(error) => {
+            tell_all(answers, error);
+            return None;
+        }
+    };
+    let mut left = (Vec::new(), Vec::new());
+    for ((one, to), answer) in asked.into_iter().zip(answers).zip(some) {
+        if let Some(answer) = answer {
+            tell(to, Ok(answer));
+        } else {
+            left.0.push(one);
+            left.1.push(to);
+        }
+    }
+    (!left.0.is_empty()).then_some(left)
 }
 
 /// The whole statement failed, and with it every call in it.

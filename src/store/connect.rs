@@ -5,13 +5,17 @@
 //! schema (`alter role … set search_path`), and no statement is prepared by name.
 
 use std::str::FromStr;
+use std::time::Duration;
 
 use secrecy::ExposeSecret;
-use sqlx::PgPool;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::{Connection as _, PgPool};
 
 use super::{Store, StoreError};
 use crate::config::database::DatabaseConfig;
+
+/// After so long without work a connection is asked whether it still lives.
+const RESTED: Duration = Duration::from_secs(1);
 
 const DOING: &str = "connect to the database (WARMPROOF_DATABASE_URL)";
 
@@ -38,8 +42,22 @@ impl Store {
     }
 }
 
+/// Options of a pool that asks a connection whether it still lives only when it has rested: a question
+/// before each statement would be a round trip of its own.
+#[must_use]
+pub fn pool_options() -> PgPoolOptions {
+    PgPoolOptions::new().test_before_acquire(false).before_acquire(|connection, meta| {
+        Box::pin(async move {
+            if meta.idle_for > RESTED {
+                connection.ping().await?;
+            }
+            Ok(true)
+        })
+    })
+}
+
 fn pool(config: &DatabaseConfig) -> PgPoolOptions {
-    PgPoolOptions::new().max_connections(config.connections_max).acquire_timeout(config.acquire_timeout)
+    pool_options().max_connections(config.connections_max).acquire_timeout(config.acquire_timeout)
 }
 
 /// How to open one connection, with our schema and limits.
@@ -62,6 +80,8 @@ pub fn options(config: &DatabaseConfig) -> Result<PgConnectOptions, StoreError> 
         ("enable_hashjoin", "off".to_owned()),
         ("enable_mergejoin", "off".to_owned()),
         ("jit", "off".to_owned()),
+        // The rules rely on each statement seeing what was committed before it.
+        ("default_transaction_isolation", "read committed".to_owned()),
         // Nothing of ours stays idle in a transaction; a defect that does must not pin dead rows.
         ("idle_in_transaction_session_timeout", "10000".to_owned()),
     ]))

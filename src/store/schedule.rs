@@ -1,7 +1,8 @@
 //! Schedule: hits become pending rows, durable when the call returns.
 //!
-//! The rules stand in the database function `schedule_many`, where SQL callers meet
-//! the same ones. This file turns a batch into arrays and the answer back.
+//! The rule, fresh dispatches of runs that are not pending, is one plain statement for a whole
+//! batch. What it leaves out goes through the database function `schedule_many`, which knows every
+//! rule and is what SQL callers meet. This file turns a batch into arrays and the answers back.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -67,6 +68,15 @@ impl<'a> Columns<'a> {
         self.codecs.push(codec);
         self.messages.push(message);
     }
+
+    /// Where in the batch each id's element stands.
+    fn positions(&self, wave: Vec<usize>) -> HashMap<Uuid, usize> {
+        self.ids.iter().copied().zip(wave).collect()
+    }
+
+    fn messages(&self) -> Vec<&[u8]> {
+        self.messages.iter().map(AsRef::as_ref).collect()
+    }
 }
 
 impl Store {
@@ -74,8 +84,8 @@ impl Store {
     /// neither the element nor its pool says one.
     ///
     /// # Errors
-    /// The database could not be reached or refused the batch. Nothing of the failing
-    /// wave is written then; the call may be repeated as it is.
+    /// The database could not be reached or refused. Some of the batch may be scheduled then; repeated
+    /// as it is, the call answers `duplicate` for those.
     pub async fn schedule(
         &self,
         batch: &[NewVerification],
@@ -91,25 +101,86 @@ impl Store {
         default_delay: Duration,
         lock_wait: LockWait,
     ) -> Result<Vec<ScheduleAnswer>, StoreError> {
+        let answers = self.schedule_fresh(batch, default_delay, lock_wait).await?;
+        let rest = batch.iter().zip(&answers).filter(|(_, answer)| answer.is_none());
+        let rest: Vec<NewVerification> = rest.map(|(new, _)| new.clone()).collect();
+        let mut rest = self.schedule_rest(&rest, default_delay, lock_wait).await?.into_iter();
+        answers.into_iter().map(|answer| answer.or_else(|| rest.next()).ok_or_else(missing)).collect()
+    }
+
+    /// Schedules those that are fresh and whose run is not pending, all or none of them; the others have
+    /// no answer yet.
+    pub(super) async fn schedule_fresh(
+        &self,
+        batch: &[NewVerification],
+        default_delay: Duration,
+        lock_wait: LockWait,
+    ) -> Result<Vec<Option<ScheduleAnswer>>, StoreError> {
         let mut answers = vec![None; batch.len()];
-        for wave in waves(batch.iter().map(|new| new.dispatch.run_id.as_str())) {
-            let mut columns = Columns::default();
-            for &position in &wave {
-                columns.push(&batch[position], &self.compression);
-            }
+        let Some(wave) = waves_of(batch).into_iter().next() else {
+            return Ok(answers);
+        };
+        let columns = self.columns(batch, &wave);
+        let created = again_on_deadlock(|| async {
+            sqlx::query_file!(
+                "src/store/schedule.sql",
+                &columns.ids,
+                &columns.run_ids as &[&str],
+                &columns.snapshot_ids as &[&str],
+                &columns.pools as &[&str],
+                &columns.supervisors as &[Option<&str>],
+                &columns.regions as &[Option<&str>],
+                &columns.deployment_versions as &[Option<&str>],
+                &columns.intents as &[&str],
+                &columns.dequeued_ats,
+                &columns.delays_ms as &[Option<i32>],
+                &columns.traceparents as &[Option<&str>],
+                &columns.timings as &[Option<&str>],
+                &columns.codecs,
+                &columns.messages() as &[&[u8]],
+                millis(default_delay),
+                lock_wait.setting(),
+            )
+            .fetch_all(self.db())
+            .await
+            .map_err(StoreError::doing(DOING))
+        })
+        .await?;
+        let positions = columns.positions(wave);
+        for row in created {
+            let position = *positions.get(&row.id).ok_or_else(missing)?;
+            let (id, due_at) = (VerificationId(row.id), row.due_at);
+            answers[position] = Some(Ok(Scheduled { result: ScheduleResult::Created, id, due_at }));
+        }
+        Ok(answers)
+    }
+
+    /// Judges those that [`Store::schedule_fresh`] left without an answer.
+    pub(super) async fn schedule_rest(
+        &self,
+        batch: &[NewVerification],
+        default_delay: Duration,
+        lock_wait: LockWait,
+    ) -> Result<Vec<ScheduleAnswer>, StoreError> {
+        let mut answers = vec![None; batch.len()];
+        for wave in waves_of(batch) {
+            let columns = self.columns(batch, &wave);
             let rows = again_on_deadlock(|| self.schedule_wave(&columns, default_delay, lock_wait)).await?;
-            let positions: HashMap<Uuid, usize> = columns.ids.iter().copied().zip(wave).collect();
+            let positions = columns.positions(wave);
             for row in rows {
-                let Some(&position) = positions.get(&row.given_id) else {
-                    return Err(unreadable("given_id", "nothing was given by this id"));
-                };
+                let position = *positions.get(&row.given_id).ok_or_else(missing)?;
                 answers[position] = Some(answer(&row, &batch[position])?);
             }
         }
-        answers
-            .into_iter()
-            .map(|answer| answer.ok_or_else(|| unreadable("given_id", "an answer is missing")))
-            .collect()
+        answers.into_iter().map(|answer| answer.ok_or_else(missing)).collect()
+    }
+
+    fn columns<'a>(&self, batch: &'a [NewVerification], wave: &[usize]) -> Columns<'a> {
+        let mut columns = Columns::default();
+        for &position in wave {
+            columns.push(&batch[position], &self.compression);
+        }
+        columns
     }
 
     async fn schedule_wave(
@@ -118,7 +189,6 @@ impl Store {
         default_delay: Duration,
         lock_wait: LockWait,
     ) -> Result<Vec<Answer>, StoreError> {
-        let messages: Vec<&[u8]> = columns.messages.iter().map(AsRef::as_ref).collect();
         sqlx::query_as!(
             Answer,
             r#"with setting as materialized (
@@ -142,7 +212,7 @@ impl Store {
             &columns.traceparents as &[Option<&str>],
             &columns.timings as &[Option<&str>],
             &columns.codecs,
-            &messages as &[&[u8]],
+            &columns.messages() as &[&[u8]],
             millis(default_delay),
             lock_wait.setting(),
         )
@@ -218,6 +288,14 @@ fn answer(row: &Answer, new: &NewVerification) -> Result<ScheduleAnswer, StoreEr
         (Some(id), Some(due_at)) => Ok(Ok(Scheduled { result, id: VerificationId(id), due_at })),
         _ => Err(unreadable("id", "it is null")),
     }
+}
+
+fn waves_of(batch: &[NewVerification]) -> Vec<Vec<usize>> {
+    waves(batch.iter().map(|new| new.dispatch.run_id.as_str()))
+}
+
+fn missing() -> StoreError {
+    unreadable("given_id", "the answers do not fit what was given")
 }
 
 fn unreadable(column: &'static str, problem: &str) -> StoreError {

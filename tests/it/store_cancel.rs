@@ -98,7 +98,7 @@ async fn a_cancel_that_meets_a_superseding_schedule_cancels_what_took_the_place(
     });
     until("the cancel waits for the schedule", async || {
         let waiting = "select count(*) from pg_stat_activity
-            where datname = current_database() and wait_event_type = 'Lock' and query like '%cancel_many%'";
+            where datname = current_database() and wait_event_type = 'Lock' and query like '%delete from pending%'";
         (db.value::<i64>(waiting).await == 1).then_some(())
     })
     .await;

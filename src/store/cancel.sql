@@ -1,0 +1,51 @@
+-- The rule: rows that may still be cancelled. Whatever this leaves out is judged by cancel_many.
+with setting as materialized (
+  select
+    case when $4 then set_config('synchronous_commit', 'off', true) else 'on' end as mode,
+    case when $5::text is null then 'usual' else set_config('lock_timeout', $5, true) end as wait,
+    clock_timestamp() as moment
+), input as materialized (
+  select i.*
+  from setting
+  cross join unnest($1::text[], $2::text[], $3::text[]) with ordinality as i (run_id, snapshot_id, reason, ordinal)
+  where setting.mode is not null and setting.wait is not null
+  -- One order of locks for every batch, so that batches never deadlock.
+  order by i.run_id collate "C"
+), gone as (
+  delete from pending p using input i
+  where p.run_id = i.run_id
+    and (i.snapshot_id is null or p.snapshot_id = i.snapshot_id)
+    and p.create_permitted_at is null
+  returning
+    i.ordinal, i.reason as cancel_reason,
+    p.id, p.run_id, p.snapshot_id, p.pool, p.supervisor, p.region, p.deployment_version, p.intent,
+    p.dequeued_at, p.scheduled_at, p.due_at, p.claim_count, p.probe_count, p.create_count, p.lost_at,
+    p.workload, p.last_error, p.traceparent
+), judged as (
+  select
+    gone.*, setting.moment,
+    case when lost_at is null then 'cancelled' else 'fallback' end as outcome,
+    case when lost_at is null then cancel_reason end as reason,
+    case when lost_at is null then null when cancel_reason = 'connected' then 'overtaken' else 'cancelled' end
+      as fallback_result
+  from gone cross join setting
+), recorded as (
+  insert into outcome (
+    settled_at, id, run_id, snapshot_id, pool, supervisor, region, deployment_version, intent,
+    dequeued_at, scheduled_at, due_at, outcome, reason, fallback_result,
+    claim_count, probe_count, create_count, connected_at, lost_at, workload, error, traceparent)
+  select moment, id, run_id, snapshot_id, pool, supervisor, region, deployment_version, intent,
+    dequeued_at, scheduled_at, due_at, outcome, reason, fallback_result,
+    claim_count, probe_count, create_count,
+    case when cancel_reason = 'connected' then moment end, lost_at, workload, last_error, traceparent
+  from judged
+), counted as (
+  insert into outcome_count (
+    minute, pool, supervisor, region, deployment_version, intent, outcome, reason, fallback_result, n)
+  select date_trunc('minute', moment), pool, supervisor, region, deployment_version, intent, outcome, reason,
+    fallback_result, count(*)
+  from judged
+  group by date_trunc('minute', moment), pool, supervisor, region, deployment_version, intent, outcome, reason,
+    fallback_result
+)
+select ordinal as "ordinal!", id as "id!" from gone
