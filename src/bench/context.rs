@@ -42,10 +42,12 @@ impl Context {
         }
     }
 
-    /// Connection options with our schema first in the path.
-    #[must_use]
-    pub fn schema_options(&self) -> PgConnectOptions {
-        self.options.clone().options([("search_path", SCHEMA)])
+    /// A store whose sessions have the server's own settings, for statements that are not the product's.
+    ///
+    /// # Errors
+    /// The server refused.
+    pub async fn plain_store(&self, connections: u32) -> anyhow::Result<Store> {
+        connected(self.options.clone().options([("search_path", SCHEMA)]), connections).await
     }
 
     /// A store on an empty, freshly migrated schema, with at most so many connections.
@@ -68,12 +70,16 @@ impl Context {
     /// # Errors
     /// The server refused.
     pub async fn store(&self, connections: u32) -> anyhow::Result<Store> {
-        let db = connect::pool_options()
-            .max_connections(connections)
-            .min_connections(connections)
-            .acquire_timeout(Duration::from_secs(30))
-            .connect_with(self.schema_options())
-            .await?;
-        Ok(Store::new(db))
+        connected(connect::session(self.options.clone(), SCHEMA), connections).await
     }
+}
+
+async fn connected(options: PgConnectOptions, connections: u32) -> anyhow::Result<Store> {
+    let db = connect::pool_options()
+        .max_connections(connections)
+        .min_connections(connections)
+        .acquire_timeout(Duration::from_secs(30))
+        .connect_with(options)
+        .await?;
+    Ok(Store::new(db))
 }

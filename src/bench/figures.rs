@@ -5,6 +5,8 @@ use std::time::Duration;
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use super::spent::CpuPerRow;
+
 /// What a set of measured times says, in milliseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Percentiles {
@@ -60,11 +62,13 @@ pub struct Round {
     pub per_second: f64,
     /// How long its calls took, where single calls were timed.
     pub calls: Option<Percentiles>,
+    /// What it cost, where that was metered.
+    pub cpu: Option<CpuPerRow>,
 }
 
 impl From<f64> for Round {
     fn from(per_second: f64) -> Self {
-        Self { per_second, calls: None }
+        Self { per_second, calls: None, cpu: None }
     }
 }
 
@@ -100,6 +104,11 @@ impl Rounds {
         median(self.of(variant).iter().filter_map(|round| round.calls.as_ref().map(figure)).collect())
     }
 
+    /// Median over rounds of what a row of a variant cost.
+    fn cpu(&self, variant: &str, figure: fn(&CpuPerRow) -> f64) -> Option<f64> {
+        median(self.of(variant).iter().filter_map(|round| round.cpu.as_ref().map(figure)).collect())
+    }
+
     /// The best of several variants by median rate.
     #[must_use]
     pub fn best<'v>(&self, variants: &[&'v str]) -> Option<&'v str> {
@@ -128,6 +137,8 @@ impl Rounds {
                 "p99_ms": self.call(name, |calls| calls.p99),
                 "p999_ms": self.call(name, |calls| calls.p999),
                 "max_ms": self.call(name, |calls| calls.max),
+                "server_cpu_us": self.cpu(name, |cpu| cpu.server_us),
+                "client_cpu_us": self.cpu(name, |cpu| cpu.client_us),
                 "rounds": rates,
             })
         };

@@ -14,10 +14,11 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::context::Context;
-use super::figures::{Rounds, per_second};
+use super::figures::{Round, Rounds, per_second};
 use super::limit::{Limit, ONE_BACKEND, TWO_BACKENDS};
 use super::load::{Clock, Stock, bulk, cancellation, warm_store};
 use super::server;
+use super::spent::Meter;
 use crate::domain::claim::{Claim, Fence};
 use crate::domain::ids::{PoolName, WorkerName};
 use crate::domain::outcome::{Ending, Settled, Settlement};
@@ -110,7 +111,7 @@ async fn live(
     Ok(())
 }
 
-async fn lives(store: &Store, stock: &Stock, count: usize, connections: u32) -> anyhow::Result<f64> {
+async fn lives(store: &Store, stock: &Stock, count: usize, connections: u32) -> anyhow::Result<Round> {
     server::empty(store).await?;
     let pools =
         (0..connections).map(|n| PoolName::parse(format!("bench-{n}"))).collect::<Result<Vec<_>, _>>()?;
@@ -124,6 +125,7 @@ async fn lives(store: &Store, stock: &Stock, count: usize, connections: u32) -> 
         shares[owner].push(batch);
     }
     let mut tasks = JoinSet::new();
+    let meter = Meter::start(store.db()).await?;
     let begin = Instant::now();
     for (pool, batches) in pools.into_iter().zip(shares) {
         tasks.spawn(live(store.clone(), stock.clock(), pool, batches));
@@ -131,9 +133,9 @@ async fn lives(store: &Store, stock: &Stock, count: usize, connections: u32) -> 
     while let Some(done) = tasks.join_next().await {
         done??;
     }
-    let rate = per_second(count, begin.elapsed());
+    let round = Round { per_second: per_second(count, begin.elapsed()), calls: None, cpu: meter.stop(count) };
     server::expect_all_ended(store, count).await?;
-    Ok(rate)
+    Ok(round)
 }
 
 /// Measures life through our API and in the server, in turns.

@@ -16,6 +16,7 @@ use super::context::Context;
 use super::figures::{Round, Rounds, median, millis, per_second};
 use super::load::{Clock, Stock, share};
 use super::server;
+use super::spent::Meter;
 use crate::config::database::CompressionConfig;
 use crate::domain::ids::VerificationId;
 use crate::domain::verification::NewVerification;
@@ -68,7 +69,7 @@ impl Limit {
     /// # Errors
     /// The server refused.
     pub async fn stage(context: &Context) -> anyhow::Result<Self> {
-        let store = context.store(u32::try_from(BACKENDS_MAX)?).await?;
+        let store = context.plain_store(u32::try_from(BACKENDS_MAX)?).await?;
         server::empty(&store).await?;
         Stock::make(&store, MESSAGES).await?.fill(&store, MESSAGES).await?;
         sqlx::query(step("stage")?).execute(store.db()).await?;
@@ -85,9 +86,10 @@ impl Limit {
     ///
     /// # Errors
     /// The server refused, or rows are missing afterwards.
-    pub async fn life(&self, backends: usize) -> anyhow::Result<(f64, Vec<Duration>)> {
+    pub async fn life(&self, backends: usize) -> anyhow::Result<(Round, Vec<Duration>)> {
         server::empty(&self.store).await?;
         let mut lives = JoinSet::new();
+        let meter = Meter::start(self.store.db()).await?;
         let begin = Instant::now();
         for backend in 0..backends {
             lives.spawn(one_life(self.store.clone(), backend));
@@ -99,10 +101,11 @@ impl Limit {
             }
         }
         let rows = STATEMENT_ROWS * backends;
-        let rate = per_second(rows, begin.elapsed());
+        let round =
+            Round { per_second: per_second(rows, begin.elapsed()), calls: None, cpu: meter.stop(rows) };
         server::expect_all_ended(&self.store, rows).await?;
         server::empty(&self.store).await?;
-        Ok((rate, steps))
+        Ok((round, steps))
     }
 }
 
@@ -130,7 +133,7 @@ async fn one_life(store: Store, backend: usize) -> anyhow::Result<Vec<Duration>>
 /// # Errors
 /// The server refused.
 pub async fn commit_store(context: &Context, stock: &Stock) -> anyhow::Result<Store> {
-    let store = context.store(COMMIT_CALLERS).await?;
+    let store = context.plain_store(COMMIT_CALLERS).await?;
     commits(&store, stock.take(COMMIT_CALLERS as usize * 8), stock.clock()).await?;
     Ok(store)
 }
@@ -185,8 +188,8 @@ pub async fn run(context: &Context) -> anyhow::Result<Value> {
     let mut rounds = Rounds::default();
     let mut steps: Vec<Vec<f64>> = vec![Vec::new(); STEPS.len()];
     for _ in 0..context.rounds {
-        let (rate, took) = limit.life(1).await?;
-        rounds.add(ONE_BACKEND, rate);
+        let (round, took) = limit.life(1).await?;
+        rounds.add(ONE_BACKEND, round);
         for (all, took) in steps.iter_mut().zip(took) {
             all.push(millis(took));
         }

@@ -157,7 +157,7 @@ where
         rows += some;
         times.extend(more);
     }
-    Ok(Round { per_second: per_second(rows, begin.elapsed()), calls: Percentiles::of(times) })
+    Ok(Round { per_second: per_second(rows, begin.elapsed()), calls: Percentiles::of(times), cpu: None })
 }
 
 /// A store that is connected and has prepared its statements.

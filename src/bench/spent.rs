@@ -6,6 +6,8 @@ use std::time::Instant;
 use serde::Serialize;
 use sqlx::PgPool;
 
+use super::process::cpu_nanos;
+
 /// Ticks of `/proc/*/stat` in a second; fixed on Linux.
 const TICKS_PER_SECOND: f64 = 100.0;
 
@@ -55,6 +57,52 @@ impl Reading {
             .map(|(now, before)| 100.0 * now.saturating_sub(before) as f64 / TICKS_PER_SECOND / seconds);
         Ok(Spent { queries_per_second: (now.commits - self.commits) as f64 / seconds, cpu_percent })
     }
+}
+
+/// Processor time of server and client, for the work in between.
+#[derive(Debug)]
+pub struct Meter {
+    server: Option<u64>,
+    client: Option<u64>,
+    backend: i32,
+}
+
+/// Processor time for one row, in microseconds.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct CpuPerRow {
+    /// Of all processes of the server.
+    pub server_us: f64,
+    /// Of this process.
+    pub client_us: f64,
+}
+
+impl Meter {
+    /// Begins to meter; `db` must stay connected meanwhile.
+    ///
+    /// # Errors
+    /// The server refused.
+    pub async fn start(db: &PgPool) -> anyhow::Result<Self> {
+        #[expect(clippy::disallowed_methods, reason = "no table of ours")]
+        let backend: i32 = sqlx::query_scalar("select pg_backend_pid()").fetch_one(db).await?;
+        Ok(Self { server: ticks_of_server(backend), client: own_nanos(), backend })
+    }
+
+    /// What was spent since for each of so many rows; none when the server is on another machine.
+    #[must_use]
+    #[expect(clippy::cast_precision_loss, reason = "times of a benchmark are far below 2^52")]
+    pub fn stop(&self, rows: usize) -> Option<CpuPerRow> {
+        let ticks = ticks_of_server(self.backend)?.saturating_sub(self.server?);
+        let nanos = own_nanos()?.saturating_sub(self.client?);
+        let round = |micros: f64| (micros / rows as f64 * 10.0).round() / 10.0;
+        Some(CpuPerRow {
+            server_us: round(ticks as f64 / TICKS_PER_SECOND * 1e6),
+            client_us: round(nanos as f64 / 1e3),
+        })
+    }
+}
+
+fn own_nanos() -> Option<u64> {
+    cpu_nanos(i32::try_from(std::process::id()).ok()?)
 }
 
 /// User and system time of the postmaster, its dead children and its living ones.

@@ -71,18 +71,27 @@ pub fn options(config: &DatabaseConfig) -> Result<PgConnectOptions, StoreError> 
     if config.pooler {
         return Ok(options.statement_cache_capacity(0));
     }
-    Ok(options.options([
-        ("search_path", config.schema.clone()),
-        ("statement_timeout", config.statement_timeout.as_millis().to_string()),
+    let timeout = config.statement_timeout.as_millis().to_string();
+    Ok(session(options, &config.schema).options([("statement_timeout", timeout)]))
+}
+
+/// The settings of a session that our statements were written and measured for.
+#[must_use]
+pub fn session(options: PgConnectOptions, schema: &str) -> PgConnectOptions {
+    options.options([
+        ("search_path", schema),
         // Each key is looked up in the index. A hot table that is nearly empty when a statement is planned
         // would be read whole, and that plan kept while the table fills.
-        ("enable_seqscan", "off".to_owned()),
-        ("enable_hashjoin", "off".to_owned()),
-        ("enable_mergejoin", "off".to_owned()),
-        ("jit", "off".to_owned()),
+        ("enable_seqscan", "off"),
+        ("enable_hashjoin", "off"),
+        ("enable_mergejoin", "off"),
+        ("jit", "off"),
+        // A batch of one looks cheaper than the general plan expects, so that the server would plan it anew
+        // at each call, which takes longer than running it.
+        ("plan_cache_mode", "force_generic_plan"),
         // The rules rely on each statement seeing what was committed before it.
-        ("default_transaction_isolation", "read committed".to_owned()),
+        ("default_transaction_isolation", "read committed"),
         // Nothing of ours stays idle in a transaction; a defect that does must not pin dead rows.
-        ("idle_in_transaction_session_timeout", "10000".to_owned()),
-    ]))
+        ("idle_in_transaction_session_timeout", "10000"),
+    ])
 }

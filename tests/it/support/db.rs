@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Executor, PgPool};
 use tokio::sync::OnceCell;
 use warmproof::config::DatabaseSettings;
@@ -12,8 +12,7 @@ use warmproof::config::database::DatabaseConfig;
 use warmproof::config::environment::Environment;
 use warmproof::config::postgres::Discovery;
 use warmproof::postgres::{Home, Listen, Options, PrivatePostgres};
-use warmproof::store::Store;
-use warmproof::store::migrate;
+use warmproof::store::{Store, connect, migrate};
 
 pub const SCHEMA: &str = "warmproof";
 
@@ -110,9 +109,9 @@ pub fn database_config(url: &str) -> DatabaseConfig {
 
 /// A pool on Warmproof's schema.
 pub async fn pool(options: PgConnectOptions) -> PgPool {
-    PgPoolOptions::new()
+    connect::pool_options()
         .max_connections(8)
-        .connect_with(options.options([("search_path", SCHEMA)]))
+        .connect_with(connect::session(options, SCHEMA))
         .await
         .expect("a connection to the private server")
 }
