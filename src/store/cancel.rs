@@ -111,7 +111,7 @@ impl Store {
         for wave in waves(batch.iter().map(|cancellation| cancellation.run_id.as_str())) {
             let columns = Columns::of(batch, &wave);
             for row in again_on_deadlock(|| self.cancel_wave(&columns, lock_wait)).await? {
-                answers[position(&wave, row.ordinal.into())?] = answer(&row)?;
+                answers[position(&wave, row.ordinal)?] = answer(&row)?;
             }
         }
         Ok(answers)
@@ -145,7 +145,7 @@ impl Store {
 }
 
 /// Where the answer with this ordinal, counted from 1, belongs.
-fn position(wave: &[usize], ordinal: i64) -> Result<usize, StoreError> {
+fn position(wave: &[usize], ordinal: i32) -> Result<usize, StoreError> {
     let index = usize::try_from(ordinal).ok().and_then(|ordinal| ordinal.checked_sub(1));
     index.and_then(|index| wave.get(index)).copied().ok_or_else(|| StoreError::Corrupt {
         doing: DOING,

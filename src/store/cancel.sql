@@ -7,7 +7,10 @@ with setting as materialized (
 ), input as materialized (
   select i.*
   from setting
-  cross join unnest($1::text[], $2::text[], $3::text[]) with ordinality as i (run_id, snapshot_id, reason, ordinal)
+  cross join (
+    select unnest($1::text[]) as run_id, unnest($2::text[]) as snapshot_id, unnest($3::text[]) as reason,
+      generate_series(1, cardinality($1)) as ordinal
+  ) as i
   where setting.mode is not null and setting.wait is not null
   -- One order of locks for every batch, so that batches never deadlock.
   order by i.run_id collate "C"

@@ -54,6 +54,12 @@ impl StoreError {
         self.sqlstate().is_some_and(|state| state.starts_with("22") || state.starts_with("23"))
     }
 
+    /// Whether a key that must be unique stood there already.
+    #[must_use]
+    pub fn is_duplicate_key(&self) -> bool {
+        self.sqlstate().is_some_and(|state| state == "23505")
+    }
+
     /// Whether somebody else's open transaction held a row for longer than we wait.
     #[must_use]
     pub fn is_lock_timeout(&self) -> bool {

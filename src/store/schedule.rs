@@ -74,6 +74,13 @@ impl<'a> Columns<'a> {
         self.ids.iter().copied().zip(wave).collect()
     }
 
+    fn distinct_pools(&self) -> Vec<&'a str> {
+        let mut pools = self.pools.clone();
+        pools.sort_unstable();
+        pools.dedup();
+        pools
+    }
+
     fn messages(&self) -> Vec<&[u8]> {
         self.messages.iter().map(AsRef::as_ref).collect()
     }
@@ -139,13 +146,19 @@ impl Store {
                 &columns.codecs,
                 &columns.messages() as &[&[u8]],
                 millis(default_delay),
+                &columns.distinct_pools() as &[&str],
                 lock_wait.setting(),
             )
             .fetch_all(self.db())
             .await
             .map_err(StoreError::doing(DOING))
         })
-        .await?;
+        .await;
+        let created = match created {
+            // Another call was faster with one of the runs. Nothing is written, and the rest knows what to do.
+            Err(error) if error.is_duplicate_key() => return Ok(answers),
+            created => created?,
+        };
         let positions = columns.positions(wave);
         for row in created {
             let position = *positions.get(&row.id).ok_or_else(missing)?;

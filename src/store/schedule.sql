@@ -1,7 +1,10 @@
 -- The rule: fresh dispatches of runs that are not pending. Whatever this leaves out is judged by schedule_many.
+-- Arrays are unpacked in the select list, which keeps none of them; `from unnest (…)` would store each on its own.
 with setting as materialized (
-  select case when $16::text is null then 'usual' else set_config('lock_timeout', $16, true) end as wait,
+  select case when $17::text is null then 'usual' else set_config('lock_timeout', $17, true) end as wait,
     clock_timestamp() as moment
+), served as materialized (
+  select name, delay_ms from pool where name = any ($16::text[])
 ), created as (
   insert into pending as p (
     id, run_id, snapshot_id, pool, supervisor, region, deployment_version, intent, dequeued_at,
@@ -9,20 +12,26 @@ with setting as materialized (
   select i.id, i.run_id, i.snapshot_id, i.pool, i.supervisor, i.region, i.deployment_version, i.intent, i.dequeued_at,
     setting.moment, promised.due_at, promised.due_at, i.traceparent, i.timings, i.codec, i.message
   from setting
-  cross join unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[],
-    $9::timestamptz[], $10::int[], $11::text[], $12::text[], $13::smallint[], $14::bytea[])
-    as i (id, run_id, snapshot_id, pool, supervisor, region, deployment_version, intent, dequeued_at,
-      delay_ms, traceparent, timings, codec, message)
-  join pool on pool.name = i.pool
+  cross join (
+    select
+      unnest($1::uuid[]) as id, unnest($2::text[]) as run_id, unnest($3::text[]) as snapshot_id,
+      unnest($4::text[]) as pool, unnest($5::text[]) as supervisor, unnest($6::text[]) as region,
+      unnest($7::text[]) as deployment_version, unnest($8::text[]) as intent,
+      unnest($9::timestamptz[]) as dequeued_at, unnest($10::int[]) as delay_ms, unnest($11::text[]) as traceparent,
+      unnest($12::text[]) as timings, unnest($13::smallint[]) as codec, unnest($14::bytea[]) as message
+  ) as i
+  join served on served.name = i.pool
   cross join lateral (
-    select setting.moment + coalesce(i.delay_ms, pool.delay_ms, $15::int) * interval '1 millisecond'
+    select setting.moment + coalesce(i.delay_ms, served.delay_ms, $15::int) * interval '1 millisecond'
   ) as promised (due_at)
   where setting.wait is not null
     -- Older dispatches may be late retries of what has ended.
     and setting.moment - i.dequeued_at between interval '0' and interval '1 second'
+    -- Looked up, not left to `on conflict`, which locks each row it tries and writes to the log once more. Where
+    -- two calls race all the same, the primary key refuses the batch, and schedule_many judges it.
+    and not exists (select from pending old where old.run_id = i.run_id)
   -- One order of locks for every batch, so that batches never deadlock.
   order by i.run_id collate "C"
-  on conflict (run_id) do nothing
   returning p.id, p.scheduled_at, p.due_at, p.pool, p.supervisor, p.region, p.deployment_version, p.intent
 ), counted as (
   insert into outcome_count (minute, pool, supervisor, region, deployment_version, intent, outcome, n)

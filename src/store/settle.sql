@@ -2,11 +2,11 @@ with setting as materialized (
   -- A row that somebody's open transaction holds must not keep its neighbours waiting.
   select set_config('lock_timeout', $13, true) as wait
 ), said as (
-  select *
-  from unnest(
-    $1::text[], $2::uuid[], $3::bigint[], $4::text[], $5::text[], $6::bool[], $7::text[],
-    $8::int[], $9::int[], $10::bool[], $11::text[], $12::text[])
-    as s (run_id, id, fence, verdict, acted, warm_start, result, probes, probe_ms, late, workload, error)
+  select
+    unnest($1::text[]) as run_id, unnest($2::uuid[]) as id, unnest($3::bigint[]) as fence,
+    unnest($4::text[]) as verdict, unnest($5::text[]) as acted, unnest($6::bool[]) as warm_start,
+    unnest($7::text[]) as result, unnest($8::int[]) as probes, unnest($9::int[]) as probe_ms,
+    unnest($10::bool[]) as late, unnest($11::text[]) as workload, unnest($12::text[]) as error
 ), gone as (
   -- The fence is the right to write: no row, no outcome.
   delete from pending p
