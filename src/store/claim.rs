@@ -28,6 +28,16 @@ pub struct Wanted {
     pub quota: u32,
 }
 
+impl Wanted {
+    /// Whether a claim came from this range.
+    #[must_use]
+    pub fn covers(&self, claim: &Claim) -> bool {
+        claim.pool == self.pool
+            && self.low.is_none_or(|low| claim.look_at >= low)
+            && self.high.is_none_or(|high| claim.look_at <= high)
+    }
+}
+
 /// By what right, for how long and how far ahead a claim is made.
 #[derive(Debug, Clone, Copy)]
 pub struct ClaimTerms<'a> {

@@ -23,6 +23,12 @@ const DOING: &str = "schedule verifications";
 /// The answer to one element of a batch.
 pub type ScheduleAnswer = Result<Scheduled, ScheduleRefusal>;
 
+/// What the statements for fresh dispatches answer.
+struct Created {
+    id: Uuid,
+    due_at: DateTime<Utc>,
+}
+
 struct Answer {
     given_id: Uuid,
     result: String,
@@ -129,28 +135,10 @@ impl Store {
         };
         let columns = self.columns(batch, &wave);
         let created = again_on_deadlock(|| async {
-            sqlx::query_file!(
-                "src/store/schedule.sql",
-                &columns.ids,
-                &columns.run_ids as &[&str],
-                &columns.snapshot_ids as &[&str],
-                &columns.pools as &[&str],
-                &columns.supervisors as &[Option<&str>],
-                &columns.regions as &[Option<&str>],
-                &columns.deployment_versions as &[Option<&str>],
-                &columns.intents as &[&str],
-                &columns.dequeued_ats,
-                &columns.delays_ms as &[Option<i32>],
-                &columns.traceparents as &[Option<&str>],
-                &columns.timings as &[Option<&str>],
-                &columns.codecs,
-                &columns.messages() as &[&[u8]],
-                millis(default_delay),
-                &columns.distinct_pools() as &[&str],
-                lock_wait.setting(),
-            )
-            .fetch_all(self.db())
-            .await
+            match wave.len() {
+                1 => self.insert_single(&columns, default_delay, lock_wait).await,
+                _ => self.insert_batch(&columns, default_delay, lock_wait).await,
+            }
             .map_err(StoreError::doing(DOING))
         })
         .await;
@@ -166,6 +154,67 @@ impl Store {
             answers[position] = Some(Ok(Scheduled { result: ScheduleResult::Created, id, due_at }));
         }
         Ok(answers)
+    }
+
+    async fn insert_single(
+        &self,
+        columns: &Columns<'_>,
+        default_delay: Duration,
+        lock_wait: LockWait,
+    ) -> sqlx::Result<Vec<Created>> {
+        sqlx::query_file_as!(
+            Created,
+            "src/store/schedule_single.sql",
+            columns.ids[0],
+            columns.run_ids[0],
+            columns.snapshot_ids[0],
+            columns.pools[0],
+            columns.supervisors[0],
+            columns.regions[0],
+            columns.deployment_versions[0],
+            columns.intents[0],
+            columns.dequeued_ats[0],
+            columns.delays_ms[0],
+            columns.traceparents[0],
+            columns.timings[0],
+            columns.codecs[0],
+            columns.messages[0].as_ref(),
+            millis(default_delay),
+            lock_wait.setting(),
+        )
+        .fetch_all(self.db())
+        .await
+    }
+
+    async fn insert_batch(
+        &self,
+        columns: &Columns<'_>,
+        default_delay: Duration,
+        lock_wait: LockWait,
+    ) -> sqlx::Result<Vec<Created>> {
+        sqlx::query_file_as!(
+            Created,
+            "src/store/schedule.sql",
+            &columns.ids,
+            &columns.run_ids as &[&str],
+            &columns.snapshot_ids as &[&str],
+            &columns.pools as &[&str],
+            &columns.supervisors as &[Option<&str>],
+            &columns.regions as &[Option<&str>],
+            &columns.deployment_versions as &[Option<&str>],
+            &columns.intents as &[&str],
+            &columns.dequeued_ats,
+            &columns.delays_ms as &[Option<i32>],
+            &columns.traceparents as &[Option<&str>],
+            &columns.timings as &[Option<&str>],
+            &columns.codecs,
+            &columns.messages() as &[&[u8]],
+            millis(default_delay),
+            &columns.distinct_pools() as &[&str],
+            lock_wait.setting(),
+        )
+        .fetch_all(self.db())
+        .await
     }
 
     /// Judges those that [`Store::schedule_fresh`] left without an answer.

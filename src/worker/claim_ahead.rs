@@ -24,6 +24,8 @@ use crate::store::claim::{ClaimTerms, Wanted};
 
 /// How far the watermark stays behind: rows that commit this late are still seen by a claim.
 const WATERMARK_MARGIN: TimeDelta = TimeDelta::seconds(2);
+/// How often the database's clock is read, so that a step of it or a drift of ours stays small.
+const READ_CLOCK_EVERY: Duration = Duration::from_secs(10);
 /// How long to stay away from a database that fails.
 const DATABASE_BACKOFF: Backoff = Backoff { base: Duration::from_millis(200), max: Duration::from_secs(5) };
 
@@ -40,6 +42,7 @@ pub(super) async fn run(shared: &Arc<Shared>, verifications: &TaskTracker, mut r
         let wait = match answer {
             Ok(Pace::Again) => Duration::ZERO,
             Ok(Pace::Tick) => jittered(shared.config.tick, &mut rng),
+            Ok(Pace::Idle) => jittered(idle_tick(shared), &mut rng),
             Ok(Pace::Full) => {
                 tokio::select! {
                     () = shared.in_hand.freed() => {}
@@ -75,6 +78,8 @@ enum Pace {
     Again,
     /// All that is due soon is in hand.
     Tick,
+    /// Nothing is due soon.
+    Idle,
     /// No more claims may be in hand.
     Full,
 }
@@ -82,6 +87,7 @@ enum Pace {
 struct ClaimAhead {
     watermarks: HashMap<PoolName, DateTime<Utc>>,
     clock: Option<DbClock>,
+    read_clock_at: Instant,
     sweep_at: Instant,
     failures: u32,
 }
@@ -89,7 +95,13 @@ struct ClaimAhead {
 impl ClaimAhead {
     fn new(shared: &Shared, now: Instant) -> Self {
         // No watermark yet: the first claim of each pool looks everywhere, as a sweep does.
-        Self { watermarks: HashMap::new(), clock: None, sweep_at: now + sweep_interval(shared), failures: 0 }
+        Self {
+            watermarks: HashMap::new(),
+            clock: None,
+            read_clock_at: now,
+            sweep_at: now + sweep_interval(shared),
+            failures: 0,
+        }
     }
 
     async fn claim(
@@ -103,12 +115,14 @@ impl ClaimAhead {
             return Ok(Pace::Full);
         }
         let clock = match self.clock {
-            Some(clock) => clock,
-            None => *self.clock.insert(read_clock(shared).await?),
+            Some(clock) if Instant::now() < self.read_clock_at => clock,
+            _ => {
+                self.read_clock_at = Instant::now() + READ_CLOCK_EVERY;
+                *self.clock.insert(read_clock(shared).await?)
+            }
         };
         let sweeping = Instant::now() >= self.sweep_at;
-        let quota = u32::try_from(room.div_ceil(shared.config.pools.len().max(1))).unwrap_or(u32::MAX);
-        let wanted = self.wanted(shared, sweeping, quota);
+        let wanted = self.wanted(shared, sweeping, room);
 
         let asked = Instant::now();
         let terms = ClaimTerms {
@@ -119,39 +133,47 @@ impl ClaimAhead {
         };
         let claims = shared.store.claim(&wanted, terms).await?;
         self.failures = 0;
+        let nothing = claims.is_empty();
         let full = self.move_watermarks(&wanted, &claims, clock.at(asked));
         for held in shared.in_hand.take(claims, asked, shared.config.lease) {
             verifications.spawn(verify::run(Arc::clone(shared), held, rng.random()));
         }
         if sweeping && !full {
             self.sweep_at = Instant::now() + jittered(sweep_interval(shared), rng);
-            // Read the clock anew, so that a step of it or a drift of ours stays small.
-            self.clock = None;
         }
-        Ok(if full || sweeping { Pace::Again } else { Pace::Tick })
+        Ok(match (full, nothing) {
+            (true, _) => Pace::Again,
+            (false, true) => Pace::Idle,
+            (false, false) => Pace::Tick,
+        })
     }
 
-    /// A sweep asks for what lies below the watermarks, a claim for what lies above.
-    fn wanted(&self, shared: &Shared, sweeping: bool, quota: u32) -> Vec<Wanted> {
-        let ask = |pool: &PoolName| {
+    /// A claim asks for what lies above each watermark, and a sweep for what lies below as well.
+    fn wanted(&self, shared: &Shared, sweeping: bool, room: usize) -> Vec<Wanted> {
+        let ranges = shared.config.pools.len() * if sweeping { 2 } else { 1 };
+        let quota = u32::try_from(room.div_ceil(ranges.max(1))).unwrap_or(u32::MAX);
+        let mut wanted = Vec::new();
+        for pool in &shared.config.pools {
             let watermark = self.watermarks.get(pool).copied();
-            let (low, high) = if sweeping { (None, watermark) } else { (watermark, None) };
-            Wanted { pool: pool.clone(), low, high, quota }
-        };
-        shared.config.pools.iter().map(ask).collect()
+            if let (true, Some(watermark)) = (sweeping, watermark) {
+                wanted.push(Wanted { pool: pool.clone(), low: None, high: Some(watermark), quota });
+            }
+            wanted.push(Wanted { pool: pool.clone(), low: watermark, high: None, quota });
+        }
+        wanted
     }
 
-    /// Raises the watermarks and says whether a pool came back full.
+    /// Raises the watermarks and says whether a range came back full.
     fn move_watermarks(&mut self, wanted: &[Wanted], claims: &[Claim], now: DateTime<Utc>) -> bool {
         let mut any_full = false;
         for asked in wanted {
-            let of_pool = claims.iter().filter(|claim| claim.pool == asked.pool);
-            let full = of_pool.clone().count() >= asked.quota as usize;
+            let of_range = claims.iter().filter(|claim| asked.covers(claim));
+            let full = of_range.clone().count() >= asked.quota as usize;
             any_full |= full;
             if asked.high.is_some() {
                 continue;
             }
-            let reached = if full { of_pool.map(|claim| claim.look_at).min() } else { Some(now) };
+            let reached = if full { of_range.map(|claim| claim.look_at).min() } else { Some(now) };
             if let Some(reached) = reached {
                 let mark = self.watermarks.entry(asked.pool.clone()).or_insert(DateTime::<Utc>::MIN_UTC);
                 *mark = (*mark).max(reached.min(now) - WATERMARK_MARGIN);
@@ -159,6 +181,11 @@ impl ClaimAhead {
         }
         any_full
     }
+}
+
+/// How long to wait where nothing was due: the next claim still comes before whatever this one could not see.
+fn idle_tick(shared: &Shared) -> Duration {
+    shared.config.tick.max(shared.config.claim_ahead * 7 / 8)
 }
 
 fn sweep_interval(shared: &Shared) -> Duration {
