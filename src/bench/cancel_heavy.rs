@@ -10,7 +10,8 @@ use tokio::task::JoinSet;
 use super::context::Context;
 use super::figures::{Percentiles, millis};
 use super::fleet::{self, API_TOKEN, Fleet};
-use super::message::Dispatches;
+use super::load::Clock;
+use super::message::{Dispatches, Undated};
 use super::rows;
 
 const RATE: u32 = 500;
@@ -32,15 +33,19 @@ pub async fn run(context: &Context) -> anyhow::Result<Value> {
             let dispatch = dispatches.next(now);
             let message = dispatch.message;
             Life {
-                schedule: format!("{{\"delay_ms\":{DELAY_MS},\"dequeued_message\":{message}}}"),
+                schedule: Undated::new(
+                    format!("{{\"delay_ms\":{DELAY_MS},\"dequeued_message\":{message}}}"),
+                    now,
+                ),
                 cancel: (nth % 10 != 0)
                     .then(|| json!({"run_id": dispatch.run_id, "reason": "connected"}).to_string()),
             }
         })
         .collect();
+    let clock = Clock::read(&store).await?;
     let fleet = Fleet::workers(context, 1, &[], &[]).await?;
     let (api, url) = fleet::api(context).await?;
-    let api_calls = Arc::new(Api { client: super::http::reqwest_client()?, url });
+    let api_calls = Arc::new(Api { client: super::http::reqwest_client()?, url, clock });
 
     let mut calls = JoinSet::new();
     let began = tokio::time::Instant::now();
@@ -74,19 +79,20 @@ pub async fn run(context: &Context) -> anyhow::Result<Value> {
 }
 
 struct Life {
-    schedule: String,
+    schedule: Undated,
     cancel: Option<String>,
 }
 
 struct Api {
     client: reqwest::Client,
     url: String,
+    clock: Clock,
 }
 
 impl Api {
     /// How long the calls of one life took, in milliseconds.
     async fn live(&self, life: Life) -> anyhow::Result<(f64, Option<f64>)> {
-        let schedule = self.post("verifications", life.schedule).await?;
+        let schedule = self.post("verifications", life.schedule.dated(self.clock.dequeued_at())).await?;
         let Some(cancel) = life.cancel else { return Ok((schedule, None)) };
         tokio::time::sleep(CANCEL_AFTER).await;
         Ok((schedule, Some(self.post("cancellations", cancel).await?)))

@@ -4,24 +4,28 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use bytes::Bytes;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
 use super::context::{Context, SCHEMA};
-use super::figures::{Percentiles, millis, per_second};
+use super::figures::{Percentiles, Round, Rounds, millis, per_second};
 use super::fleet::{self, API_TOKEN};
-use super::message::Dispatches;
-use super::rows;
+use super::load::Clock;
+use super::message::{Dispatches, Undated};
+use super::{process, rows};
+use crate::domain::dispatch::Dispatch;
 use crate::scheduler::{Hit, Scheduler};
-use std::time::Duration;
 
 const CALLERS: usize = 256;
 const ARRAY: usize = 100;
 const DELAY: Duration = Duration::from_mins(1);
+
+const LIBRARY: &str = "library, single calls";
+const ARRAYS: &str = "HTTP, arrays of 100";
+const SINGLES: &str = "HTTP, single calls";
 
 /// Runs the phase.
 ///
@@ -29,44 +33,53 @@ const DELAY: Duration = Duration::from_mins(1);
 /// The server or a process failed, or a call was refused.
 pub async fn run(context: &Context) -> anyhow::Result<Value> {
     let many = context.pick(30_000, 100_000);
-    let library = library(context, many).await?;
-    let arrays = posts(context, many, ARRAY).await?;
-    let single = posts(context, many / 3, 1).await?;
-    let rate = |figures: &Value| figures["schedules_per_second"].as_f64().unwrap_or(f64::NAN);
+    let mut rounds = Rounds::default();
+    let mut api_rss_peak_kib = 0;
+    for _ in 0..context.rounds {
+        rounds.add(LIBRARY, library(context, many).await?);
+        for (name, count, array) in [(ARRAYS, many, ARRAY), (SINGLES, many / 3, 1)] {
+            let (round, rss_peak_kib) = posts(context, count, array).await?;
+            rounds.add(name, round);
+            api_rss_peak_kib = api_rss_peak_kib.max(rss_peak_kib);
+        }
+    }
     Ok(json!({
         "callers": CALLERS,
-        "library_single": library, "http_arrays_of_100": arrays, "http_single": single,
+        "variants": rounds.rows(),
         "bars": {
-            "arrays_to_library": rate(&arrays) / rate(&library),
-            "singles_to_library": rate(&single) / rate(&library),
+            "arrays_to_library": rounds.ratio(ARRAYS, LIBRARY),
+            "singles_to_library": rounds.ratio(SINGLES, LIBRARY),
+            "api_rss_mb": api_rss_peak_kib / 1024,
         },
     }))
 }
 
-async fn library(context: &Context, count: usize) -> anyhow::Result<Value> {
+async fn library(context: &Context, count: usize) -> anyhow::Result<Round> {
     let store = context.fresh_store(6).await?;
     let now = rows::clock(store.db()).await?;
     let mut dispatches = Dispatches::new(21, 0);
-    let hits: Vec<Hit> = (0..count).map(|_| Hit::new(dispatches.next(now))).collect();
+    let clock = Clock::read(&store).await?;
+    let hits: Vec<Dispatch> = (0..count).map(|_| dispatches.next(now)).collect();
     let scheduler = Scheduler::new(&store, SCHEMA, DELAY);
-    let figures = by_callers(hits, move |hit| {
+    let figures = by_callers(hits, move |mut dispatch| {
         let scheduler = scheduler.clone();
+        dispatch.dequeued_at = clock.dequeued_at();
         async move {
-            let promised = scheduler.schedule(hit).await?;
+            let promised = scheduler.schedule(Hit::new(dispatch)).await?;
             anyhow::ensure!(promised.is_some(), "verification is off");
             Ok(())
         }
     })
     .await?;
     store.close().await;
-    Ok(figures.shown(1))
+    Ok(figures)
 }
 
-async fn posts(context: &Context, count: usize, array: usize) -> anyhow::Result<Value> {
+async fn posts(context: &Context, count: usize, array: usize) -> anyhow::Result<(Round, u64)> {
     let store = context.fresh_store(1).await?;
     let now = rows::clock(store.db()).await?;
     let mut dispatches = Dispatches::new(22, 0);
-    let bodies: Vec<Bytes> = (0..count / array)
+    let bodies: Vec<Undated> = (0..count / array)
         .map(|_| {
             let one = |dispatches: &mut Dispatches| {
                 let message = dispatches.next(now).message;
@@ -75,12 +88,13 @@ async fn posts(context: &Context, count: usize, array: usize) -> anyhow::Result<
                 )
             };
             if array == 1 {
-                return Bytes::from(one(&mut dispatches));
+                return Undated::new(one(&mut dispatches), now);
             }
             let elements: Vec<String> = (0..array).map(|_| one(&mut dispatches)).collect();
-            Bytes::from(format!("[{}]", elements.join(",")))
+            Undated::new(format!("[{}]", elements.join(",")), now)
         })
         .collect();
+    let clock = Clock::read(&store).await?;
     let (api, url) = fleet::api(context).await?;
     let client = reqwest_client()?;
     let url: Arc<str> = format!("{url}/v1/verifications").into();
@@ -91,7 +105,7 @@ async fn posts(context: &Context, count: usize, array: usize) -> anyhow::Result<
                 .post(&*url)
                 .bearer_auth(API_TOKEN)
                 .header("content-type", "application/json")
-                .body(body)
+                .body(body.dated(clock.dequeued_at()))
                 .send()
                 .await?;
             let status = answer.status();
@@ -101,11 +115,13 @@ async fn posts(context: &Context, count: usize, array: usize) -> anyhow::Result<
         }
     })
     .await?;
+    let pid = api.id().and_then(|pid| i32::try_from(pid).ok()).context("the api is gone")?;
+    let (_, rss_peak_kib) = process::resident_kb(pid).context("the api is gone")?;
     fleet::stop_api(api).await?;
     let rows = store.conservation().await?;
     anyhow::ensure!(rows.scheduled == i64::try_from(count / array * array)?, "not every call left a row");
     store.close().await;
-    Ok(figures.shown(array))
+    Ok((Round { per_second: figures.per_second * count_of(array), ..figures }, rss_peak_kib))
 }
 
 /// A client without TLS or proxies: everything is on this machine.
@@ -113,26 +129,11 @@ pub(super) fn reqwest_client() -> anyhow::Result<reqwest::Client> {
     crate::platform::Client::without_credentials().map_err(anyhow::Error::new)
 }
 
-struct Calls {
-    latency: Percentiles,
-    took: Duration,
-}
-
-impl Calls {
-    fn shown(&self, elements: usize) -> Value {
-        json!({
-            "calls_per_second": per_second(self.latency.count, self.took),
-            "schedules_per_second": per_second(self.latency.count * elements, self.took),
-            "call_ms": self.latency,
-        })
-    }
-}
-
 /// Gives the work out to 256 callers that call one after the other.
 async fn by_callers<W, F>(
     work: Vec<W>,
     call: impl Fn(W) -> F + Clone + Send + 'static,
-) -> anyhow::Result<Calls>
+) -> anyhow::Result<Round>
 where
     W: Clone + Send + Sync + 'static,
     F: Future<Output = anyhow::Result<()>> + Send,
@@ -157,6 +158,11 @@ where
     while let Some(caller) = callers.join_next().await {
         took_ms.extend(caller??);
     }
-    let took = began.elapsed();
-    Ok(Calls { latency: Percentiles::of(took_ms).context("no call was made")?, took })
+    let per_second = per_second(took_ms.len(), began.elapsed());
+    Ok(Round { per_second, calls: Percentiles::of(took_ms), cpu: None })
+}
+
+#[expect(clippy::cast_precision_loss, reason = "counts of a benchmark are far below 2^52")]
+fn count_of(count: usize) -> f64 {
+    count as f64
 }

@@ -32,6 +32,7 @@ pub async fn run(context: &Context) -> anyhow::Result<Value> {
     let seconds = context.pick(5, 15);
     let mut measured = Vec::new();
     let mut bar = Value::Null;
+    let mut rss_peak_kib = 0;
     for &rate in rates {
         for workers in [1, 4] {
             for (shape, group) in [("spread", 1), ("bursty", 20)] {
@@ -39,11 +40,12 @@ pub async fn run(context: &Context) -> anyhow::Result<Value> {
                 if (rate, workers, shape) == (5000, 4, "spread") {
                     bar = figures["ratio_p99"].clone();
                 }
+                rss_peak_kib = rss_peak_kib.max(figures["worker_rss_peak_kib"].as_u64().unwrap_or(0));
                 measured.push(figures);
             }
         }
     }
-    let bars = json!({"lag_p99_to_timers": bar});
+    let bars = json!({"lag_p99_to_timers": bar, "worker_rss_mb": rss_peak_kib / 1024});
     Ok(json!({"probe": "null", "measured": measured, "bars": bars}))
 }
 

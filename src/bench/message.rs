@@ -46,8 +46,7 @@ impl Dispatches {
         let random = self.id();
         let run = format!("{:06}{}", self.next, &random[..19]);
         self.next += 1;
-        let mut named =
-            HashMap::from([("run", run), ("now", now.to_rfc3339_opts(SecondsFormat::Millis, true))]);
+        let mut named = HashMap::from([("run", run), ("now", stamp(now))]);
         let mut parts = TEMPLATE.split('$');
         let mut message = parts.next().unwrap_or_default().to_owned();
         for part in parts {
@@ -77,5 +76,50 @@ impl Dispatches {
             intent: Intent::Hit,
             delay,
         }
+    }
+}
+
+/// A text made beforehand whose dispatches are dated when it is sent: old ones take the long way.
+#[derive(Debug, Clone)]
+pub struct Undated {
+    text: String,
+    stamp: String,
+}
+
+impl Undated {
+    /// A text with dispatches dequeued at `now`.
+    #[must_use]
+    pub fn new(text: String, now: DateTime<Utc>) -> Self {
+        Self { text, stamp: stamp(now) }
+    }
+
+    /// The text with its dispatches dequeued at another time.
+    #[must_use]
+    pub fn dated(&self, dequeued_at: DateTime<Utc>) -> String {
+        self.text.replace(&self.stamp, &stamp(dequeued_at))
+    }
+}
+
+fn stamp(moment: DateTime<Utc>) -> String {
+    moment.to_rfc3339_opts(SecondsFormat::Millis, true)
+}
+
+#[cfg(test)]
+mod tests {
+    use chrono::TimeDelta;
+
+    use super::*;
+
+    #[test]
+    fn messages_differ_are_of_the_size_and_can_be_dated() {
+        let now = DateTime::from_timestamp_millis(1_795_467_600_123).expect("an instant");
+        let mut dispatches = Dispatches::new(1, 0);
+        let (one, other) = (dispatches.next(now), dispatches.next(now));
+        assert_ne!(one.run_id, other.run_id);
+        assert!((2_800..3_200).contains(&one.message.get().len()), "{}", one.message.get().len());
+        let undated = Undated::new(one.message.get().to_owned(), now);
+        let later = RawValue::from_string(undated.dated(now + TimeDelta::seconds(5))).expect("JSON");
+        let later = Dispatch::parse(later, None).expect("a dispatch");
+        assert_eq!((later.run_id, later.dequeued_at), (one.run_id, now + TimeDelta::seconds(5)));
     }
 }

@@ -1,7 +1,7 @@
 //! Settle: lanes take what ends, write it in batches and then say so.
 //!
-//! While a batch is in flight the next one gathers, so nobody lingers and a busy
-//! worker still commits rarely. A claim stays in hand until its end is written; a
+//! While a batch is in flight the next one gathers, and each waits a moment for more: nobody
+//! waits for a settle, and each costs the database a commit. A claim stays in hand until its end is written; a
 //! database that is down therefore stops the claiming by itself.
 
 use std::sync::Arc;
@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use rand::Rng;
 use tokio::sync::{Mutex, mpsc};
+use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use super::in_hand::Held;
@@ -20,6 +21,8 @@ use crate::store::StoreError;
 
 /// Most settlements in one statement; beyond it only latency grows (measured).
 const BATCH_MAX: usize = 256;
+/// How long a settle waits for others. Timers that fire meanwhile find the database and the processor free.
+const LINGER: Duration = Duration::from_millis(10);
 /// Lanes, so that one gathers while another waits for its commit.
 pub(super) const LANES: usize = 2;
 /// How long to stay away from a database that fails.
@@ -62,13 +65,27 @@ pub(super) async fn lane(shared: Arc<Shared>, orders: Orders, done: Cancellation
     let mut held_up = Vec::new();
     loop {
         tokio::select! {
-            _ = async { orders.lock().await.recv_many(&mut gathered, BATCH_MAX).await } => {}
+            () = gather(&orders, &mut gathered) => {}
             () = tokio::time::sleep(HELD_UP_PAUSE), if !held_up.is_empty() => {}
             () = done.cancelled() => return,
         }
         let ended =
             if gathered.is_empty() { std::mem::take(&mut held_up) } else { std::mem::take(&mut gathered) };
         held_up.extend(record(&shared, ended).await);
+    }
+}
+
+/// Fills a batch. What it has taken stays in it when this is dropped.
+async fn gather(orders: &Orders, batch: &mut Vec<Ended>) {
+    let mut orders = orders.lock().await;
+    let mut room = BATCH_MAX.saturating_sub(batch.len());
+    room -= orders.recv_many(batch, room).await;
+    let end = Instant::now() + LINGER;
+    while room > 0 {
+        match timeout_at(end, orders.recv_many(batch, room)).await {
+            Ok(more) if more > 0 => room -= more,
+            Ok(_) | Err(_) => return,
+        }
     }
 }
 
