@@ -10,6 +10,7 @@ mod cancel;
 mod health;
 mod pools;
 mod problem;
+mod room;
 mod schedule;
 mod verifications;
 
@@ -24,6 +25,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Router, middleware};
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tower::{BoxError, ServiceBuilder};
 use tower_http::catch_panic::CatchPanicLayer;
@@ -48,6 +50,7 @@ struct Inner {
     default_delay: Duration,
     token: auth::TokenHash,
     pools: pools::KnownPools,
+    room: Semaphore,
 }
 
 impl std::ops::Deref for Api {
@@ -95,6 +98,7 @@ pub fn router(store: Store, config: ApiConfig, default_delay: Duration) -> Route
         token: auth::TokenHash::of(&config.token),
         coalescer: Coalescer::start(&store, default_delay),
         store,
+        room: room::new(config.body_bytes_max),
         config,
         default_delay,
         pools: pools::KnownPools::default(),
@@ -104,6 +108,8 @@ pub fn router(store: Store, config: ApiConfig, default_delay: Duration) -> Route
         .route("/v1/verifications/{id}", get(verifications::by_id))
         .route("/v1/cancellations", post(cancel::cancel))
         .route("/v1/runs/{run}", get(verifications::of_run))
+        .route_layer(middleware::from_fn_with_state(api.clone(), room::wait))
+        // The last layer comes first: strangers take no room.
         .route_layer(middleware::from_fn_with_state(api.clone(), auth::require_token));
     Router::new()
         .route("/healthz", get(health::healthz))

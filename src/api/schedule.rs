@@ -56,6 +56,7 @@ pub(super) async fn schedule(
 ) -> Result<Response, Problem> {
     let bytes = body::bytes(bytes, api.config.body_bytes_max)?;
     let request: OneOrMany<NewVerification> = body::read(&bytes, api.config.batch_max, check)?;
+    drop(bytes);
     let (batch, is_array) = request.into_elements();
     pools::check(&api, batch.iter().map(|new| &new.pool), is_array).await?;
 

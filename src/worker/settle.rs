@@ -22,7 +22,7 @@ use crate::store::StoreError;
 /// Most settlements in one statement; beyond it only latency grows (measured).
 const BATCH_MAX: usize = 256;
 /// How long a settle waits for others. Timers that fire meanwhile find the database and the processor free.
-const LINGER: Duration = Duration::from_millis(10);
+const LINGER: Duration = Duration::from_millis(20);
 /// Lanes, so that one gathers while another waits for its commit.
 pub(super) const LANES: usize = 2;
 /// How long to stay away from a database that fails.
