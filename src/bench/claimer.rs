@@ -18,7 +18,7 @@ use crate::store::claim::{ClaimTerms, Wanted};
 /// How often it claims: as often as the workers of a busy pool together.
 const EVERY: Duration = Duration::from_millis(5);
 /// As far as a worker's watermark stays behind.
-const MARGIN: TimeDelta = TimeDelta::seconds(2);
+const MARGIN: TimeDelta = TimeDelta::milliseconds(500);
 const LEASE: Duration = Duration::from_secs(5);
 const QUOTA: u32 = 100;
 

@@ -37,7 +37,7 @@ const SCHEDULES_PER_CLAIM: usize = 10;
 /// Beyond the loads' delay, so that everything is claimable at once.
 const HORIZON: Duration = Duration::from_mins(1);
 /// As the worker's watermark lags.
-const WATERMARK_MARGIN: TimeDelta = TimeDelta::seconds(2);
+const WATERMARK_MARGIN: TimeDelta = TimeDelta::milliseconds(500);
 
 fn name(connections: u32) -> String {
     format!("life through the batch API, {connections} connections")

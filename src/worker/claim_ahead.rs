@@ -23,7 +23,7 @@ use crate::store::StoreError;
 use crate::store::claim::{ClaimTerms, Wanted};
 
 /// How far the watermark stays behind: rows that commit this late are still seen by a claim.
-const WATERMARK_MARGIN: TimeDelta = TimeDelta::seconds(2);
+const WATERMARK_MARGIN: TimeDelta = TimeDelta::milliseconds(500);
 /// How often the database's clock is read, so that a step of it or a drift of ours stays small.
 const READ_CLOCK_EVERY: Duration = Duration::from_secs(10);
 /// How long to stay away from a database that fails.
