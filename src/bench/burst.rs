@@ -6,7 +6,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::{Value, json};
 use sqlx::PgPool;
 
-use super::context::Context;
+use super::context::{Context, Scale};
 use super::fleet::Fleet;
 use super::message::Dispatches;
 use super::pace::Pace;
@@ -25,7 +25,10 @@ const PATIENCE: Duration = Duration::from_mins(2);
 /// # Errors
 /// The server, the simulator or a process failed, or not every row was delivered.
 pub async fn run(context: &Context) -> anyhow::Result<Value> {
-    let small = one(context, 10_000).await?;
+    let small = match context.scale {
+        Scale::Quick => None,
+        Scale::Full => Some(one(context, 10_000).await?),
+    };
     let large = one(context, 50_000).await?;
     let bars = json!({"burst_50000_seconds": large["seconds_to_last_verdict"]});
     Ok(json!({"workers": WORKERS, "probes_each": 50, "bursts": [small, large], "bars": bars}))

@@ -24,7 +24,7 @@ const DELAY_MS: u32 = 2000;
 /// # Errors
 /// The server or a process failed, or a call was refused.
 pub async fn run(context: &Context) -> anyhow::Result<Value> {
-    let seconds = context.pick(8, 60);
+    let seconds = context.pick(5, 60);
     let store = context.fresh_store(1).await?;
     let now = rows::clock(store.db()).await?;
     let mut dispatches = Dispatches::new(31, 0);

@@ -42,7 +42,7 @@ fn percent(nanos: u64, over: Duration) -> f64 {
 /// # Errors
 /// The server refused, or the worker could not be started.
 pub async fn run(context: &Context) -> anyhow::Result<Value> {
-    let over = context.pick(Duration::from_secs(10), Duration::from_secs(30));
+    let over = context.pick(Duration::from_secs(5), Duration::from_secs(30));
     let store = context.fresh_store(1).await?;
     sleep(COUNTERS_LATE).await;
     let worker = Process::start(context, "worker").await?;

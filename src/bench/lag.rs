@@ -28,14 +28,16 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// # Errors
 /// The server or a process failed, or not every row was settled.
 pub async fn run(context: &Context) -> anyhow::Result<Value> {
-    let rates: &[u32] = context.pick(&[1000, 5000], &[100, 1000, 5000]);
-    let seconds = context.pick(5, 15);
+    let rates: &[u32] = context.pick(&[5000], &[100, 1000, 5000]);
+    let fleets: &[u32] = context.pick(&[4], &[1, 4]);
+    let shapes: &[(&str, u32)] = context.pick(&[("spread", 1)], &[("spread", 1), ("bursty", 20)]);
+    let seconds = context.pick(4, 15);
     let mut measured = Vec::new();
     let mut bar = Value::Null;
     let mut rss_peak_kib = 0;
     for &rate in rates {
-        for workers in [1, 4] {
-            for (shape, group) in [("spread", 1), ("bursty", 20)] {
+        for &workers in fleets {
+            for &(shape, group) in shapes {
                 let figures = one(context, Pace { rate, seconds, group }, workers, shape).await?;
                 if (rate, workers, shape) == (5000, 4, "spread") {
                     bar = figures["ratio_p99"].clone();

@@ -6,8 +6,6 @@ use std::time::Instant;
 use serde::Serialize;
 use sqlx::PgPool;
 
-use super::process::cpu_nanos;
-
 /// Ticks of `/proc/*/stat` in a second; fixed on Linux.
 const TICKS_PER_SECOND: f64 = 100.0;
 
@@ -84,7 +82,7 @@ impl Meter {
     pub async fn start(db: &PgPool) -> anyhow::Result<Self> {
         #[expect(clippy::disallowed_methods, reason = "no table of ours")]
         let backend: i32 = sqlx::query_scalar("select pg_backend_pid()").fetch_one(db).await?;
-        Ok(Self { server: ticks_of_server(backend), client: own_nanos(), backend })
+        Ok(Self { server: ticks_of_server(backend), client: own_ticks(), backend })
     }
 
     /// What was spent since for each of so many rows; none when the server is on another machine.
@@ -92,17 +90,16 @@ impl Meter {
     #[expect(clippy::cast_precision_loss, reason = "times of a benchmark are far below 2^52")]
     pub fn stop(&self, rows: usize) -> Option<CpuPerRow> {
         let ticks = ticks_of_server(self.backend)?.saturating_sub(self.server?);
-        let nanos = own_nanos()?.saturating_sub(self.client?);
-        let round = |micros: f64| (micros / rows as f64 * 10.0).round() / 10.0;
-        Some(CpuPerRow {
-            server_us: round(ticks as f64 / TICKS_PER_SECOND * 1e6),
-            client_us: round(nanos as f64 / 1e3),
-        })
+        let own = own_ticks()?.saturating_sub(self.client?);
+        let each = |ticks: u64| (ticks as f64 / TICKS_PER_SECOND * 1e6 / rows as f64 * 10.0).round() / 10.0;
+        Some(CpuPerRow { server_us: each(ticks), client_us: each(own) })
     }
 }
 
-fn own_nanos() -> Option<u64> {
-    cpu_nanos(i32::try_from(std::process::id()).ok()?)
+/// User and system time of this process, threads that have ended included.
+fn own_ticks() -> Option<u64> {
+    let (_, fields) = stat("self")?;
+    Some(fields[10] + fields[11])
 }
 
 /// User and system time of the postmaster, its dead children and its living ones.

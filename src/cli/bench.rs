@@ -152,7 +152,7 @@ pub async fn bench(args: BenchArgs) -> anyhow::Result<ExitCode> {
         (Some(postgres), url)
     };
     let scale = if args.full { Scale::Full } else { Scale::Quick };
-    let rounds = args.rounds.map_or(if args.full { 5 } else { 3 }, usize::from);
+    let rounds = args.rounds.map_or(if args.full { 5 } else { 1 }, usize::from);
     let context = Context { options: PgConnectOptions::from_str(&url)?, url, scale, rounds };
     let measured = measure(&args, &context).await;
     if let Some(postgres) = postgres {
