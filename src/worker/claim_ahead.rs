@@ -26,6 +26,8 @@ use crate::store::claim::{ClaimTerms, Wanted};
 const WATERMARK_MARGIN: TimeDelta = TimeDelta::milliseconds(500);
 /// How often the database's clock is read, so that a step of it or a drift of ours stays small.
 const READ_CLOCK_EVERY: Duration = Duration::from_secs(10);
+/// Longest rest where nothing is due: resting longer spares little and would claim rows just before they are due.
+const REST_MAX: Duration = Duration::from_millis(600);
 /// How long to stay away from a database that fails.
 const DATABASE_BACKOFF: Backoff = Backoff { base: Duration::from_millis(200), max: Duration::from_secs(5) };
 
@@ -185,7 +187,7 @@ impl ClaimAhead {
 
 /// How long to wait where nothing was due: the next claim still comes before whatever this one could not see.
 fn idle_tick(shared: &Shared) -> Duration {
-    shared.config.tick.max(shared.config.claim_ahead * 7 / 8)
+    shared.config.tick.max((shared.config.claim_ahead * 7 / 8).min(REST_MAX))
 }
 
 fn sweep_interval(shared: &Shared) -> Duration {
