@@ -9,7 +9,7 @@
 use crate::config::runner::RunnerEnvConfig;
 use crate::config::workload::{self, WorkloadConfig};
 use crate::domain::dispatch::ColdStartRequest;
-use crate::domain::ids::VerificationId;
+use crate::domain::ids::{SnapshotId, VerificationId};
 
 mod answer;
 mod gateway;
@@ -94,6 +94,11 @@ pub enum CreateError {
     },
 }
 
+/// A backend that cannot be used as it should be; says why without naming a secret.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct BackendError(pub String);
+
 /// Why a backend could not be set up; checked configuration does not lead here.
 #[derive(Debug, thiserror::Error)]
 pub enum BuildError {
@@ -119,6 +124,51 @@ impl Workload {
         };
         let deployment_id = DeploymentId::new(&config.token);
         Ok(Self { backend, deployment_id, runner: config.runner.clone() })
+    }
+
+    /// Gets ready what a create needs and may take minutes, such as an image. It makes no workload and may be
+    /// repeated; look again before the create when it took long.
+    ///
+    /// # Errors
+    /// [`CreateError`]; no create was requested.
+    #[expect(clippy::unused_async, reason = "the gateway has nothing to get ready, other backends have")]
+    pub async fn prepare(&self, create: &CreateRequest) -> Result<(), CreateError> {
+        Order::check(create)?;
+        match &self.backend {
+            Backend::Gateway(_) => Ok(()),
+        }
+    }
+
+    /// Removes what requests under this name left behind without ever starting it: the run needs it no more.
+    ///
+    /// # Errors
+    /// Why it may still be there.
+    #[expect(
+        clippy::unused_async,
+        reason = "the gateway starts what it makes, other backends may be cut short"
+    )]
+    pub async fn discard(&self, _name: &str, _snapshot_id: &SnapshotId) -> Result<(), BackendError> {
+        match &self.backend {
+            Backend::Gateway(_) => Ok(()),
+        }
+    }
+
+    /// Whether the backend answers and would take our requests, as far as it can be asked without a create.
+    ///
+    /// # Errors
+    /// What is wrong, for people.
+    #[expect(clippy::unused_async, reason = "the gateway cannot be asked, other backends can")]
+    pub async fn check(&self) -> Result<(), BackendError> {
+        match &self.backend {
+            Backend::Gateway(_) => Ok(()),
+        }
+    }
+
+    /// The backend's name: `docker`, `kubernetes`, `gateway` or `webhook`.
+    pub fn backend(&self) -> &'static str {
+        match &self.backend {
+            Backend::Gateway(_) => "gateway",
+        }
     }
 
     /// Asks for one workload, once.

@@ -82,6 +82,17 @@ impl<'e> Reader<'e> {
         text.unwrap_or(default).to_owned()
     }
 
+    /// One of a few words, with a default.
+    pub fn one_of<'w>(&mut self, variable: &'static str, default: &'w str, words: &[&'w str]) -> &'w str {
+        let Some(text) = self.raw(variable, default).filter(|text| !text.is_empty()) else { return default };
+        if let Some(word) = words.iter().find(|word| **word == text) {
+            return word;
+        }
+        let problem = format!("is none of the words it may be: `{}`", echo(text));
+        self.fault(variable, problem, format!("set it to one of `{}`", words.join("`, `")));
+        default
+    }
+
     /// `true` or `1` in any case is true; every other text, the empty one included, is false (contract §6).
     pub fn flag(&mut self, variable: &'static str, default: bool) -> bool {
         let text = self.raw(variable, if default { "true" } else { "false" });

@@ -61,22 +61,28 @@ impl WorkloadConfig {
 
 impl Backend {
     fn read(reader: &mut Reader<'_>) -> Option<Self> {
-        let variable = "COMPUTE_GATEWAY_URL";
-        if reader.optional_text(variable).is_none() {
-            let hint = "set it to the compute gateway's address; docker and kubernetes are not supported yet";
-            reader.fault(variable, "is not set, and the gateway is the only backend so far", hint);
-            // Needed with it, so it is told at once.
-            let hint = "set it to the host name under which runners reach the supervisor";
-            let _ = reader.text("TRIGGER_WORKLOAD_API_DOMAIN", hint);
-            return None;
+        let kinds = ["docker", "kubernetes", "gateway", "webhook"];
+        let gateway_set = reader.optional_text("COMPUTE_GATEWAY_URL").is_some();
+        let forced = reader.flag("KUBERNETES_FORCE_ENABLED", false);
+        // Upstream's order of choice; a name of our own goes before it.
+        let chosen = match (gateway_set, forced) {
+            (true, _) => "gateway",
+            (false, true) => "kubernetes",
+            (false, false) => "docker",
+        };
+        match reader.one_of("WARMPROOF_BACKEND", chosen, &kinds) {
+            "gateway" => GatewayConfig::read(reader).map(Self::Gateway),
+            other => {
+                reader.fault("WARMPROOF_BACKEND", format!("`{other}` is not supported yet"), "use `gateway`");
+                None
+            }
         }
-        GatewayConfig::read(reader).map(Self::Gateway)
     }
 }
 
 impl GatewayConfig {
     fn read(reader: &mut Reader<'_>) -> Option<Self> {
-        let url = reader.optional_http_url("COMPUTE_GATEWAY_URL");
+        let url = reader.http_url("COMPUTE_GATEWAY_URL", "set it to the compute gateway's address");
         let auth_token = reader.optional_secret("COMPUTE_GATEWAY_AUTH_TOKEN");
         platform::check_header(reader, "COMPUTE_GATEWAY_AUTH_TOKEN", auth_token.as_ref());
         let timeout = reader.millis("COMPUTE_GATEWAY_TIMEOUT_MS", 30_000, 1..=600_000);
