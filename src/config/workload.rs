@@ -70,7 +70,7 @@ impl Backend {
             (false, true) => "kubernetes",
             (false, false) => "docker",
         };
-        match reader.one_of("WARMPROOF_BACKEND", chosen, &kinds) {
+        match reader.optional_one_of("WARMPROOF_BACKEND", &kinds).unwrap_or(chosen) {
             "gateway" => GatewayConfig::read(reader).map(Self::Gateway),
             other => {
                 reader.fault("WARMPROOF_BACKEND", format!("`{other}` is not supported yet"), "use `gateway`");
