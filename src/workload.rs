@@ -10,8 +10,10 @@ use crate::config::runner::RunnerEnvConfig;
 use crate::config::workload::{self, WorkloadConfig};
 use crate::domain::dispatch::ColdStartRequest;
 use crate::domain::ids::{SnapshotId, VerificationId};
+use crate::transport::TransportError;
 
 mod answer;
+mod correlation;
 mod gateway;
 mod hs256;
 pub mod runner_env;
@@ -109,8 +111,17 @@ pub enum BuildError {
     #[error("could not use the backend's token: it holds something else than printable ASCII")]
     AuthToken,
     /// The HTTP client could not be built.
-    #[error("could not build the backend's client: {0}")]
-    Client(reqwest::Error),
+    #[error("could not build the backend's client: {problem}")]
+    Client {
+        /// What was refused.
+        problem: String,
+    },
+}
+
+impl From<TransportError> for BuildError {
+    fn from(error: TransportError) -> Self {
+        Self::Client { problem: error.to_string() }
+    }
 }
 
 impl Workload {

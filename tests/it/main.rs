@@ -15,6 +15,7 @@ mod demo;
 mod disabled;
 mod drain;
 mod five_behaviours;
+mod gateway_uncertainty;
 mod kills;
 mod many_workers;
 mod open_transactions;
