@@ -92,6 +92,7 @@ async fn create(shared: &Shared, held: &Held, look: &Look, seed: u64) -> Next {
         verification_id: Some(key.id),
         traceparent: request.traceparent(),
         request,
+        message: stored.message,
         timings: stored.timings,
         pod_scheduled_at_ms: held.clock.now().timestamp_millis(),
         request_id: None,

@@ -94,6 +94,7 @@ fn create_of(message: &str) -> CreateRequest {
         name: request.workload_name(),
         verification_id: Some(VerificationId(Uuid::nil())),
         request,
+        message: message.to_owned(),
         timings: None,
         pod_scheduled_at_ms: 1_787_336_882_500,
         request_id: None,

@@ -30,4 +30,5 @@ mod store_plans;
 mod store_schedule;
 mod store_settle;
 mod takeover;
+mod webhook;
 mod wide_event;

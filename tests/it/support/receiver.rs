@@ -3,7 +3,7 @@
 use axum::Router;
 use axum::body::Bytes;
 use axum::extract::State;
-use axum::http::StatusCode;
+use axum::http::{HeaderMap, StatusCode};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
@@ -21,6 +21,7 @@ pub struct Receiver {
 /// One call, unanswered as long as it is kept.
 #[derive(Debug)]
 pub struct Call {
+    pub headers: HeaderMap,
     pub body: Bytes,
     answer: oneshot::Sender<StatusCode>,
 }
@@ -57,9 +58,13 @@ impl Call {
     }
 }
 
-async fn take(State(calls): State<mpsc::UnboundedSender<Call>>, body: Bytes) -> (StatusCode, &'static str) {
+async fn take(
+    State(calls): State<mpsc::UnboundedSender<Call>>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> (StatusCode, &'static str) {
     let (answer, answered) = oneshot::channel();
-    calls.send(Call { body, answer }).expect("the test listens");
+    calls.send(Call { headers, body, answer }).expect("the test listens");
     (answered.await.expect("the test answers or keeps the call"), r#"{"id":"instance-1"}"#)
 }
 
