@@ -4,9 +4,15 @@ pub mod api;
 pub mod bench;
 mod bench_worker;
 pub mod demo;
+mod doctor;
 pub mod migrate;
+mod output;
+mod pending;
+mod pools;
+mod show;
 pub mod simulate;
 pub mod supervise;
+mod token;
 pub mod worker;
 
 use std::process::ExitCode;
@@ -47,6 +53,23 @@ enum Command {
     Api(Lifetime),
     /// Bring the database's schema up to date.
     Migrate(migrate::MigrateArgs),
+    /// Show what is pending: totals by pool, and what is looked at next.
+    Pending(pending::PendingArgs),
+    /// Show what became of a run, as a timeline.
+    Show(show::ShowArgs),
+    /// Take promises back: of one run, or of all that a filter means.
+    Cancel(pending::CancelArgs),
+    /// Show pools and who serves them; pause, resume, shadow, delay or cap one.
+    Pools(pools::PoolsArgs),
+    /// Make, list and revoke tokens of the API.
+    Token(token::TokenArgs),
+    /// Check that everything is in place; exits with 1 on warnings and 2 on errors.
+    Doctor(doctor::DoctorArgs),
+    /// Print a shell's completions.
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
     /// Play the platform: worker API, warm-start broker, runners and a compute gateway.
     Simulate(simulate::SimulateArgs),
     /// Measure the product beside the server's own limit, on a private PostgreSQL.
@@ -95,6 +118,13 @@ pub fn run(cli: Cli) -> ExitCode {
             Command::Worker(lifetime) => worker::worker(&lifetime).await.map(|()| ExitCode::SUCCESS),
             Command::Api(lifetime) => api::api(&lifetime).await.map(|()| ExitCode::SUCCESS),
             Command::Migrate(args) => migrate::migrate(args).await,
+            Command::Pending(args) => pending::pending(args).await,
+            Command::Show(args) => show::show(args).await,
+            Command::Cancel(args) => pending::cancel(args).await,
+            Command::Pools(args) => pools::pools(args).await,
+            Command::Token(args) => token::token(args).await,
+            Command::Doctor(args) => doctor::doctor(args).await,
+            Command::Completions { shell } => completions(shell),
             Command::Simulate(args) => simulate::simulate(args).await.map(|()| ExitCode::SUCCESS),
             Command::Bench(args) => bench::bench(args).await,
             Command::Supervise(args) => supervise::supervise(args).await.map(|()| ExitCode::SUCCESS),
@@ -102,6 +132,13 @@ pub fn run(cli: Cli) -> ExitCode {
         }
     });
     done.unwrap_or_else(|error| fail(&error))
+}
+
+fn completions(shell: clap_complete::Shell) -> anyhow::Result<ExitCode> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut <Cli as clap::CommandFactory>::command(), "warmproof", &mut script);
+    output::line(String::from_utf8(script)?.trim_end())?;
+    Ok(ExitCode::SUCCESS)
 }
 
 #[expect(clippy::print_stderr, reason = "the last word of a command that failed, whatever the log filter")]

@@ -12,6 +12,7 @@ pub mod claim;
 pub mod coalesce;
 pub mod codec;
 pub mod connect;
+pub mod doctor;
 pub mod error;
 pub mod fleet;
 pub mod lease;

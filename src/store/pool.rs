@@ -111,7 +111,12 @@ mod present {
         Option::deserialize(deserializer).map(Some)
     }
 
-    #[expect(clippy::option_option, clippy::ref_option, reason = "serde's signature; three things, as above")]
+    #[expect(
+        clippy::option_option,
+        clippy::ref_option,
+        clippy::trivially_copy_pass_by_ref,
+        reason = "serde's signature; three things, as above"
+    )]
     pub(super) fn serialize<S: Serializer>(
         value: &Option<Option<i32>>,
         serializer: S,

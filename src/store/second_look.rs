@@ -148,3 +148,36 @@ impl Store {
         Ok(())
     }
 }
+
+/// What is known of the second look at a fallback.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct SecondLookTold {
+    /// The verification.
+    pub verification_id: Uuid,
+    /// When it is due, or was looked at last.
+    pub look_at: DateTime<Utc>,
+    /// When it was told.
+    pub looked_at: Option<DateTime<Utc>>,
+    /// `confirmed`, `not_started` or `unknown`.
+    pub result: Option<String>,
+    /// Why nothing was learned.
+    pub error: Option<String>,
+}
+
+impl Store {
+    /// The second looks at these verifications, as far as there are any.
+    ///
+    /// # Errors
+    /// The database could not be reached.
+    pub async fn second_looks_of(&self, ids: &[Uuid]) -> Result<Vec<SecondLookTold>, StoreError> {
+        sqlx::query_as!(
+            SecondLookTold,
+            "select verification_id, look_at, looked_at, result, error from second_look
+             where verification_id = any ($1)",
+            ids
+        )
+        .fetch_all(self.db())
+        .await
+        .map_err(StoreError::doing("look up second looks"))
+    }
+}

@@ -11,6 +11,7 @@ mod support;
 mod api;
 mod clocks;
 mod coalesce;
+mod commands;
 mod demo;
 mod disabled;
 mod drain;

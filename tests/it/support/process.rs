@@ -18,13 +18,18 @@ type Lines = Arc<Mutex<Vec<String>>>;
 /// A process to be started.
 #[derive(Debug, Clone)]
 pub struct Program {
-    command: &'static str,
+    arguments: Vec<String>,
     environment: BTreeMap<String, String>,
 }
 
 impl Program {
     pub fn new(command: &'static str, environment: BTreeMap<String, String>) -> Self {
-        Self { command, environment }
+        Self::of(&[command], environment)
+    }
+
+    /// The same with arguments.
+    pub fn of(arguments: &[&str], environment: BTreeMap<String, String>) -> Self {
+        Self { arguments: arguments.iter().map(|argument| (*argument).to_owned()).collect(), environment }
     }
 
     pub fn env(mut self, name: &str, value: impl std::fmt::Display) -> Self {
@@ -45,7 +50,7 @@ impl Program {
     pub fn start(&self) -> Process {
         let mut command = Command::new(env!("CARGO_BIN_EXE_warmproof"));
         command
-            .arg(self.command)
+            .args(&self.arguments)
             .env_clear()
             .envs(&self.environment)
             .stdin(Stdio::null())

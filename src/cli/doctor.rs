@@ -1,0 +1,264 @@
+//! `warmproof doctor`: is everything in place, and what to do where it is not.
+//!
+//! Exits with 0 when all is well, 1 on warnings, 2 on errors.
+
+use std::process::ExitCode;
+
+use chrono::{TimeDelta, Utc};
+use clap::Args;
+use serde::Serialize;
+
+use super::output;
+use crate::config::environment::Environment;
+use crate::config::verify::Switch;
+use crate::config::{DatabaseSettings, WorkerSettings};
+use crate::platform;
+use crate::store::doctor::Facts;
+use crate::store::fleet::PoolServed;
+use crate::store::{Store, connect, migrate};
+use crate::worker::Served;
+
+/// Beyond this our clock is said to be off; nothing of ours depends on it, but people read logs by it.
+const SKEW_MAX: TimeDelta = TimeDelta::seconds(2);
+/// An open transaction older than this keeps dead rows from being removed.
+const TRANSACTION_SECONDS_MAX: f64 = 60.0;
+/// Dead rows beyond this and beyond twice the live ones: vacuum does not keep up.
+const DEAD_ROWS_MAX: i64 = 50_000;
+/// Partitions should reach this far ahead.
+const DAYS_AHEAD_MIN: i64 = 3;
+
+/// What the doctor may look at.
+#[derive(Debug, Args)]
+pub(super) struct DoctorArgs {
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// How bad it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Severity {
+    Ok,
+    Warning,
+    Error,
+}
+
+/// One thing that was looked at.
+#[derive(Debug, Serialize)]
+struct Finding {
+    check: String,
+    severity: Severity,
+    told: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hint: Option<String>,
+}
+
+impl Finding {
+    fn well(check: &str, told: impl Into<String>) -> Self {
+        Self { check: check.to_owned(), severity: Severity::Ok, told: told.into(), hint: None }
+    }
+
+    fn ill(check: &str, severity: Severity, told: impl Into<String>, hint: &str) -> Self {
+        Self { check: check.to_owned(), severity, told: told.into(), hint: Some(hint.to_owned()) }
+    }
+
+    /// Well or ill by a condition, told the same way.
+    fn judged(check: &str, well: bool, severity: Severity, told: String, hint: &str) -> Self {
+        if well { Self::well(check, told) } else { Self::ill(check, severity, told, hint) }
+    }
+}
+
+/// Looks at everything and says what is wrong.
+pub(super) async fn doctor(args: DoctorArgs) -> anyhow::Result<ExitCode> {
+    let environment = Environment::from_process();
+    let mut findings = database(&environment).await?;
+    findings.extend(backends(&environment).await);
+    let worst = findings.iter().map(|finding| finding.severity).max().unwrap_or(Severity::Ok);
+    if args.json {
+        output::json(&serde_json::json!({ "worst": worst, "findings": findings }))?;
+    } else {
+        for finding in &findings {
+            let sign = match finding.severity {
+                Severity::Ok => "ok     ",
+                Severity::Warning => "WARNING",
+                Severity::Error => "ERROR  ",
+            };
+            output::line(&format!("{sign}  {:<18} {}", finding.check, output::plain(&finding.told)))?;
+            if let Some(hint) = &finding.hint {
+                output::line(&format!("{:29}hint: {}", "", output::plain(hint)))?;
+            }
+        }
+    }
+    Ok(match worst {
+        Severity::Ok => ExitCode::SUCCESS,
+        Severity::Warning => ExitCode::from(1),
+        Severity::Error => ExitCode::from(2),
+    })
+}
+
+async fn database(environment: &Environment) -> anyhow::Result<Vec<Finding>> {
+    let settings = DatabaseSettings::from_environment(environment)?.database;
+    let options = connect::options(&settings)?;
+    let schema = match migrate::check(&options, &settings.schema).await {
+        Ok(plan) if plan.ahead > 0 => {
+            Finding::well("schema", format!("version {}, {} ahead of this program", plan.version, plan.ahead))
+        }
+        Ok(plan) => Finding::well("schema", format!("version {}", plan.version)),
+        Err(error) => {
+            let hint = "check WARMPROOF_DATABASE_URL; if the database answers, run `warmproof migrate`";
+            return Ok(vec![Finding::ill("schema", Severity::Error, error.to_string(), hint)]);
+        }
+    };
+    let store = Store::connect(&settings).await?;
+    let mut findings = vec![schema];
+    findings.extend(of_facts(&store.facts().await?));
+    let conservation = store.conservation().await?;
+    let told = format!("{} unaccounted of {} scheduled", conservation.unaccounted, conservation.scheduled);
+    let hint = "a promise came or went uncounted: keep the database's log and report it";
+    findings.push(Finding::judged(
+        "conservation",
+        conservation.unaccounted == 0,
+        Severity::Error,
+        told,
+        hint,
+    ));
+    findings.extend(store.pools_served().await?.iter().map(of_pool));
+    Ok(findings)
+}
+
+fn of_facts(facts: &Facts) -> Vec<Finding> {
+    #[expect(clippy::disallowed_methods, reason = "the one place that compares clocks, for people")]
+    let skew = Utc::now() - facts.now;
+    let days_ahead = facts.partitions_until.map_or(-1, |until| (until - facts.now.date_naive()).num_days());
+    let Facts { leases_stuck, overdue, live_rows, dead_rows, oldest_transaction_seconds, .. } = facts;
+    vec![
+        Finding::judged(
+            "server",
+            facts.server_version >= 150_000,
+            Severity::Error,
+            format!("PostgreSQL {}.{}", facts.server_version / 10_000, facts.server_version % 10_000),
+            "Warmproof needs PostgreSQL 15 or newer",
+        ),
+        Finding::judged(
+            "durability",
+            facts.synchronous_commit != "off",
+            Severity::Error,
+            format!("synchronous_commit = {}", facts.synchronous_commit),
+            "a promise would not survive a crash: set it to `on` for this role and database",
+        ),
+        Finding::judged(
+            "clock",
+            skew.abs() <= SKEW_MAX,
+            Severity::Warning,
+            format!("this machine is {} ms from the database", skew.num_milliseconds()),
+            "nothing depends on it, but logs will not fit together: check time synchronisation",
+        ),
+        Finding::judged(
+            "overdue",
+            *overdue == 0,
+            Severity::Error,
+            format!("{overdue} verifications were not looked at for a minute"),
+            "start workers that serve their pools; `warmproof pending --standing overdue` shows them",
+        ),
+        Finding::judged(
+            "leases",
+            *leases_stuck == 0,
+            Severity::Warning,
+            format!("{leases_stuck} leases ended over a minute ago and were not taken over"),
+            "no worker serves their pool any more; `warmproof pools` shows who serves what",
+        ),
+        Finding::judged(
+            "transactions",
+            *oldest_transaction_seconds <= TRANSACTION_SECONDS_MAX,
+            Severity::Warning,
+            format!("the oldest open transaction is {oldest_transaction_seconds:.0} s old"),
+            "it keeps dead rows from being removed; docs/operating.md shows how to find it",
+        ),
+        Finding::judged(
+            "dead rows",
+            *dead_rows <= DEAD_ROWS_MAX.max(2 * live_rows),
+            Severity::Warning,
+            format!("{dead_rows} dead beside {live_rows} live rows of `pending`"),
+            "vacuum does not keep up: look for an open transaction, and at autovacuum_naptime",
+        ),
+        Finding::judged(
+            "partitions",
+            days_ahead >= DAYS_AHEAD_MIN,
+            Severity::Error,
+            format!("outcomes have partitions for {days_ahead} days to come"),
+            "any running worker makes them; read the workers' log",
+        ),
+    ]
+}
+
+fn of_pool(served: &PoolServed) -> Finding {
+    let check = format!("pool {}", served.pool);
+    if let Some(problem) = served.problems.first() {
+        return Finding::ill(
+            &check,
+            Severity::Error,
+            problem.clone(),
+            "its losses cannot be cold-started there",
+        );
+    }
+    let told = format!("{} workers, backend {}", served.workers, served.backends.join(", "));
+    match (served.workers, served.backends.len(), served.paused) {
+        (0, _, _) => {
+            let severity = if served.has_pending { Severity::Error } else { Severity::Warning };
+            let hint = "start `warmproof worker` with it in WARMPROOF_POOLS, or delete the pool";
+            Finding::ill(&check, severity, "no running worker serves it", hint)
+        }
+        (_, 2.., _) => Finding::ill(&check, Severity::Error, told, "its workers must agree on the backend"),
+        (_, _, true) => {
+            Finding::ill(&check, Severity::Warning, "it is paused", "`warmproof pools resume` ends that")
+        }
+        (_, _, false) => Finding::well(&check, told),
+    }
+}
+
+/// Asks the platforms and backends of a worker's environment, if this is one.
+async fn backends(environment: &Environment) -> Vec<Finding> {
+    let Ok(Switch::Enabled(settings)) = WorkerSettings::from_environment(environment) else {
+        let told = "not asked: this is no complete worker's environment";
+        return vec![Finding::well("platform", told)];
+    };
+    let mut findings = Vec::new();
+    for pool in &settings.pools {
+        let check = format!("platform {}", pool.name);
+        let connected = match platform::Client::new(&pool.platform) {
+            Ok(client) => client.connect().await.map_err(|error| error.to_string()),
+            Err(error) => Err(error.to_string()),
+        };
+        findings.push(match connected {
+            Ok(group) => Finding::well(&check, format!("it knows us as worker group {}", group.name)),
+            Err(error) => {
+                let hint = "check TRIGGER_API_URL, TRIGGER_WORKER_TOKEN and MANAGED_WORKER_SECRET";
+                Finding::ill(&check, Severity::Error, error, hint)
+            }
+        });
+    }
+    match Served::set_up(&settings.pools) {
+        Ok(served) => {
+            for (pool, one) in served {
+                let (check, backend) = (format!("backend {pool}"), one.workload.backend());
+                findings.push(match one.workload.check().await {
+                    Ok(()) => Finding::well(&check, format!("{backend} answers, as far as it can be asked")),
+                    Err(error) => {
+                        let hint = "its losses could not be cold-started from here";
+                        Finding::ill(&check, Severity::Error, format!("{backend}: {error}"), hint)
+                    }
+                });
+            }
+        }
+        Err(error) => {
+            findings.push(Finding::ill(
+                "backend",
+                Severity::Error,
+                error.to_string(),
+                "mend the configuration",
+            ));
+        }
+    }
+    findings
+}

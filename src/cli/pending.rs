@@ -1,0 +1,203 @@
+//! `warmproof pending` and `warmproof cancel`: what waits, and how to take it back.
+
+use std::process::ExitCode;
+
+use clap::{Args, ValueEnum};
+use serde_json::json;
+
+use super::output;
+use crate::domain::ids::{RunId, SnapshotId};
+use crate::domain::verification::Cancelled;
+use crate::store::Store;
+use crate::store::lookup::Pending;
+use crate::store::pending::{PendingFilter, Standing};
+
+/// Most verifications that one command cancels.
+const CANCEL_MAX: u32 = 1_000_000;
+
+/// Which pending verifications are meant.
+#[derive(Debug, Args)]
+pub(super) struct Filter {
+    /// Only in this pool
+    #[arg(long)]
+    pool: Option<String>,
+    /// Only from this supervisor
+    #[arg(long)]
+    supervisor: Option<String>,
+    /// Only from this region
+    #[arg(long)]
+    region: Option<String>,
+    /// Only of this deployment version
+    #[arg(long = "deployment-version", value_name = "VERSION")]
+    deployment_version: Option<String>,
+    /// Only those that stand so
+    #[arg(long, value_enum)]
+    standing: Option<StandingArg>,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum StandingArg {
+    /// A worker holds it
+    Claimed,
+    /// Its loss is marked
+    Lost,
+    /// Its loss waits: over the cap, in a brown-out, paused
+    Held,
+    /// Nobody looked in time
+    Overdue,
+}
+
+impl Filter {
+    fn into_filter(self) -> PendingFilter {
+        PendingFilter {
+            pool: self.pool,
+            supervisor: self.supervisor,
+            region: self.region,
+            deployment_version: self.deployment_version,
+            standing: self.standing.map(|standing| match standing {
+                StandingArg::Claimed => Standing::Claimed,
+                StandingArg::Lost => Standing::Lost,
+                StandingArg::Held => Standing::Held,
+                StandingArg::Overdue => Standing::Overdue,
+            }),
+        }
+    }
+}
+
+/// What `pending` shows.
+#[derive(Debug, Args)]
+pub(super) struct PendingArgs {
+    #[command(flatten)]
+    filter: Filter,
+    /// At most so many, the next to be looked at first
+    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    limit: u32,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Shows totals by pool and the verifications that are looked at next.
+pub(super) async fn pending(args: PendingArgs) -> anyhow::Result<ExitCode> {
+    let store = output::connect().await?;
+    let totals = store.pending_totals().await?;
+    let page = store.pending_page(&args.filter.into_filter(), None, args.limit).await?;
+    if args.json {
+        output::json(&json!({ "totals": totals, "pending": page }))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let header = ["pool", "pending", "claimed", "overdue", "lost", "held"];
+    let numbers = totals.iter().map(|one| {
+        let counts = [one.pending, one.claimed, one.overdue, one.lost, one.held];
+        std::iter::once(one.pool.clone()).chain(counts.iter().map(ToString::to_string)).collect()
+    });
+    output::table(&header, numbers.collect())?;
+    if page.is_empty() {
+        output::line("nothing of that is pending")?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let now = store.clock().await?;
+    let header = ["run", "pool", "supervisor", "looked at in", "standing", "worker", "last error"];
+    let row = |one: &Pending| {
+        vec![
+            one.run_id.clone(),
+            one.pool.clone(),
+            output::or_dash(one.supervisor.as_deref()),
+            output::span(one.look_at - now),
+            standing(one).to_owned(),
+            output::or_dash(one.worker.as_deref()),
+            output::or_dash(one.last_error.as_deref()),
+        ]
+    };
+    output::table(&header, page.iter().map(row).collect())?;
+    if page.len() == args.limit as usize {
+        output::line("there may be more; ask with a larger --limit")?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn standing(pending: &Pending) -> &'static str {
+    let held = pending.last_error.as_deref().is_some_and(|error| error.starts_with("held: "));
+    match (pending.worker.is_some(), pending.create_permitted_at.is_some(), pending.lost_at.is_some()) {
+        (true, _, _) => "claimed",
+        (false, true, _) => "create permitted",
+        (false, false, true) if held => "lost, held",
+        (false, false, true) => "lost",
+        (false, false, false) => "waiting",
+    }
+}
+
+/// What `cancel` takes back: one run, or all that a filter means.
+#[derive(Debug, Args)]
+pub(super) struct CancelArgs {
+    /// The run; without it a filter is needed
+    run: Option<String>,
+    /// Only if its pending verification is for this snapshot
+    #[arg(long, requires = "run")]
+    snapshot: Option<String>,
+    #[command(flatten)]
+    filter: Filter,
+    /// Cancel what a filter means; without it they are only counted
+    #[arg(long)]
+    yes: bool,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Cancels as an operator. Exits with 1 when there was nothing to cancel.
+pub(super) async fn cancel(args: CancelArgs) -> anyhow::Result<ExitCode> {
+    let filter = args.filter.into_filter();
+    let of_filter = filter != PendingFilter::default();
+    match args.run {
+        Some(_) if of_filter => anyhow::bail!("name a run or a filter, not both"),
+        Some(run) => cancel_run(&run, args.snapshot.as_deref(), args.json).await,
+        None if !of_filter => anyhow::bail!(
+            "name a run, or a filter such as --pool NAME; `warmproof pending` shows what there is"
+        ),
+        None => cancel_filter(&filter, args.yes, args.json).await,
+    }
+}
+
+async fn cancel_run(run: &str, snapshot: Option<&str>, json: bool) -> anyhow::Result<ExitCode> {
+    let run_id = RunId::parse(run.to_owned())?;
+    let snapshot_id = snapshot.map(|snapshot| SnapshotId::parse(snapshot.to_owned())).transpose()?;
+    let store = output::connect().await?;
+    let cancelled = store.operator_cancel(&run_id, snapshot_id, &output::actor()).await?;
+    if json {
+        output::json(&cancelled)?;
+    } else {
+        output::line(match &cancelled {
+            Cancelled::Cancelled { .. } => "cancelled: nobody will look, nothing will be started",
+            Cancelled::Noted { .. } => "noted",
+            Cancelled::TooLate { .. } => "too late: a cold start is permitted already",
+            Cancelled::NotFound => "nothing is pending for that run; `warmproof show RUN` tells its past",
+        })?;
+    }
+    let done = matches!(cancelled, Cancelled::Cancelled { .. });
+    Ok(if done { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+async fn cancel_filter(filter: &PendingFilter, yes: bool, json: bool) -> anyhow::Result<ExitCode> {
+    let store = output::connect().await?;
+    if !yes {
+        let matching = store.count_pending(filter, CANCEL_MAX).await?;
+        if json {
+            output::json(&json!({ "matching": matching }))?;
+        } else {
+            output::line(&format!("{matching} verifications match; say --yes to cancel them"))?;
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
+    let cancelled = cancel_all(&store, filter).await?;
+    if json {
+        output::json(&json!({ "cancelled": cancelled }))?;
+    } else {
+        output::line(&format!("{cancelled} verifications cancelled"))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn cancel_all(store: &Store, filter: &PendingFilter) -> anyhow::Result<u32> {
+    Ok(store.operator_cancel_where(filter, CANCEL_MAX, &output::actor()).await?)
+}

@@ -1,0 +1,196 @@
+//! `warmproof pools`: settings of pools, shown and changed while everything runs.
+
+use std::process::ExitCode;
+
+use clap::{Args, Subcommand, ValueEnum};
+use serde_json::json;
+
+use super::output;
+use crate::domain::pool::OnConnect;
+use crate::store::pool::{Pool, PoolChange};
+
+/// What to do with pools.
+#[derive(Debug, Args)]
+pub(super) struct PoolsArgs {
+    #[command(subcommand)]
+    action: Option<Action>,
+    /// Print JSON
+    #[arg(long, global = true)]
+    json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    /// Show all pools; the default
+    List,
+    /// Claim nothing of a pool until it is resumed
+    Pause {
+        /// The pool
+        pool: String,
+    },
+    /// Claim again
+    Resume {
+        /// The pool
+        pool: String,
+    },
+    /// Record losses and create nothing, or create again
+    Shadow {
+        /// The pool
+        pool: String,
+        /// Whether
+        #[arg(value_enum)]
+        shadow: OnOff,
+    },
+    /// From schedule to look, when a call brings no delay of its own
+    Delay {
+        /// The pool
+        pool: String,
+        /// Milliseconds from 1000 to 60000, or `none`
+        #[arg(value_parser = number_or_none)]
+        delay_ms: Limit,
+    },
+    /// Most fallbacks in one window, all workers together
+    Cap {
+        /// The pool
+        pool: String,
+        /// A count, 0 to stop all fallbacks, or `none`
+        #[arg(value_parser = number_or_none)]
+        cap: Limit,
+        /// The window in milliseconds, 100 to 3600000; unchanged if not given
+        #[arg(long, value_name = "MS")]
+        window_ms: Option<i32>,
+    },
+    /// Whether a runner's connect ends its verification, or is only noted
+    OnConnect {
+        /// The pool
+        pool: String,
+        /// What a connect means
+        #[arg(value_enum)]
+        means: Means,
+    },
+    /// From a created fallback to the look whether it helped
+    SecondLook {
+        /// The pool
+        pool: String,
+        /// Milliseconds from 1000 to 600000, or `none`
+        #[arg(value_parser = number_or_none)]
+        after_ms: Limit,
+    },
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum OnOff {
+    On,
+    Off,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Means {
+    Confirm,
+    KeepWatching,
+}
+
+/// A number, or none.
+#[derive(Debug, Clone, Copy)]
+struct Limit(Option<i32>);
+
+fn number_or_none(text: &str) -> Result<Limit, String> {
+    if text == "none" {
+        return Ok(Limit(None));
+    }
+    text.parse().map(|number| Limit(Some(number))).map_err(|_| "say a whole number or `none`".to_owned())
+}
+
+impl Action {
+    /// Which pool it changes and how; `None`: it only looks.
+    fn change(self) -> Option<(String, PoolChange)> {
+        let none = PoolChange::default();
+        Some(match self {
+            Self::List => return None,
+            Self::Pause { pool } => (pool, PoolChange { paused: Some(true), ..none }),
+            Self::Resume { pool } => (pool, PoolChange { paused: Some(false), ..none }),
+            Self::Shadow { pool, shadow } => {
+                (pool, PoolChange { shadow: Some(matches!(shadow, OnOff::On)), ..none })
+            }
+            Self::Delay { pool, delay_ms } => (pool, PoolChange { delay_ms: Some(delay_ms.0), ..none }),
+            Self::Cap { pool, cap, window_ms } => {
+                (pool, PoolChange { cap: Some(cap.0), cap_window_ms: window_ms, ..none })
+            }
+            Self::OnConnect { pool, means } => {
+                let on_connect = match means {
+                    Means::Confirm => OnConnect::Confirm,
+                    Means::KeepWatching => OnConnect::KeepWatching,
+                };
+                (pool, PoolChange { on_connect: Some(on_connect), ..none })
+            }
+            Self::SecondLook { pool, after_ms } => {
+                (pool, PoolChange { second_look_after_ms: Some(after_ms.0), ..none })
+            }
+        })
+    }
+}
+
+/// Lists pools, or changes one and shows it.
+pub(super) async fn pools(args: PoolsArgs) -> anyhow::Result<ExitCode> {
+    let Some((name, change)) = args.action.and_then(Action::change) else { return list(args.json).await };
+    if let Err(faults) = change.check() {
+        let told: Vec<String> = faults.iter().map(ToString::to_string).collect();
+        anyhow::bail!(told.join("; "));
+    }
+    let store = output::connect().await?;
+    let Some(changed) = store.change_pool(&name, &change, &output::actor()).await? else {
+        let known: Vec<String> = store.pool_settings().await?.into_iter().map(|pool| pool.name).collect();
+        anyhow::bail!("there is no pool `{}`; there is: {}", output::plain(&name), known.join(", "));
+    };
+    if args.json {
+        output::json(&changed)?
+    } else {
+        show(std::slice::from_ref(&changed))?
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn list(json: bool) -> anyhow::Result<ExitCode> {
+    let store = output::connect().await?;
+    let (settings, served) = (store.pool_settings().await?, store.pools_served().await?);
+    if json {
+        output::json(&json!({ "pools": settings, "served": served }))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    show(&settings)?;
+    let rows = served.iter().map(|one| {
+        let pending = if one.has_pending { "yes" } else { "no" };
+        vec![
+            one.pool.clone(),
+            one.workers.to_string(),
+            one.backends.join(", "),
+            pending.to_owned(),
+            one.problems.join("; "),
+        ]
+    });
+    output::table(&["pool", "workers", "backend", "pending", "problems"], rows.collect())?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn show(pools: &[Pool]) -> anyhow::Result<()> {
+    let header = ["pool", "state", "delay", "cap", "window", "on connect", "settle down", "second look"];
+    let row = |pool: &Pool| {
+        let state = match (pool.paused, pool.shadow) {
+            (true, _) => "paused",
+            (false, true) => "shadow",
+            (false, false) => "active",
+        };
+        let millis = |value: Option<i32>| value.map_or("-".to_owned(), |value| format!("{value} ms"));
+        vec![
+            pool.name.clone(),
+            state.to_owned(),
+            millis(pool.delay_ms),
+            pool.cap.map_or("-".to_owned(), |cap| cap.to_string()),
+            millis(Some(pool.cap_window_ms)),
+            pool.on_connect.clone(),
+            millis(Some(pool.settle_down_ms)),
+            millis(pool.second_look_after_ms),
+        ]
+    };
+    output::table(&header, pools.iter().map(row).collect())
+}

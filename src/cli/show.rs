@@ -1,0 +1,167 @@
+//! `warmproof show RUN`: why a run was cold-started, or was not, as a timeline.
+
+use std::process::ExitCode;
+
+use chrono::{DateTime, Utc};
+use clap::Args;
+use serde_json::json;
+
+use super::output;
+use crate::domain::ids::RunId;
+use crate::domain::outcome::Outcome;
+use crate::store::lookup::Pending;
+use crate::store::second_look::SecondLookTold;
+
+/// Past verifications of a run that are shown.
+const HISTORY_MAX: i64 = 20;
+
+/// Which run to show.
+#[derive(Debug, Args)]
+pub(super) struct ShowArgs {
+    /// The run's friendly id, such as `run_06n8r0j5c2p5ve1k3m7qfa9he1`
+    run: String,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// One thing that happened, or will.
+struct Moment {
+    at: DateTime<Utc>,
+    what: String,
+}
+
+/// Shows the run's verifications, the newest last. Exits with 1 if there are none.
+pub(super) async fn show(args: ShowArgs) -> anyhow::Result<ExitCode> {
+    let run_id = RunId::parse(args.run)?;
+    let store = output::connect().await?;
+    let pending = store.pending_of(&run_id).await?;
+    let mut outcomes = store.outcomes_of(&run_id, HISTORY_MAX).await?;
+    outcomes.reverse();
+    let ids: Vec<_> = outcomes.iter().map(|outcome| outcome.id).collect();
+    let looks = store.second_looks_of(&ids).await?;
+    if args.json {
+        output::json(&json!({
+            "run_id": run_id, "pending": pending, "outcomes": outcomes, "second_looks": looks,
+        }))?;
+    } else {
+        for outcome in &outcomes {
+            let look = looks.iter().find(|look| look.verification_id == outcome.id);
+            let title = format!("{} of snapshot {}", outcome.outcome, outcome.snapshot_id);
+            tell(&title, past(outcome, look))?;
+        }
+        if let Some(pending) = &pending {
+            tell(&format!("pending for snapshot {}", pending.snapshot_id), present(pending))?;
+        }
+    }
+    if outcomes.is_empty() && pending.is_none() {
+        if !args.json {
+            output::line(&format!("no verification of {run_id}: never scheduled here, or pruned"))?;
+        }
+        return Ok(ExitCode::FAILURE);
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn tell(title: &str, mut moments: Vec<Moment>) -> anyhow::Result<()> {
+    moments.sort_by_key(|moment| moment.at);
+    output::line(&output::plain(title))?;
+    let begin = moments.first().map_or(DateTime::UNIX_EPOCH, |moment| moment.at);
+    for moment in moments {
+        let since = output::span(moment.at - begin);
+        output::line(&format!(
+            "  {}  +{since:>10}  {}",
+            output::instant(moment.at),
+            output::plain(&moment.what)
+        ))?;
+    }
+    output::line("")
+}
+
+fn past(outcome: &Outcome, look: Option<&SecondLookTold>) -> Vec<Moment> {
+    let mut moments = vec![
+        dequeued(outcome.dequeued_at),
+        scheduled(outcome.scheduled_at, &outcome.pool, outcome.supervisor.as_deref()),
+        Moment { at: outcome.due_at, what: "due".to_owned() },
+        Moment { at: outcome.settled_at, what: ended(outcome) },
+    ];
+    moments.extend(steps(outcome.connected_at, outcome.lost_at, outcome.create_permitted_at));
+    if let Some(look) = look {
+        let (at, what) = match (&look.result, look.looked_at) {
+            (Some(result), Some(at)) => {
+                let error = look.error.as_deref().map_or(String::new(), |error| format!(": {error}"));
+                (at, format!("second look: {result}{error}"))
+            }
+            _ => (look.look_at, "second look is due".to_owned()),
+        };
+        moments.push(Moment { at, what });
+    }
+    moments
+}
+
+fn present(pending: &Pending) -> Vec<Moment> {
+    let mut next = "next look".to_owned();
+    if let Some(worker) = &pending.worker {
+        next = format!("{next}, in the hand of {worker}");
+    }
+    if let Some(error) = &pending.last_error {
+        next = format!("{next}; {error}");
+    }
+    let mut moments = vec![
+        dequeued(pending.dequeued_at),
+        scheduled(pending.scheduled_at, &pending.pool, pending.supervisor.as_deref()),
+        Moment { at: pending.due_at, what: "due".to_owned() },
+        Moment { at: pending.look_at, what: next },
+    ];
+    moments.extend(steps(pending.connected_at, pending.lost_at, pending.create_permitted_at));
+    moments
+}
+
+fn dequeued(at: DateTime<Utc>) -> Moment {
+    Moment { at, what: "dequeued, by the platform's clock".to_owned() }
+}
+
+fn scheduled(at: DateTime<Utc>, pool: &str, supervisor: Option<&str>) -> Moment {
+    let by = supervisor.map_or(String::new(), |supervisor| format!(" by {supervisor}"));
+    Moment { at, what: format!("scheduled in pool {pool}{by}") }
+}
+
+fn steps(
+    connected_at: Option<DateTime<Utc>>,
+    lost_at: Option<DateTime<Utc>>,
+    permitted_at: Option<DateTime<Utc>>,
+) -> impl Iterator<Item = Moment> {
+    [
+        (connected_at, "the runner connected"),
+        (lost_at, "seen lost: the platform still had the dispatched snapshot"),
+        (permitted_at, "a cold start was permitted"),
+    ]
+    .into_iter()
+    .filter_map(|(at, what)| Some(Moment { at: at?, what: what.to_owned() }))
+}
+
+/// How it ended, in one sentence.
+fn ended(outcome: &Outcome) -> String {
+    let mut told = match (outcome.outcome.as_str(), outcome.reason.as_deref()) {
+        ("delivered", Some(reason)) => format!("delivered: the run was {reason}"),
+        ("cancelled", Some(reason)) => format!("cancelled: {reason}"),
+        ("superseded", _) => "superseded by a newer dispatch".to_owned(),
+        (outcome, _) => outcome.to_owned(),
+    };
+    let facts = [
+        outcome.fallback_result.as_ref().map(|result| format!("result {result}")),
+        outcome.workload.as_ref().map(|workload| format!("workload {workload}")),
+        outcome.worker.as_ref().map(|worker| format!("by worker {worker}")),
+        outcome.probe_ms.map(|ms| format!("last probe {ms} ms")),
+        Some(format!(
+            "{} claims, {} probes, {} creates",
+            outcome.claim_count, outcome.probe_count, outcome.create_count
+        )),
+        outcome.late.then(|| "late: it may show the redriven dispatch".to_owned()),
+        outcome.error.as_ref().map(|error| format!("error: {error}")),
+    ];
+    for fact in facts.into_iter().flatten() {
+        told = format!("{told}; {fact}");
+    }
+    told
+}

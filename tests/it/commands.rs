@@ -1,0 +1,182 @@
+//! The operator's commands, run as a person runs them: the real binary against a real database.
+
+use serde_json::{Value, json};
+use warmproof::domain::verification::CancelReason;
+
+use crate::support::db::{Db, db};
+use crate::support::dispatch::{cancellation, claimed, fresh, schedule, settlement, started};
+use crate::support::process::Program;
+
+/// What a command answered.
+struct Answer {
+    code: Option<i32>,
+    out: String,
+    err: String,
+}
+
+impl Answer {
+    fn json(&self) -> Value {
+        serde_json::from_str(&self.out).unwrap_or_else(|error| panic!("{error}: {}{}", self.out, self.err))
+    }
+}
+
+async fn run(db: &Db, args: &[&str]) -> Answer {
+    let environment = [("WARMPROOF_DATABASE_URL".to_owned(), db.url())].into();
+    let mut process = Program::of(args, environment).start();
+    let code = process.ended().await;
+    Answer { code, out: process.stdout().join("\n"), err: process.stderr().join("\n") }
+}
+
+async fn json_of(db: &Db, args: &[&str]) -> Value {
+    let answer = run(db, &[args, &["--json"]].concat()).await;
+    assert_eq!(answer.code, Some(0), "{args:?}: {}{}", answer.out, answer.err);
+    answer.json()
+}
+
+#[tokio::test]
+async fn pending_shows_totals_and_what_is_looked_at_next() {
+    let db = db().await;
+    for run in ["run_a", "run_b", "run_c"] {
+        let _ = schedule(&db.store, fresh(run, "snapshot_1")).await;
+    }
+    db.run("update pending set look_at = look_at - interval '5 s' where run_id = 'run_c'").await;
+    let all = json_of(&db, &["pending"]).await;
+    assert_eq!(all["totals"][0]["pending"], 3);
+    let runs: Vec<&str> =
+        all["pending"].as_array().unwrap().iter().map(|one| one["run_id"].as_str().unwrap()).collect();
+    assert_eq!(runs, ["run_c", "run_a", "run_b"], "the next to be looked at first");
+    let one = json_of(&db, &["pending", "--limit", "1"]).await;
+    assert_eq!(one["pending"].as_array().unwrap().len(), 1);
+    let none = json_of(&db, &["pending", "--standing", "held"]).await;
+    assert_eq!(none["pending"], json!([]));
+    let told = run(&db, &["pending", "--supervisor", "supervisor-1"]).await;
+    assert!(told.out.contains("run_a") && told.out.contains("waiting"), "{}", told.out);
+}
+
+#[tokio::test]
+async fn cancel_takes_back_one_run_or_previews_and_cancels_a_filter() {
+    let db = db().await;
+    for run in ["run_a", "run_b", "run_c"] {
+        let _ = schedule(&db.store, fresh(run, "snapshot_1")).await;
+    }
+    let one = run(&db, &["cancel", "run_a"]).await;
+    assert_eq!(one.code, Some(0), "{}", one.err);
+    let again = run(&db, &["cancel", "run_a"]).await;
+    assert_eq!(again.code, Some(1), "there is nothing left to cancel");
+    assert_eq!(run(&db, &["cancel", "run_b", "--snapshot", "snapshot_9"]).await.code, Some(1));
+
+    let nothing = run(&db, &["cancel", "--yes"]).await;
+    assert!(nothing.code == Some(1) && nothing.err.contains("name a run, or a filter"), "{}", nothing.err);
+    assert_eq!(json_of(&db, &["cancel", "--pool", "default"]).await, json!({"matching": 2}));
+    let left: i64 = db.value("select count(*) from pending").await;
+    assert_eq!(left, 2, "a preview changes nothing");
+    assert_eq!(json_of(&db, &["cancel", "--pool", "default", "--yes"]).await, json!({"cancelled": 2}));
+    let reasons: i64 = db.value("select count(*) from outcome where reason = 'operator'").await;
+    assert_eq!(reasons, 3);
+    let audited: Vec<String> =
+        sqlx::query_scalar("select action from audit order by id").fetch_all(db.pool()).await.unwrap();
+    assert_eq!(audited, ["cancel", "cancel", "cancel", "cancel.filter"]);
+    let actor: String = db.value("select distinct actor from audit").await;
+    assert!(actor.starts_with("cli:"), "{actor}");
+    db.assert_conserved().await;
+}
+
+#[tokio::test]
+async fn show_tells_why_a_run_was_cold_started_and_says_when_it_knows_nothing() {
+    let db = db().await;
+    let claim = claimed(&db.store, "run_a", "snapshot_1").await;
+    let _ = db.store.settle(&[settlement(&claim, started())]).await.unwrap();
+    let shown = json_of(&db, &["show", "run_a"]).await;
+    assert_eq!(shown["outcomes"][0]["outcome"], "delivered");
+    let told = run(&db, &["show", "run_a"]).await.out;
+    for text in [
+        "delivered of snapshot snapshot_1",
+        "scheduled in pool default by supervisor-1",
+        "the run was started",
+    ] {
+        assert!(told.contains(text), "{told}");
+    }
+    let none = run(&db, &["show", "run_z"]).await;
+    assert!(none.code == Some(1) && none.out.contains("never scheduled here"), "{}", none.out);
+    let bad = run(&db, &["show", "z"]).await;
+    assert!(bad.code == Some(1) && bad.err.contains("run_"), "{}", bad.err);
+}
+
+#[tokio::test]
+async fn pools_are_shown_and_changed_and_a_bad_value_changes_nothing() {
+    let db = db().await;
+    assert_eq!(json_of(&db, &["pools"]).await["pools"][0]["name"], "default");
+    assert_eq!(json_of(&db, &["pools", "cap", "default", "100", "--window-ms", "2000"]).await["cap"], 100);
+    assert_eq!(json_of(&db, &["pools", "pause", "default"]).await["paused"], true);
+    assert_eq!(json_of(&db, &["pools", "resume", "default"]).await["paused"], false);
+    assert_eq!(json_of(&db, &["pools", "shadow", "default", "on"]).await["shadow"], true);
+    assert_eq!(json_of(&db, &["pools", "delay", "default", "8000"]).await["delay_ms"], 8000);
+    assert_eq!(json_of(&db, &["pools", "delay", "default", "none"]).await["delay_ms"], Value::Null);
+    let changed = json_of(&db, &["pools", "on-connect", "default", "keep-watching"]).await;
+    assert_eq!(
+        (&changed["on_connect"], &changed["cap"], &changed["cap_window_ms"]),
+        (&json!("keep_watching"), &json!(100), &json!(2000))
+    );
+    let before: i64 = db.value("select count(*) from audit").await;
+    let bad = run(&db, &["pools", "delay", "default", "5"]).await;
+    assert!(bad.code == Some(1) && bad.err.contains("`delay_ms`: must be from 1000 to 60000"), "{}", bad.err);
+    let unknown = run(&db, &["pools", "pause", "defautl"]).await;
+    assert!(unknown.code == Some(1) && unknown.err.contains("there is: default"), "{}", unknown.err);
+    let after: i64 = db.value("select count(*) from audit").await;
+    assert_eq!((before, after), (7, 7));
+}
+
+#[tokio::test]
+async fn a_token_is_shown_once_and_stored_as_a_hash() {
+    let db = db().await;
+    let made = run(&db, &["token", "create", "ci", "--scope", "read", "--scope", "schedule"]).await;
+    let token = made.out.trim().to_owned();
+    assert!(token.starts_with("wp_") && token.len() == 67, "{token}");
+    assert!(!made.err.contains(&token));
+    let listed = run(&db, &["token", "list"]).await.out;
+    assert!(listed.contains("schedule, read") && !listed.contains(&token), "{listed}");
+    let stored: Vec<u8> = db.value("select hash from token").await;
+    assert_eq!(stored, warmproof::store::token::hash(&token));
+    let taken = run(&db, &["token", "create", "ci", "--scope", "read"]).await;
+    assert!(taken.code == Some(1) && taken.err.contains("there is a token `ci` already"), "{}", taken.err);
+    assert_eq!(run(&db, &["token", "revoke", "ci"]).await.code, Some(0));
+    assert_eq!(run(&db, &["token", "revoke", "ci"]).await.code, Some(1));
+}
+
+#[tokio::test]
+async fn the_doctor_grades_what_it_finds() {
+    let db = db().await;
+    let severity = async |check: &str| -> (Option<i32>, Value) {
+        let answer = run(&db, &["doctor", "--json"]).await;
+        let findings = answer.json()["findings"].as_array().unwrap().clone();
+        let found = findings.into_iter().find(|finding| finding["check"] == check);
+        (answer.code, found.unwrap_or_else(|| panic!("no {check}"))["severity"].clone())
+    };
+    assert_eq!(severity("pool default").await, (Some(1), json!("warning")), "nobody serves it");
+    db.run(
+        "insert into worker (name, version, in_hand, pools, backends, problems)
+         values ('w1', '1', 0, '{default}', '{gateway}', '{null}')",
+    )
+    .await;
+    assert_eq!(severity("pool default").await, (Some(0), json!("ok")));
+    let _ = schedule(&db.store, fresh("run_a", "snapshot_1")).await;
+    db.run("update pending set look_at = look_at - interval '5 min'").await;
+    assert_eq!(severity("overdue").await, (Some(2), json!("error")));
+    let reason = CancelReason::Operator;
+    let _ = db.store.cancel(&[cancellation("run_a", None, reason)]).await.unwrap();
+    db.run("delete from outcome_count where outcome = 'cancelled'").await;
+    assert_eq!(severity("conservation").await, (Some(2), json!("error")));
+}
+
+#[tokio::test]
+async fn a_database_that_is_not_there_is_said_with_what_to_do() {
+    let environment =
+        [("WARMPROOF_DATABASE_URL".to_owned(), "postgres://nobody@127.0.0.1:1/none".to_owned())].into();
+    let mut process = Program::of(&["doctor"], environment).start();
+    assert_eq!(process.ended().await, Some(2));
+    let told = process.stdout().join("\n");
+    assert!(told.contains("ERROR") && told.contains("check WARMPROOF_DATABASE_URL"), "{told}");
+    let mut completions = Program::of(&["completions", "bash"], [].into()).start();
+    assert_eq!(completions.ended().await, Some(0));
+    assert!(completions.stdout().join("\n").contains("_warmproof"));
+}
