@@ -1,0 +1,145 @@
+//! Tokens with scopes, and what operators see and do through the API.
+
+use reqwest::Method;
+use secrecy::SecretString;
+use serde_json::{Value, json};
+use warmproof::store::audit::Actor;
+use warmproof::store::token::Scope;
+
+use crate::support::api::{Answer, Api, api, hit, send};
+
+/// A token of these scopes, made as the command makes one.
+async fn token(api: &Api, name: &str, scopes: &[Scope]) -> String {
+    let token = format!("wp_{name}-0123456789abcdef");
+    let secret = SecretString::from(token.clone());
+    assert!(api.db.store.create_token(name, scopes, &secret, &Actor("test".to_owned())).await.unwrap());
+    token
+}
+
+async fn call(api: &Api, token: &str, method: Method, path: &str, body: Value) -> Answer {
+    let request = api.anonymous(method.clone(), path).bearer_auth(token);
+    send(if method == Method::GET { request } else { request.body(body.to_string()) }).await
+}
+
+#[tokio::test]
+async fn a_token_may_do_what_its_scopes_say_and_no_more() {
+    let api = api().await;
+    let tokens = [
+        token(&api, "schedules", &[Scope::Schedule]).await,
+        token(&api, "reads", &[Scope::Read]).await,
+        token(&api, "operates", &[Scope::Operate]).await,
+    ];
+    let cancel = |reason: &str| json!({"run_id": "run_none", "reason": reason});
+    let calls = [
+        (Method::POST, "/v1/verifications", hit("run_a", "snapshot_1"), [201, 403, 403]),
+        (Method::POST, "/v1/cancellations", cancel("connected"), [200, 403, 403]),
+        (Method::GET, "/v1/pending", Value::Null, [403, 200, 403]),
+        (Method::GET, "/v1/runs/run_a", Value::Null, [403, 200, 403]),
+        (Method::GET, "/v1/pools", Value::Null, [403, 200, 403]),
+        (Method::GET, "/v1/workers", Value::Null, [403, 200, 403]),
+        (Method::GET, "/v1/audit", Value::Null, [403, 200, 403]),
+        (Method::PATCH, "/v1/pools/default", json!({"shadow": false}), [403, 403, 200]),
+        (Method::POST, "/v1/runs/run_a/look-now", Value::Null, [403, 403, 200]),
+        (Method::POST, "/v1/pending/cancel", json!({"filter": {"pool": "none"}}), [403, 403, 200]),
+    ];
+    for (method, path, body, expected) in calls {
+        for (token, status) in tokens.iter().zip(expected) {
+            let answer = call(&api, token, method.clone(), path, body.clone()).await;
+            assert_eq!(answer.status, status, "{method} {path}: {answer:?}");
+            if status == 403 {
+                assert_eq!(answer.problem()["type"], "urn:warmproof:forbidden");
+            }
+        }
+        assert_eq!(call(&api, "wp_nobodys", method, path, body).await.status, 401);
+    }
+    let operator = call(&api, &tokens[0], Method::POST, "/v1/cancellations", cancel("operator")).await;
+    assert_eq!(operator.status, 403, "cancelling as an operator is an operator's");
+}
+
+#[tokio::test]
+async fn a_revoked_token_is_good_for_a_few_seconds_at_most() {
+    let api = api().await;
+    let token = token(&api, "brief", &[Scope::Read]).await;
+    assert_eq!(call(&api, &token, Method::GET, "/v1/workers", Value::Null).await.status, 200);
+    assert!(api.db.store.revoke_token("brief", &Actor("test".to_owned())).await.unwrap());
+    crate::support::wait::until("the token is refused", async || {
+        let answer = call(&api, &token, Method::GET, "/v1/workers", Value::Null).await;
+        (answer.status == 401).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn pending_is_paged_without_losing_or_repeating_any() {
+    let api = api().await;
+    let hits: Vec<Value> = (0..7).map(|n| hit(&format!("run_{n}"), "snapshot_1")).collect();
+    assert_eq!(api.schedule(&Value::from(hits)).await.status, 201);
+    // Rows of one batch share their instant: the run tells them apart.
+    let (mut seen, mut path) = (Vec::new(), "/v1/pending?limit=3".to_owned());
+    loop {
+        let page = api.get(&path).await.json();
+        let rows = page["pending"].as_array().unwrap();
+        seen.extend(rows.iter().map(|row| row["run_id"].as_str().unwrap().to_owned()));
+        assert!(rows.iter().all(|row| row.get("message").is_none()));
+        match page["next"].as_str() {
+            Some(next) => path = format!("/v1/pending?limit=3&after={next}"),
+            None => break,
+        }
+    }
+    seen.sort();
+    assert_eq!(seen, (0..7).map(|n| format!("run_{n}")).collect::<Vec<_>>());
+    for bad in ["limit=0", "limit=501", "after=x", "after=1.x", "standing=odd", "colour=red"] {
+        assert_eq!(api.get(&format!("/v1/pending?{bad}")).await.status, 422, "{bad}");
+    }
+}
+
+#[tokio::test]
+async fn a_filter_is_counted_before_it_is_cancelled_and_must_name_something() {
+    let api = api().await;
+    let hits: Vec<Value> = (0..5).map(|n| hit(&format!("run_{n}"), "snapshot_1")).collect();
+    api.schedule(&Value::from(hits)).await;
+    let post = async |body: Value| api.post("/v1/pending/cancel", body.to_string()).await;
+    assert_eq!(post(json!({"filter": {}})).await.fields(), ["/filter"]);
+    assert_eq!(post(json!({"filter": {"pool": 1}})).await.fields(), ["/filter/pool"]);
+    let filter = json!({"pool": "default"});
+    assert_eq!(post(json!({"filter": filter, "preview": true})).await.json(), json!({"matching": 5}));
+    assert_eq!(post(json!({"filter": filter})).await.json(), json!({"cancelled": 5}));
+    let audited = api.get("/v1/audit").await.json();
+    assert_eq!(audited[0]["action"], "cancel.filter");
+    assert_eq!(audited[0]["actor"], "environment");
+    assert_eq!(audited[0]["detail"], json!({"filter": filter, "cancelled": 5}));
+    api.db.assert_conserved().await;
+}
+
+#[tokio::test]
+async fn a_pool_is_changed_whole_or_not_at_all() {
+    let api = api().await;
+    let patch = async |body: Value| {
+        send(api.request(Method::PATCH, "/v1/pools/default").body(body.to_string())).await
+    };
+    let changed = patch(json!({"cap": 10, "cap_window_ms": 500, "delay_ms": 2000, "paused": true})).await;
+    assert_eq!(changed.status, 200);
+    assert_eq!(patch(json!({"cap": null})).await.json()["cap"], Value::Null, "null takes a setting away");
+    let now = patch(json!({})).await.json();
+    assert_eq!((&now["delay_ms"], &now["paused"]), (&json!(2000), &json!(true)), "absent leaves it");
+    let bad = patch(json!({"paused": false, "delay_ms": 5, "cap": -1})).await;
+    assert_eq!(bad.fields(), ["/delay_ms", "/cap"]);
+    assert_eq!(patch(json!({"colour": 1})).await.fields(), ["/colour"]);
+    let paused: bool = api.db.value("select paused from pool").await;
+    assert!(paused, "nothing of a bad change was written");
+    let unknown = send(api.request(Method::PATCH, "/v1/pools/none").body("{}")).await;
+    assert_eq!(unknown.status, 404);
+}
+
+#[tokio::test]
+async fn a_look_can_be_had_now() {
+    let api = api().await;
+    api.schedule(&hit("run_a", "snapshot_1")).await;
+    let answer = api.post("/v1/runs/run_a/look-now", "").await.json();
+    assert_eq!(answer, json!({"run_id": "run_a", "looks_now": true}));
+    let moved: bool =
+        api.db.value("select look_at <= clock_timestamp() and due_at > look_at from pending").await;
+    assert!(moved, "the promise itself never changes");
+    let none = api.post("/v1/runs/run_z/look-now", "").await.json();
+    assert_eq!(none["looks_now"], false);
+}
