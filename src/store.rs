@@ -16,6 +16,7 @@ pub mod lease;
 pub mod lookup;
 pub mod loss;
 pub mod migrate;
+pub mod report;
 pub mod schedule;
 pub mod settle;
 pub mod tally;
