@@ -179,7 +179,8 @@ begin
     return timestamptz '1970-01-01 00:00:00+00' + value::bigint * interval '1 millisecond';
   elsif json_typeof(message -> 'dequeuedAt') = 'string'
     and value ~* '^\d{4}-\d\d-\d\d[t ]\d\d:\d\d:\d\d(\.\d+)?(z|[+-]\d\d:\d\d)$' then
-    return value::timestamptz;
+    -- Cut off, not rounded, as everybody else here does.
+    return regexp_replace(value, '(\.\d{6})\d+', '\1')::timestamptz;
   end if;
   raise invalid_datetime_format;
 exception when data_exception then

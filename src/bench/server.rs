@@ -68,7 +68,11 @@ pub async fn empty(store: &Store) -> anyhow::Result<()> {
 /// # Errors
 /// The server refused.
 pub async fn empty_pending(store: &Store) -> anyhow::Result<()> {
-    sqlx::query("truncate pending, outcome_count, outcome_total, outcome_hour, outcome_minute, latency_count").execute(store.db()).await?;
+    sqlx::query(
+        "truncate pending, outcome_count, outcome_total, outcome_hour, outcome_minute, latency_count",
+    )
+    .execute(store.db())
+    .await?;
     Ok(())
 }
 

@@ -11,6 +11,7 @@ use crate::store::migrate;
 
 /// What `migrate` does instead of migrating.
 #[derive(Debug, Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
 pub struct MigrateArgs {
     /// List the migrations that would run, and change nothing.
     #[arg(long, conflicts_with_all = ["sql", "check"])]

@@ -294,7 +294,6 @@ async fn apply(
     schema: &SchemaName,
     migrations: &[Migration],
 ) -> Result<MigrationReport, MigrateError> {
-
     let before = fit(db, schema, migrations).await?;
     if before.pending.is_empty() {
         return Ok(MigrationReport { applied: Vec::new(), version: before.version, ahead: before.ahead });

@@ -138,11 +138,10 @@ impl Store {
         let failed = StoreError::doing(DOING);
         let Some(mut tx) = self.take_turn().await? else { return Ok(None) };
         wait_at_most(&mut tx, PARTITION_WAIT).await?;
-        let day =
-            sqlx::query_scalar!(r#"select drop_old_outcomes($1) as day"#, super::count(retention_days))
-                .fetch_one(&mut *tx)
-                .await
-                .map_err(&failed)?;
+        let day = sqlx::query_scalar!(r#"select drop_old_outcomes($1) as day"#, super::count(retention_days))
+            .fetch_one(&mut *tx)
+            .await
+            .map_err(&failed)?;
         tx.commit().await.map_err(&failed)?;
         Ok(day)
     }

@@ -7,19 +7,17 @@ declare
   reader text := home || '_reader';
   thing  record;
 begin
-  execute format('revoke all on all tables in schema %I from public, %I, %I, %I', home, worker, client, reader);
-  execute format('revoke all on all routines in schema %I from %I, %I, %I', home, worker, client, reader);
   execute format('revoke all on schema %I from public', home);
   execute format('grant usage on schema %I to %I, %I, %I', home, worker, client, reader);
-
-  -- Two calls with the owner's rights, and no table.
-  execute format('grant execute on function schedule, cancel to %I', client);
 
   -- Outcomes are appended and never changed. Partitions are reached through outcome.
   for thing in
     select c.relname, c.relkind from pg_class c
     where c.relnamespace = home::regnamespace and c.relkind in ('r', 'p', 'v') and not c.relispartition
+      -- What somebody else has put here is theirs to grant.
+      and c.relowner = (home || '_owner')::regrole
   loop
+    execute format('revoke all on %I from public, %I, %I, %I', thing.relname, worker, client, reader);
     execute format('grant %s on %I to %I',
       case
         when thing.relkind = 'v' or thing.relname = 'refinery_schema_history' then 'select'
@@ -34,7 +32,15 @@ begin
       execute format('grant select on %I to %I', thing.relname, reader);
     end if;
   end loop;
-  execute format('grant execute on all routines in schema %I to %I', home, worker);
+  for thing in
+    select p.oid::regprocedure as routine from pg_proc p
+    where p.pronamespace = home::regnamespace and p.proowner = (home || '_owner')::regrole
+  loop
+    execute format('revoke all on function %s from %I, %I, %I', thing.routine, worker, client, reader);
+    execute format('grant execute on function %s to %I', thing.routine, worker);
+  end loop;
+  -- Two calls with the owner's rights, and no table.
+  execute format('grant execute on function schedule, cancel to %I', client);
 
   -- Messages carry what runs are given, and a fence is a right: neither is for reading.
   for thing in
