@@ -165,9 +165,11 @@ as $$
 #variable_conflict use_column
 declare
   moment      timestamptz := clock_timestamp();
+  watching    text[] := array(select name from pool where on_connect = 'keep_watching');
   answered    integer[] := '{}';
   done        integer[];
   done_ids    uuid[];
+  done_results text[];
 begin
   perform require_read_committed();
   loop
@@ -181,6 +183,7 @@ begin
       where p.run_id = i.run_id
         and (i.snapshot_id is null or p.snapshot_id = i.snapshot_id)
         and p.create_permitted_at is null
+        and (i.reason <> 'connected' or p.pool <> all (watching))
       returning
         i.ordinal, i.reason as cancel_reason,
         p.id, p.run_id, p.snapshot_id, p.pool, p.supervisor, p.region, p.deployment_version, p.intent,
@@ -233,12 +236,12 @@ begin
       from input i
       where p.run_id = i.run_id
         and (i.snapshot_id is null or p.snapshot_id = i.snapshot_id)
-        and p.create_permitted_at is not null
-      returning i.ordinal, p.id
+        and (p.create_permitted_at is not null or i.reason = 'connected' and p.pool = any (watching))
+      returning i.ordinal, p.id, case when p.create_permitted_at is null then 'noted' else 'too_late' end as answer
     )
-    select array_agg(ordinal::integer), array_agg(id) into done, done_ids from late;
+    select array_agg(ordinal::integer), array_agg(id), array_agg(answer) into done, done_ids, done_results from late;
 
-    return query select l.ordinal, 'too_late', l.id from unnest(done, done_ids) as l (ordinal, id);
+    return query select l.ordinal, l.answer, l.id from unnest(done, done_ids, done_results) as l (ordinal, id, answer);
     answered := answered || coalesce(done, '{}');
     if cardinality(answered) = cardinality(run_ids) then
       return;

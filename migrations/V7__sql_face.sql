@@ -267,10 +267,11 @@ end;
 $$;
 revoke execute on function cancel from public;
 comment on function cancel is
-  'Ends a run''s verification, in your own transaction (READ COMMITTED); with a snapshot id only that dispatch''s. Answers cancelled, too_late or not_found, and the verification''s id.';
+  'Ends a run''s verification, in your own transaction (READ COMMITTED); with a snapshot id only that dispatch''s. Answers cancelled, noted (the pool keeps watching), too_late or not_found, and the verification''s id.';
 
 comment on function require_read_committed is 'Refuses callers at another isolation level than READ COMMITTED.';
 comment on function supersede is 'Ends one pending row as superseded; its caller holds the row''s lock.';
+comment on function line_up_again is 'Trigger: when a pool''s cap changes, losses that wait take their places anew.';
 comment on function schedule_one is 'Schedules one dispatch with every rule; what schedule and schedule_many call.';
 do $$
 begin
@@ -354,6 +355,17 @@ begin
       ('failures', 'Those of them that failed.'),
       ('seen_at', 'When it was last seen.'),
       ('brown_out_seen_at', 'When the pool was last seen in a brown-out; null: never.'),
+      ('on_connect', 'What a runner''s connect does: cancel, or keep_watching.'),
+      ('second_look_after_ms', 'Milliseconds from a created fallback to its second look; null: none.'),
+      ('version', 'Version of the program.'),
+      ('started_at', 'When it started.'),
+      ('in_hand', 'Claims it holds.'),
+      ('pools', 'The pools it serves.'),
+      ('backends', 'Their backends, in the order of pools.'),
+      ('verification_id', 'The verification whose fallback was created.'),
+      ('look_count', 'Looks taken.'),
+      ('looked_at', 'When it was looked at last; null: not yet.'),
+      ('result', 'What the look saw; null: not known yet.'),
       ('state', 'claimed: a worker holds it. waiting: marked lost, its cold start is held back. pending: all others.'),
       ('age_seconds', 'Since it was scheduled.'),
       ('due_in_seconds', 'Until due_at; negative when that is past.'),

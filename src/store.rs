@@ -6,20 +6,26 @@
 //! open while anybody probes or creates. Every write to a claimed row matches
 //! its fence; a write that matches nothing answers `Stale` and is no error.
 
+pub mod audit;
 pub mod cancel;
 pub mod claim;
 pub mod coalesce;
 pub mod codec;
 pub mod connect;
 pub mod error;
+pub mod fleet;
 pub mod lease;
 pub mod lookup;
 pub mod loss;
 pub mod migrate;
+pub mod pending;
+pub mod pool;
 pub mod report;
 pub mod schedule;
+pub mod second_look;
 pub mod settle;
 pub mod tally;
+pub mod token;
 pub mod upkeep;
 
 use sqlx::PgPool;

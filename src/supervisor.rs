@@ -217,6 +217,7 @@ impl Supervisor {
             request_id: None,
             traceparent: request.traceparent(),
             request,
+            message: message.get().to_owned(),
         });
         if let Err(error) = created.await {
             tracing::error!(%error, "a cold start failed; the platform's redrive remains");

@@ -10,16 +10,20 @@ use crate::config::runner::RunnerEnvConfig;
 use crate::config::workload::{self, WorkloadConfig};
 use crate::domain::dispatch::ColdStartRequest;
 use crate::domain::ids::{SnapshotId, VerificationId};
+use crate::transport::TransportError;
 
 mod answer;
+mod correlation;
 mod gateway;
 mod hs256;
 pub mod runner_env;
 mod token;
+mod webhook;
 
 use gateway::Gateway;
 use runner_env::Runner;
 use token::DeploymentId;
+use webhook::Webhook;
 
 /// Makes workloads with one backend.
 #[derive(Debug, Clone)]
@@ -32,6 +36,7 @@ pub struct Workload {
 #[derive(Debug, Clone)]
 enum Backend {
     Gateway(Gateway),
+    Webhook(Webhook),
 }
 
 /// One request for a workload.
@@ -41,8 +46,10 @@ pub struct CreateRequest {
     pub name: String,
     /// Which verification asks, if one does; stays on the workload for people who look.
     pub verification_id: Option<VerificationId>,
-    /// The dispatched message.
+    /// The dispatched message, as far as a cold start reads it.
     pub request: ColdStartRequest,
+    /// The same message as it came, byte for byte, for backends that pass the dispatch on.
+    pub message: String,
     /// The supervisor's timings as they came, for backends that pass the dispatch on.
     pub timings: Option<String>,
     /// When the workload is asked for, in milliseconds since the epoch; runners report their start time by it.
@@ -109,8 +116,20 @@ pub enum BuildError {
     #[error("could not use the backend's token: it holds something else than printable ASCII")]
     AuthToken,
     /// The HTTP client could not be built.
-    #[error("could not build the backend's client: {0}")]
-    Client(reqwest::Error),
+    #[error("could not build the backend's client: {problem}")]
+    Client {
+        /// What was refused.
+        problem: String,
+    },
+    /// A webhook's key is none.
+    #[error("could not use the webhook's key: it is not `whsec_` and base64")]
+    Key,
+}
+
+impl From<TransportError> for BuildError {
+    fn from(error: TransportError) -> Self {
+        Self::Client { problem: error.to_string() }
+    }
 }
 
 impl Workload {
@@ -121,6 +140,7 @@ impl Workload {
     pub fn new(config: &WorkloadConfig) -> Result<Self, BuildError> {
         let backend = match &config.backend {
             workload::Backend::Gateway(gateway) => Backend::Gateway(Gateway::new(gateway)?),
+            workload::Backend::Webhook(webhook) => Backend::Webhook(Webhook::new(webhook)?),
         };
         let deployment_id = DeploymentId::new(&config.token);
         Ok(Self { backend, deployment_id, runner: config.runner.clone() })
@@ -131,11 +151,11 @@ impl Workload {
     ///
     /// # Errors
     /// [`CreateError`]; no create was requested.
-    #[expect(clippy::unused_async, reason = "the gateway has nothing to get ready, other backends have")]
+    #[expect(clippy::unused_async, reason = "these have nothing to get ready, other backends have")]
     pub async fn prepare(&self, create: &CreateRequest) -> Result<(), CreateError> {
         Order::check(create)?;
         match &self.backend {
-            Backend::Gateway(_) => Ok(()),
+            Backend::Gateway(_) | Backend::Webhook(_) => Ok(()),
         }
     }
 
@@ -143,13 +163,10 @@ impl Workload {
     ///
     /// # Errors
     /// Why it may still be there.
-    #[expect(
-        clippy::unused_async,
-        reason = "the gateway starts what it makes, other backends may be cut short"
-    )]
+    #[expect(clippy::unused_async, reason = "these start what they make, other backends may be cut short")]
     pub async fn discard(&self, _name: &str, _snapshot_id: &SnapshotId) -> Result<(), BackendError> {
         match &self.backend {
-            Backend::Gateway(_) => Ok(()),
+            Backend::Gateway(_) | Backend::Webhook(_) => Ok(()),
         }
     }
 
@@ -157,10 +174,10 @@ impl Workload {
     ///
     /// # Errors
     /// What is wrong, for people.
-    #[expect(clippy::unused_async, reason = "the gateway cannot be asked, other backends can")]
+    #[expect(clippy::unused_async, reason = "these cannot be asked, other backends can")]
     pub async fn check(&self) -> Result<(), BackendError> {
         match &self.backend {
-            Backend::Gateway(_) => Ok(()),
+            Backend::Gateway(_) | Backend::Webhook(_) => Ok(()),
         }
     }
 
@@ -168,6 +185,7 @@ impl Workload {
     pub fn backend(&self) -> &'static str {
         match &self.backend {
             Backend::Gateway(_) => "gateway",
+            Backend::Webhook(_) => "webhook",
         }
     }
 
@@ -183,6 +201,7 @@ impl Workload {
         let runner = Runner { create: &create, deployment: order.deployment, deployment_id: &deployment_id };
         match &self.backend {
             Backend::Gateway(gateway) => gateway.create(&order, &runner, &self.runner).await,
+            Backend::Webhook(webhook) => webhook.create(&create).await,
         }
     }
 }

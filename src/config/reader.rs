@@ -59,10 +59,32 @@ impl<'e> Reader<'e> {
     ///
     /// The same fault counts once: several concerns may read one variable.
     pub fn fault(&mut self, variable: &'static str, problem: impl Into<String>, hint: impl Into<String>) {
-        let fault = ConfigError { variable, problem: problem.into(), hint: hint.into() };
+        let fault = ConfigError { pool: None, variable, problem: problem.into(), hint: hint.into() };
         if !self.faults.contains(&fault) {
             self.faults.push(fault);
         }
+    }
+
+    /// The environment that is read.
+    pub fn environment(&self) -> &'e Environment {
+        self.environment
+    }
+
+    /// Takes over what another reader found while it read a pool's own settings.
+    ///
+    /// A fault of the environment itself, which all pools share, was noted already or is noted once.
+    pub fn adopt(&mut self, other: Reader<'_>, pool: &str) {
+        self.asked.extend(other.asked);
+        for fault in other.faults {
+            if !self.faults.contains(&fault) {
+                self.faults.push(ConfigError { pool: Some(pool.to_owned()), ..fault });
+            }
+        }
+    }
+
+    /// A text with a default that the documentation names, while the reader decides on its own.
+    pub fn optional_text_or(&mut self, variable: &'static str, documented: &str) -> Option<String> {
+        self.raw(variable, documented).filter(|text| !text.is_empty()).map(str::to_owned)
     }
 
     /// A text; unset and empty are the same, as upstream asks for truthy values.
@@ -82,15 +104,15 @@ impl<'e> Reader<'e> {
         text.unwrap_or(default).to_owned()
     }
 
-    /// One of a few words, with a default.
-    pub fn one_of<'w>(&mut self, variable: &'static str, default: &'w str, words: &[&'w str]) -> &'w str {
-        let Some(text) = self.raw(variable, default).filter(|text| !text.is_empty()) else { return default };
-        if let Some(word) = words.iter().find(|word| **word == text) {
-            return word;
+    /// One of a few words, or nothing.
+    pub fn optional_one_of<'w>(&mut self, variable: &'static str, words: &[&'w str]) -> Option<&'w str> {
+        let text = self.optional_text(variable)?;
+        let known = words.iter().find(|word| **word == text).copied();
+        if known.is_none() {
+            let problem = format!("is none of the words it may be: `{}`", echo(&text));
+            self.fault(variable, problem, format!("set it to one of `{}`", words.join("`, `")));
         }
-        let problem = format!("is none of the words it may be: `{}`", echo(text));
-        self.fault(variable, problem, format!("set it to one of `{}`", words.join("`, `")));
-        default
+        known
     }
 
     /// `true` or `1` in any case is true; every other text, the empty one included, is false (contract §6).
@@ -178,22 +200,13 @@ impl<'e> Reader<'e> {
     /// A secret, or `file://` and the path of the file that holds it, read once and trimmed.
     pub fn secret_or_file(&mut self, variable: &'static str, hint: &str) -> Option<SecretString> {
         let text = self.text(variable, hint)?;
-        let Some(path) = text.strip_prefix("file://") else {
-            return Some(SecretString::from(text));
-        };
-        match std::fs::read_to_string(Path::new(path)) {
-            Ok(content) if content.trim().is_empty() => {
-                self.fault(variable, "names an empty file", "write the secret into the file");
-                None
-            }
-            Ok(content) => Some(SecretString::from(content.trim())),
-            Err(error) => {
-                // The kind, not the path: a secret with a stray `file://` before it must not be printed.
-                let problem = format!("names a file that could not be read: {}", error.kind());
-                self.fault(variable, problem, "check the path behind `file://` and the file's permissions");
-                None
-            }
-        }
+        self.content(variable, text)
+    }
+
+    /// A secret or a file with one, as with [`Self::secret_or_file`], that may be left out.
+    pub fn optional_secret_or_file(&mut self, variable: &'static str) -> Option<SecretString> {
+        let text = self.optional_text(variable)?;
+        self.content(variable, text)
     }
 
     /// The variables asked for so far.
@@ -208,6 +221,26 @@ impl<'e> Reader<'e> {
             Value::Text(text) => Some(text),
             Value::NotUnicode => {
                 self.fault(variable, "is not valid Unicode", "set it to UTF-8 text");
+                None
+            }
+        }
+    }
+
+    /// The text itself, or what the file holds that it names.
+    fn content(&mut self, variable: &'static str, text: String) -> Option<SecretString> {
+        let Some(path) = text.strip_prefix("file://") else {
+            return Some(SecretString::from(text));
+        };
+        match std::fs::read_to_string(Path::new(path)) {
+            Ok(content) if content.trim().is_empty() => {
+                self.fault(variable, "names an empty file", "write the secret into the file");
+                None
+            }
+            Ok(content) => Some(SecretString::from(content.trim())),
+            Err(error) => {
+                // The kind, not the path: a secret with a stray `file://` before it must not be printed.
+                let problem = format!("names a file that could not be read: {}", error.kind());
+                self.fault(variable, problem, "check the path behind `file://` and the file's permissions");
                 None
             }
         }

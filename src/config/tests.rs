@@ -4,8 +4,8 @@ use secrecy::ExposeSecret;
 
 use super::*;
 use crate::config::verify::DisabledReason;
+use crate::config::webhook::WebhookConfig;
 use crate::config::workload::Backend;
-use crate::domain::ids::PoolName;
 
 const DOCUMENTATION: &str = include_str!("../../docs/configuration.md");
 
@@ -45,15 +45,16 @@ fn worker(changes: &[(&'static str, Option<&str>)]) -> Result<WorkerSettings, Co
 fn a_complete_environment_gives_every_default() {
     let settings = worker(&[]).expect("a complete environment");
     assert_eq!(settings.verify.delay, Duration::from_secs(10));
-    assert_eq!(settings.platform.api_url.as_str(), "https://platform.example/base");
-    assert_eq!(settings.platform.probe_timeout, Duration::from_secs(2));
+    let pool = &settings.pools[0];
+    assert_eq!(pool.platform.api_url.as_str(), "https://platform.example/base");
+    assert_eq!(pool.platform.probe_timeout, Duration::from_secs(2));
     assert_eq!(settings.database.schema, "warmproof");
     assert_eq!(settings.worker.lease, Duration::from_secs(5));
     assert_eq!(settings.worker.expire_after, Duration::from_mins(15));
     assert!(settings.worker.wide_events, "events are on unless switched off");
     assert_eq!(settings.worker.node_id, "node-a");
     assert!(settings.worker.name.as_str().starts_with("node-a-"));
-    let Backend::Gateway(gateway) = settings.workload.backend;
+    let Backend::Gateway(gateway) = &pool.workload.backend else { panic!("another backend") };
     assert_eq!(gateway.url, "https://gateway.example/", "the base stays as it was written");
     let api = ApiSettings::from_environment(&complete_but(&[])).expect("a complete environment");
     let Switch::Enabled(api) = api else { panic!("disabled") };
@@ -109,10 +110,10 @@ fn all_faults_of_all_concerns_come_at_once() {
             "TRIGGER_WARM_START_VERIFY_DELAY_MS",
             "WARMPROOF_DATABASE_URL",
             "WARMPROOF_SCHEMA",
+            "WARMPROOF_POOLS",
             "TRIGGER_API_URL",
             "TRIGGER_WORKER_TOKEN",
             "MANAGED_WORKER_SECRET",
-            "WARMPROOF_POOLS",
             "WORKLOAD_TOKEN_ENFORCEMENT",
             "WORKLOAD_TOKEN_SECRET",
             "WORKLOAD_TOKEN_EXP",
@@ -132,7 +133,7 @@ fn values_that_make_no_sense_together_are_refused() {
         ("WARMPROOF_CREATE_BACKOFF_BASE_MS", "10001", "WARMPROOF_CREATE_BACKOFF_MAX_MS"),
         ("TRIGGER_WORKLOAD_API_DOMAIN", "", "TRIGGER_WORKLOAD_API_DOMAIN"),
         ("COMPUTE_SNAPSHOTS_ENABLED", "1", "TRIGGER_METADATA_URL"),
-        ("COMPUTE_GATEWAY_URL", "", "COMPUTE_GATEWAY_URL"),
+        ("WARMPROOF_BACKEND", "pigeon", "WARMPROOF_BACKEND"),
     ];
     for (variable, value, at_fault) in cases {
         let errors = worker(&[(variable, Some(value))]).expect_err(variable);
@@ -177,7 +178,7 @@ fn settings_can_be_printed_without_giving_secrets_away() {
 fn additional_variables_are_split_as_upstream_splits_them() {
     let text = " A = 1 ,B=2=lost,C=,=4,D,A=5,, E=a b";
     let settings = worker(&[("RUNNER_ADDITIONAL_ENV_VARS", Some(text))]).expect("settings");
-    let additional: Vec<(&str, &str)> = settings
+    let additional: Vec<(&str, &str)> = settings.pools[0]
         .workload
         .runner
         .additional
@@ -190,17 +191,31 @@ fn additional_variables_are_split_as_upstream_splits_them() {
 #[test]
 fn the_instance_name_is_one_per_process() {
     let settings = worker(&[("TRIGGER_WORKER_INSTANCE_NAME", None)]).expect("settings");
-    assert_eq!(settings.platform.instance_name, settings.worker.node_id);
-    assert_eq!(settings.platform.instance_name, settings.workload.runner.instance_name);
+    let pool = &settings.pools[0];
+    assert_eq!(pool.platform.instance_name, settings.worker.node_id);
+    assert_eq!(pool.platform.instance_name, pool.workload.runner.instance_name);
     let long = "n".repeat(300);
     let settings = worker(&[("TRIGGER_WORKER_INSTANCE_NAME", Some(&long))]).expect("a cut worker name");
     assert!(settings.worker.name.as_str().len() <= 200);
 }
 
 #[test]
+fn a_webhook_needs_nothing_that_is_told_to_runners() {
+    let changes = [
+        ("WARMPROOF_BACKEND", Some("webhook")),
+        ("WARMPROOF_WEBHOOK_URL", Some("https://supervisor.example/cold")),
+        ("WARMPROOF_WEBHOOK_SECRET", Some("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", None),
+        ("WORKLOAD_TOKEN_SECRET", None),
+    ];
+    let settings = worker(&changes).expect("settings");
+    assert!(matches!(settings.pools[0].workload.backend, Backend::Webhook(_)), "though a gateway is set");
+}
+
+#[test]
 fn pools_are_trimmed_and_named_once() {
     let settings = worker(&[("WARMPROOF_POOLS", Some("blue, green,,blue"))]).expect("settings");
-    let pools: Vec<&str> = settings.worker.pools.iter().map(PoolName::as_str).collect();
+    let pools: Vec<&str> = settings.pools.iter().map(|pool| pool.name.as_str()).collect();
     assert_eq!(pools, ["blue", "green"]);
 }
 
@@ -212,6 +227,7 @@ fn the_documentation_has_every_variable_with_its_default_and_bounds() {
     let _ = WorkerSettings::read(VerifyConfig { delay: Duration::ZERO }, &mut reader);
     let _ = ApiConfig::read(&mut reader);
     let _ = verify::read_broker(&mut reader);
+    let _ = WebhookConfig::read(&mut reader);
     for (variable, asked) in reader.asked() {
         let row = DOCUMENTATION
             .lines()
@@ -229,6 +245,10 @@ fn the_documentation_has_every_variable_with_its_default_and_bounds() {
     }
     for row in DOCUMENTATION.lines().filter_map(|line| line.strip_prefix("| `")) {
         let variable = row.split('`').next().expect("a name");
+        if variable.starts_with(|first: char| first.is_ascii_lowercase()) {
+            // A key of the pools' file.
+            continue;
+        }
         assert!(reader.asked().contains_key(variable), "nothing reads {variable}");
     }
 }

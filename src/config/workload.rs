@@ -11,6 +11,7 @@ use super::platform;
 use super::reader::Reader;
 use super::runner::RunnerEnvConfig;
 use super::token::TokenConfig;
+use super::webhook::WebhookConfig;
 
 /// Everything a cold start needs besides the dispatched message.
 #[derive(Debug, Clone)]
@@ -28,6 +29,8 @@ pub struct WorkloadConfig {
 pub enum Backend {
     /// The compute gateway, chosen by `COMPUTE_GATEWAY_URL`.
     Gateway(GatewayConfig),
+    /// A signed call to whoever starts runs; chosen by name only.
+    Webhook(WebhookConfig),
 }
 
 /// The compute gateway.
@@ -49,9 +52,14 @@ pub struct GatewayConfig {
 impl WorkloadConfig {
     /// Reads this concern; faults stay with the reader.
     pub fn read(reader: &mut Reader<'_>) -> Option<Self> {
+        // Who takes a webhook starts the runner, and tells it what it needs.
+        let tells_runners = reader.optional_text("WARMPROOF_BACKEND").as_deref() != Some("webhook");
         let backend = Backend::read(reader);
-        let token = TokenConfig::read(reader);
-        let runner = RunnerEnvConfig::read(reader);
+        let (token, runner) = if tells_runners {
+            (TokenConfig::read(reader), RunnerEnvConfig::read(reader))
+        } else {
+            (Some(TokenConfig::Disabled), Some(RunnerEnvConfig::nothing()))
+        };
         if let (Some(Backend::Gateway(gateway)), Some(runner)) = (&backend, &runner) {
             gateway.check_runner(runner, reader);
         }
@@ -70,10 +78,15 @@ impl Backend {
             (false, true) => "kubernetes",
             (false, false) => "docker",
         };
-        match reader.one_of("WARMPROOF_BACKEND", chosen, &kinds) {
+        match reader.optional_one_of("WARMPROOF_BACKEND", &kinds).unwrap_or(chosen) {
             "gateway" => GatewayConfig::read(reader).map(Self::Gateway),
+            "webhook" => WebhookConfig::read(reader).map(Self::Webhook),
             other => {
-                reader.fault("WARMPROOF_BACKEND", format!("`{other}` is not supported yet"), "use `gateway`");
+                reader.fault(
+                    "WARMPROOF_BACKEND",
+                    format!("`{other}` is not supported yet"),
+                    "use `gateway` or `webhook`",
+                );
                 None
             }
         }

@@ -7,6 +7,7 @@ use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{AssertSqlSafe, Executor, PgPool};
 use warmproof::domain::ids::PoolName;
 use warmproof::domain::outcome::{Ending, FallbackResult};
+use warmproof::domain::pool::PoolSettings;
 use warmproof::domain::verification::CancelReason;
 use warmproof::store::report::{Latency, LossBy, Step};
 use warmproof::store::tally::ProbeTally;
@@ -52,7 +53,13 @@ async fn a_worker_does_all_its_work_and_changes_no_schema_and_no_outcome() {
     let pool = acting_as(&db, "warmproof_worker").await;
     let store = Store::new(pool.clone());
     let batch = PoolName::parse("batch").unwrap();
-    store.ensure_pools(&[PoolName::default_pool(), batch.clone()]).await.unwrap();
+    store
+        .ensure_pools(&[
+            (PoolName::default_pool(), PoolSettings::default()),
+            (batch.clone(), PoolSettings::default()),
+        ])
+        .await
+        .unwrap();
     for run in ["run_a", "run_b", "run_c"] {
         let _ = schedule(&store, fresh(run, "snapshot_1")).await;
     }
