@@ -28,3 +28,13 @@ create table audit (
 );
 comment on table audit is 'What operators did, written in the transaction that did it.';
 comment on column audit.actor is 'Name of the token, or `cli:` and the account that ran the command.';
+comment on column token.id is 'The token''s own id.';
+comment on column token.name is 'Who it was made for; stands in audit.';
+comment on column token.created_at is 'When it was made.';
+comment on column token.created_by is 'Who made it.';
+comment on column token.revoked_at is 'Since when it is refused; null: it is good.';
+comment on column audit.id is 'In the order of the deeds.';
+comment on column audit.at is 'When it was done.';
+comment on column audit.action is 'What was done.';
+comment on column audit.target is 'To what: a pool, a run, a token.';
+comment on column audit.detail is 'What was asked for.';

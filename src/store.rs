@@ -21,6 +21,7 @@ pub mod loss;
 pub mod migrate;
 pub mod pending;
 pub mod pool;
+pub mod report;
 pub mod schedule;
 pub mod second_look;
 pub mod settle;

@@ -59,7 +59,7 @@ pub async fn now(db: &PgPool) -> anyhow::Result<String> {
 /// # Errors
 /// The server refused.
 pub async fn empty(store: &Store) -> anyhow::Result<()> {
-    sqlx::query("truncate pending, outcome, outcome_count").execute(store.db()).await?;
+    sqlx::query("truncate pending, outcome, outcome_count, outcome_total, outcome_hour, outcome_minute, latency_count").execute(store.db()).await?;
     Ok(())
 }
 
@@ -68,7 +68,11 @@ pub async fn empty(store: &Store) -> anyhow::Result<()> {
 /// # Errors
 /// The server refused.
 pub async fn empty_pending(store: &Store) -> anyhow::Result<()> {
-    sqlx::query("truncate pending, outcome_count").execute(store.db()).await?;
+    sqlx::query(
+        "truncate pending, outcome_count, outcome_total, outcome_hour, outcome_minute, latency_count",
+    )
+    .execute(store.db())
+    .await?;
     Ok(())
 }
 
@@ -77,7 +81,9 @@ pub async fn empty_pending(store: &Store) -> anyhow::Result<()> {
 /// # Errors
 /// The server refused.
 pub async fn ended(store: &Store) -> anyhow::Result<i64> {
-    let text = "select coalesce(sum(n), 0)::bigint from outcome_count where outcome <> 'scheduled'";
+    let text = "select coalesce(sum(n), 0)::bigint
+        from (select outcome, n from outcome_total union all select outcome, n from outcome_count) as every_count
+        where outcome <> 'scheduled'";
     Ok(sqlx::query_scalar(text).fetch_one(store.db()).await?)
 }
 

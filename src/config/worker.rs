@@ -78,6 +78,10 @@ pub struct WorkerConfig {
     ///
     /// Too low and a short outage drops good checks; too high and stale images are started after a long one.
     pub expire_after: Duration,
+    /// `WARMPROOF_RETENTION_DAYS`: days for which outcomes are kept, 30 by default, 1 to 3650.
+    ///
+    /// Too low and nobody can tell what became of a run; too high and the disk fills. Counts stay for ever.
+    pub retention_days: u32,
     /// `WARMPROOF_SHUTDOWN_GRACE_MS`: how long a stopping worker may finish its claims, 10 s by default.
     ///
     /// Too low and work in hand moves to others; above the orchestrator's own grace the process is killed.
@@ -116,6 +120,7 @@ impl WorkerConfig {
                 900,
                 60..=86_400,
             )),
+            retention_days: reader.count("WARMPROOF_RETENTION_DAYS", 30, 1..=3650),
             grace: reader.millis("WARMPROOF_SHUTDOWN_GRACE_MS", 10_000, 0..=300_000),
             wide_events: reader.flag("TRIGGER_WIDE_EVENTS_ENABLED", true),
             node_id,

@@ -33,7 +33,11 @@ with setting as materialized (
     case when lost_at is null then 'cancelled' else 'fallback' end as outcome,
     case when lost_at is null then cancel_reason end as reason,
     case when lost_at is null then null when cancel_reason = 'connected' then 'overtaken' else 'cancelled' end
-      as fallback_result
+      as fallback_result,
+    case
+      when lost_at is not null then latency_bucket(lost_at - due_at)
+      when cancel_reason = 'connected' then latency_bucket(moment - scheduled_at)
+    end as bucket
   from gone cross join setting
 ), recorded as (
   insert into outcome (
@@ -47,9 +51,9 @@ with setting as materialized (
   from judged
 ), counted as (
   insert into outcome_count (
-    minute, pool, supervisor, region, deployment_version, intent, outcome, reason, fallback_result, n)
+    minute, pool, supervisor, region, deployment_version, intent, outcome, reason, fallback_result, n, latencies)
   select date_trunc('minute', moment), pool, supervisor, region, deployment_version, intent, outcome, reason,
-    fallback_result, count(*)
+    fallback_result, count(*), array_agg(bucket) filter (where bucket is not null)
   from judged
   group by date_trunc('minute', moment), pool, supervisor, region, deployment_version, intent, outcome, reason,
     fallback_result

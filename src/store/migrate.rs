@@ -19,6 +19,7 @@ use sqlx::{AssertSqlSafe, Connection as _};
 
 mod connection;
 mod fit;
+mod roles;
 mod schema_name;
 #[cfg(test)]
 mod tests;
@@ -129,6 +130,16 @@ pub enum MigrateError {
         /// What does not fit about it.
         problem: &'static str,
     },
+    /// The names of roles, which begin with the schema's, would be cut off.
+    #[error(
+        "could not name roles for schema `{schema}`: `{role}` is longer than 63 bytes\nhint: choose a shorter name for the schema"
+    )]
+    RoleName {
+        /// The schema's name.
+        schema: String,
+        /// The role's name.
+        role: String,
+    },
     /// The schema is too new for this program.
     #[error(
         "could not use schema `{schema}`: it is {ahead} migrations ahead of this program, at most {MIGRATIONS_AHEAD_MAX} are safe\nhint: upgrade this program"
@@ -156,6 +167,30 @@ pub async fn migrate(options: &PgConnectOptions, schema: &str) -> Result<Migrati
     migrate_with(options, schema, embedded::migrations::runner().get_migrations()).await
 }
 
+/// Brings `schema` up to date like [`migrate`], makes the roles that are missing, and grants each its least.
+///
+/// Roles belong to the whole server. They cannot log in; the operator grants them to logins. Answers their
+/// names. From then on every [`migrate`] works as the owner and keeps the grants in step.
+pub async fn migrate_with_roles(
+    options: &PgConnectOptions,
+    schema: &str,
+) -> Result<(MigrationReport, Vec<String>), MigrateError> {
+    let schema = SchemaName::parse(schema)?;
+    let migrations = embedded::migrations::runner();
+    let failed = |source| MigrateError::Database { schema: schema.to_string(), source };
+    let names = roles::names(&schema)?;
+    let mut db = PgConnection::connect_with(options).await.map_err(failed)?;
+    take_turn(&mut db, &schema).await.map_err(failed)?;
+    let result = async {
+        let report = migrate_locked(&mut db, &schema, migrations.get_migrations()).await?;
+        roles::create(&mut db).await.map_err(failed)?;
+        Ok((report, names.to_vec()))
+    }
+    .await;
+    let _ = db.close().await;
+    result
+}
+
 /// What [`migrate`] would do. Changes nothing, and waits for nobody.
 pub async fn plan(options: &PgConnectOptions, schema: &str) -> Result<MigrationPlan, MigrateError> {
     plan_with(options, schema, embedded::migrations::runner().get_migrations()).await
@@ -168,6 +203,11 @@ pub async fn check(options: &PgConnectOptions, schema: &str) -> Result<Migration
         return Ok(plan);
     }
     Err(MigrateError::Behind { schema: schema.to_owned(), pending: plan.pending })
+}
+
+/// What makes and grants the roles, with the schema first in the search path.
+pub fn roles_sql() -> [&'static str; 2] {
+    [roles::CREATE, roles::GRANT]
 }
 
 /// Every embedded migration, in order: its name and its text.
@@ -229,14 +269,31 @@ async fn migrate_locked(
 ) -> Result<MigrationReport, MigrateError> {
     let failed = |source| MigrateError::Database { schema: schema.to_string(), source };
     let quoted = schema.quoted();
+    // Asked first, because `if not exists` wants the right to make schemas even where there is one. Temporary
+    // tables come last in the path, which functions keep: nobody's may take the place of ours.
     let prepare = format!(
-        "create schema if not exists {quoted}; \
-         set search_path to {quoted}; \
+        "do $$ begin if to_regnamespace('{quoted}') is null then create schema {quoted}; end if; end $$; \
+         set search_path to {quoted}, pg_temp; \
          set statement_timeout to 0; \
          set client_min_messages to warning"
     );
     sqlx::raw_sql(AssertSqlSafe(prepare)).execute(&mut *db).await.map_err(failed)?;
+    let owner = roles::owner_in_use(db, schema).await.map_err(failed)?;
+    if let Some(owner) = &owner {
+        roles::become_owner(db, owner).await.map_err(failed)?;
+    }
+    let report = apply(db, schema, migrations).await?;
+    if owner.is_some() {
+        roles::grant(db).await.map_err(failed)?;
+    }
+    Ok(report)
+}
 
+async fn apply(
+    db: &mut PgConnection,
+    schema: &SchemaName,
+    migrations: &[Migration],
+) -> Result<MigrationReport, MigrateError> {
     let before = fit(db, schema, migrations).await?;
     if before.pending.is_empty() {
         return Ok(MigrationReport { applied: Vec::new(), version: before.version, ahead: before.ahead });

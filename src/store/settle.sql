@@ -51,10 +51,12 @@ with setting as materialized (
   returning *
 ), counted as (
   insert into outcome_count (
-    minute, pool, supervisor, region, deployment_version, intent, outcome, reason, fallback_result, late, n)
+    minute, pool, supervisor, region, deployment_version, intent, outcome, reason, fallback_result, late, n, latencies)
   select
     date_trunc('minute', settled_at), pool, supervisor, region, deployment_version, intent, outcome, reason,
-    fallback_result, late, count(*)
+    fallback_result, late, count(*),
+    -- When the verdict was on disk: at the mark of a loss, or now. A row for each would cost ten times as much.
+    array_agg(latency_bucket(coalesce(lost_at, settled_at) - due_at))
   from recorded
   group by date_trunc('minute', settled_at), pool, supervisor, region, deployment_version, intent, outcome, reason,
     fallback_result, late

@@ -1,4 +1,4 @@
-//! Upkeep: partitions ahead of time and merged counts, by whichever worker comes first.
+//! Upkeep: partitions ahead of time, old ones dropped, counts folded, by whichever worker comes first.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::Shared;
+use crate::store::upkeep::UpkeepTerms;
 
 /// How often a worker offers to do it.
 const ROUND: Duration = Duration::from_mins(1);
@@ -14,6 +15,7 @@ const DAYS_AHEAD: u32 = 14;
 
 /// Runs a round at once and then every minute, until the worker stops.
 pub(super) async fn keep(shared: Arc<Shared>) {
+    let terms = UpkeepTerms { days_ahead: DAYS_AHEAD, retention_days: shared.config.retention_days };
     let mut rounds = interval(ROUND);
     rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -21,7 +23,7 @@ pub(super) async fn keep(shared: Arc<Shared>) {
             _ = rounds.tick() => {}
             () = shared.stop.cancelled() => return,
         }
-        match shared.store.upkeep(DAYS_AHEAD).await {
+        match shared.store.upkeep(terms).await {
             Ok(Some(done)) => tracing::debug!(?done, "tables kept up"),
             Ok(None) => tracing::debug!("another worker keeps the tables up"),
             Err(error) => tracing::warn!(%error, "could not keep the tables up"),

@@ -5,6 +5,7 @@ pub mod api;
 pub mod db;
 pub mod dispatch;
 pub mod gateway;
+pub mod lives;
 pub mod logs;
 pub mod platform;
 pub mod process;

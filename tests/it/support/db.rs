@@ -12,6 +12,7 @@ use warmproof::config::database::DatabaseConfig;
 use warmproof::config::environment::Environment;
 use warmproof::config::postgres::Discovery;
 use warmproof::postgres::{Home, Listen, Options, PrivatePostgres};
+use warmproof::store::upkeep::UpkeepTerms;
 use warmproof::store::{Store, connect, migrate};
 
 pub const SCHEMA: &str = "warmproof";
@@ -68,6 +69,11 @@ impl Db {
         let revived: i64 = self.value("select count(*) from pending join outcome using (id)").await;
         assert_eq!(revived, 0, "a pending verification has an outcome");
     }
+}
+
+/// What upkeep is told, with so many days ahead.
+pub fn upkeep_terms(days_ahead: u32) -> UpkeepTerms {
+    UpkeepTerms { days_ahead, retention_days: 30 }
 }
 
 /// The server of this test process. It dies with the process, even by SIGKILL.

@@ -1,0 +1,290 @@
+//! Counts and histograms: written with each end, folded without losing one, kept when outcomes go.
+
+#![allow(clippy::cast_precision_loss, reason = "a few hundred lives over a few days")]
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use warmproof::domain::outcome::{Ending, FallbackResult};
+use warmproof::domain::verification::CancelReason;
+use warmproof::store::report::{Latency, LossBy, Step};
+use warmproof::store::upkeep::UpkeepTerms;
+
+use crate::support::db::{Db, db, upkeep_terms};
+use crate::support::dispatch::{cancellation, claim, everything, fresh, hit, schedule, settlement, started};
+use crate::support::lives::{Life, bucket, latency, lives, quantile, wilson, write};
+
+type Histogram = BTreeMap<(String, i16), i64>;
+
+/// What the views say, over all hours and pools.
+async fn histogram(db: &Db) -> Histogram {
+    let text = "select kind, bucket, sum(n)::bigint from latency_hourly group by 1, 2";
+    let rows: Vec<(String, i16, i64)> = sqlx::query_as(text).fetch_all(db.pool()).await.unwrap();
+    rows.into_iter().map(|(kind, bucket, n)| ((kind, bucket), n)).collect()
+}
+
+/// The same, reckoned here from the rows that were recorded.
+async fn histogram_of_rows(db: &Db) -> Histogram {
+    type Row = (String, Option<String>, Option<DateTime<Utc>>, DateTime<Utc>, DateTime<Utc>, DateTime<Utc>);
+    let text = "select outcome, reason, lost_at, settled_at, scheduled_at, due_at from outcome";
+    let rows: Vec<Row> = sqlx::query_as(text).fetch_all(db.pool()).await.unwrap();
+    let mut histogram = Histogram::new();
+    for (outcome, reason, lost_at, settled_at, scheduled_at, due_at) in rows {
+        if let Some((kind, ms)) =
+            latency(&outcome, reason.as_deref(), lost_at, settled_at, scheduled_at, due_at)
+        {
+            *histogram.entry((kind.to_owned(), bucket(ms))).or_default() += 1;
+        }
+    }
+    histogram
+}
+
+/// Ends sixty lives in every way there is, after all sorts of times.
+async fn play(db: &Db) {
+    let mut rng = StdRng::seed_from_u64(5);
+    for n in 0..60 {
+        let _ = schedule(&db.store, fresh(&format!("run_{n}"), "snapshot_1")).await;
+        let ago = 10f64.powf(rng.random_range(0.0..6.0)).round();
+        let shift = format!(
+            "update pending set scheduled_at = scheduled_at - interval '{ago} ms',
+               due_at = due_at - interval '{ago} ms' where run_id = 'run_{n}'"
+        );
+        db.run(&shift).await;
+    }
+    let cancel = |n: usize, reason| cancellation(&format!("run_{n}"), None, reason);
+    let connects: Vec<_> = (0..20).map(|n| cancel(n, CancelReason::Connected)).collect();
+    let _ = db.store.cancel(&connects).await.unwrap();
+    let _ =
+        db.store.cancel(&[cancel(20, CancelReason::Miss), cancel(21, CancelReason::Operator)]).await.unwrap();
+    db.run("select cancel('run_22')").await;
+    let _ = schedule(&db.store, hit("run_23", "snapshot_2", TimeDelta::seconds(-1))).await;
+    let claims = claim(&db.store, everything("default", 100)).await;
+    let settlements: Vec<_> = claims
+        .iter()
+        .map(|claim| {
+            let n: usize = claim.key.run_id.internal().parse().unwrap();
+            let ending = match n % 3 {
+                0 => started(),
+                1 => Ending::ProbeError { error: "timeout".to_owned() },
+                _ => Ending::Fallback { result: FallbackResult::Failed, error: None },
+            };
+            settlement(claim, ending)
+        })
+        .collect();
+    for settlement in settlements.iter().filter(|one| matches!(one.ending, Ending::Fallback { .. })) {
+        let _ = db.store.mark_lost(&settlement.key, 1).await.unwrap();
+    }
+    // Two that are marked lost are taken away: by a connect, and by a newer dispatch.
+    let mut lost = settlements.iter().filter(|one| matches!(one.ending, Ending::Fallback { .. }));
+    let (one, other) = (lost.next().unwrap(), lost.next().unwrap());
+    let _ = db
+        .store
+        .cancel(&[cancellation(one.key.run_id.as_str(), None, CancelReason::Connected)])
+        .await
+        .unwrap();
+    let _ = schedule(&db.store, hit(other.key.run_id.as_str(), "snapshot_3", TimeDelta::seconds(-2))).await;
+    for answer in db.store.settle(&settlements).await.unwrap() {
+        assert!(answer.is_ok(), "{answer:?}");
+    }
+}
+
+#[tokio::test]
+async fn each_end_leaves_its_latency_in_the_histogram_before_and_after_it_is_folded() {
+    let db = db().await;
+    play(&db).await;
+    let expected = histogram_of_rows(&db).await;
+    assert!(expected.len() > 12 && expected.keys().any(|(kind, _)| kind == "connect"), "{expected:?}");
+    assert_eq!(histogram(&db).await, expected);
+    let done = db.store.upkeep(upkeep_terms(14)).await.unwrap().unwrap();
+    assert!(done.counts_folded > 20);
+    assert_eq!(db.value::<i64>("select count(*) from outcome_count").await, 0);
+    assert_eq!(histogram(&db).await, expected);
+    // A second round of lives meets rows that stand there already.
+    db.run("update pending set run_id = 'run_1000' || substr(run_id, 5)").await;
+    play(&db).await;
+    let _ = db.store.upkeep(upkeep_terms(14)).await.unwrap().unwrap();
+    assert_eq!(histogram(&db).await, histogram_of_rows(&db).await);
+    db.assert_conserved().await;
+}
+
+#[tokio::test]
+async fn every_fold_keeps_every_sum_in_every_snapshot() {
+    let db = db().await;
+    let now: DateTime<Utc> = db.value("select now()").await;
+    write(&db, &lives(7, 300, now)).await;
+    let sums = "select md5(string_agg(c::text, ',' order by c::text)) from (
+      select hour, pool, supervisor, deployment_version, intent, outcome, reason, fallback_result, late, sum(n)
+      from count_hourly group by 1, 2, 3, 4, 5, 6, 7, 8, 9) as c";
+    let before: String = db.value(sums).await;
+    let (begun, first_look) = tokio::sync::oneshot::channel();
+    let watcher = db.pool().clone();
+    let looks = tokio::spawn(async move {
+        let (mut seen, mut begun) = (0, Some(begun));
+        loop {
+            let text = "select unaccounted, scheduled from conservation";
+            let (unaccounted, scheduled): (i64, i64) =
+                sqlx::query_as(text).fetch_one(&watcher).await.unwrap();
+            assert_eq!((unaccounted, scheduled), (0, 300));
+            seen += 1;
+            let left: i64 =
+                sqlx::query_scalar("select count(*) from outcome_count").fetch_one(&watcher).await.unwrap();
+            if let Some(begun) = begun.take() {
+                begun.send(()).expect("somebody waits");
+            }
+            if left == 0 {
+                return seen;
+            }
+        }
+    });
+    first_look.await.unwrap();
+    // In small steps, so that snapshots fall in between.
+    let fold = include_str!("../../src/store/fold_counts.sql");
+    while sqlx::query_scalar::<_, i64>(fold).bind(7_i64).fetch_one(db.pool()).await.unwrap() > 0 {}
+    assert!(looks.await.unwrap() > 1);
+    assert_eq!(db.value::<String>(sums).await, before);
+    let detail = "select (select sum(n) from outcome_minute) = (select sum(n) from outcome_hour)
+      and (select sum(n) from outcome_hour) = (select sum(n) from outcome_total)";
+    assert!(db.value::<bool>(detail).await);
+    db.assert_conserved().await;
+}
+
+#[tokio::test]
+async fn two_at_upkeep_at_once_fold_each_delta_once() {
+    let db = db().await;
+    let now: DateTime<Utc> = db.value("select now()").await;
+    write(&db, &lives(9, 200, now)).await;
+    let rounds = (0..6).map(|_| {
+        let store = db.store.clone();
+        tokio::spawn(async move { store.upkeep(upkeep_terms(14)).await.unwrap() })
+    });
+    let mut folded = 0;
+    for round in rounds.collect::<Vec<_>>() {
+        folded += round.await.unwrap().map_or(0, |done| done.counts_folded);
+    }
+    let _ = db.store.upkeep(upkeep_terms(14)).await.unwrap();
+    assert!(folded <= 400, "{folded}");
+    assert_eq!(db.value::<i64>("select sum(n)::bigint from outcome_total").await, 400);
+    db.assert_conserved().await;
+}
+
+#[tokio::test]
+async fn days_older_than_the_retention_go_and_their_counts_stay() {
+    let db = db().await;
+    let now: DateTime<Utc> = db.value("select now()").await;
+    let made = lives(3, 120, now);
+    write(&db, &made).await;
+    let _ = schedule(&db.store, fresh("run_pending", "snapshot_1")).await;
+    db.run("update pending set scheduled_at = scheduled_at - interval '9 days', due_at = due_at - interval '9 days'").await;
+    let counted: i64 = db.value("select ended from conservation").await;
+    let terms = UpkeepTerms { days_ahead: 14, retention_days: 4 };
+
+    // Somebody reads for long: nothing is dropped and nobody is kept waiting.
+    let mut reader = db.pool().begin().await.unwrap();
+    sqlx::query("select count(*) from outcome").execute(&mut *reader).await.unwrap();
+    assert_eq!(db.store.upkeep(terms).await.unwrap().unwrap().partitions_dropped, [""; 0]);
+    reader.rollback().await.unwrap();
+
+    let mut dropped = Vec::new();
+    loop {
+        let round = db.store.upkeep(terms).await.unwrap().unwrap();
+        if round.partitions_dropped.is_empty() {
+            break;
+        }
+        dropped.extend(round.partitions_dropped);
+    }
+    let first_kept = now.date_naive() - TimeDelta::days(4);
+    let last_dropped = (first_kept - TimeDelta::days(1)).format("outcome_%Y%m%d").to_string();
+    assert_eq!(dropped.last(), Some(&last_dropped));
+    assert!(dropped.is_sorted() && dropped.len() == 11, "{dropped:?}");
+    let kept = made.iter().filter(|life| life.settled_at.date_naive() >= first_kept).count();
+    assert_eq!(db.value::<i64>("select count(*) from outcome").await, i64::try_from(kept).unwrap());
+    let conservation = db.store.conservation().await.unwrap();
+    assert_eq!((conservation.ended, conservation.unaccounted, conservation.pending), (counted, 0, 1));
+    let refused = sqlx::query("select drop_old_outcomes(0)").execute(db.pool()).await;
+    assert!(refused.unwrap_err().to_string().contains("at least 1"));
+}
+
+#[tokio::test]
+async fn the_typed_reports_say_what_is_reckoned_by_hand() {
+    let db = db().await;
+    let now: DateTime<Utc> = db.value("select now()").await;
+    let made = lives(11, 400, now);
+    write(&db, &made[..200]).await;
+    let _ = db.store.upkeep(upkeep_terms(14)).await.unwrap();
+    write(&db, &made[200..]).await;
+
+    let since = now - TimeDelta::days(20);
+    let count = |which: &dyn Fn(&Life) -> bool| made.iter().filter(|life| which(life)).count();
+    let whole = db.store.losses(since, Step::Whole, LossBy::Nothing).await.unwrap();
+    let [all] = whole.as_slice() else { panic!("{whole:?}") };
+    let (lost, observed) = (count(&Life::is_lost), count(&Life::is_observed));
+    let overtaken = count(&Life::is_overtaken);
+    assert_eq!((all.lost, all.observed), (i64::try_from(lost).unwrap(), i64::try_from(observed).unwrap()));
+    assert_eq!((all.scheduled, all.key.as_deref()), (400, None));
+    let near =
+        |left: Option<f64>, right: f64| assert!((left.unwrap() - right).abs() < 1e-12, "{left:?} {right}");
+    near(all.loss_rate, lost as f64 / observed as f64);
+    near(all.loss_rate_low, wilson(lost, observed).0);
+    near(all.loss_rate_high, wilson(lost, observed).1);
+    near(all.loss_rate_without_overtaken_low, wilson(lost - overtaken, observed - overtaken).0);
+    near(all.fallback_rate_high, wilson(count(&Life::is_fallback), count(&Life::is_probed)).1);
+    assert_eq!(usize::try_from(all.late).unwrap(), count(&|life| life.late));
+
+    for (step, by) in [
+        (Step::Day, LossBy::Pool),
+        (Step::Hour, LossBy::DeploymentVersion),
+        (Step::Day, LossBy::Supervisor),
+        (Step::Hour, LossBy::Region),
+        (Step::Day, LossBy::Intent),
+    ] {
+        let lines = db.store.losses(since, step, by).await.unwrap();
+        assert_eq!(lines.iter().map(|line| line.lost).sum::<i64>(), all.lost, "{step:?} {by:?}");
+        assert_eq!(lines.iter().map(|line| line.scheduled).sum::<i64>(), 400, "{step:?} {by:?}");
+    }
+    let pools = db.store.losses(since, Step::Whole, LossBy::Pool).await.unwrap();
+    let keys: Vec<_> = pools.iter().map(|line| line.key.as_deref()).collect();
+    assert_eq!(keys, [Some("batch"), Some("default")]);
+    let minutes = db.store.losses(now - TimeDelta::minutes(5), Step::Minute, LossBy::Nothing).await.unwrap();
+    assert!(minutes.len() >= 4 && minutes.iter().all(|line| line.at > now - TimeDelta::minutes(6)));
+
+    for (latency, kind) in [(Latency::Verdict, "verdict"), (Latency::Connect, "connect")] {
+        let lines = db.store.latencies(latency, since).await.unwrap();
+        assert_eq!(lines.len(), 2);
+        for line in lines {
+            let of_pool = made.iter().filter(|life| life.pool == line.pool).filter_map(Life::latency);
+            let ms: Vec<f64> = of_pool.filter(|(of, _)| *of == kind).map(|(_, ms)| ms).collect();
+            assert_eq!(usize::try_from(line.n).unwrap(), ms.len());
+            near(Some(line.p50_ms / quantile(&ms, 0.5)), 1.0);
+            near(Some(line.p99_ms / quantile(&ms, 0.99)), 1.0);
+            near(Some(line.max_ms / quantile(&ms, 1.0)), 1.0);
+        }
+    }
+    let vain = db.store.false_positives(since, 1000).await.unwrap();
+    assert_eq!(vain.len(), count(&|life| life.result == Some("overtaken")));
+    assert!(vain.is_sorted_by(|left, right| left.settled_at >= right.settled_at));
+    assert_eq!(db.store.false_positives(since, 2).await.unwrap(), vain[..2]);
+    let pools = db.store.pool_states().await.unwrap();
+    assert_eq!(
+        pools.iter().map(|pool| (pool.name.as_str(), pool.pending)).collect::<Vec<_>>(),
+        [("batch", 0), ("default", 0)]
+    );
+}
+
+#[tokio::test]
+async fn everything_in_the_schema_says_what_it_is() {
+    let db = db().await;
+    let silent = "select coalesce(string_agg(thing, ', '), '') from (
+      select c.relname || coalesce('.' || a.attname, '') as thing
+      from pg_class c left join pg_attribute a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
+      where c.relnamespace = 'warmproof'::regnamespace and c.relkind in ('r', 'p', 'v') and not c.relispartition
+        and (obj_description(c.oid, 'pg_class') is null or col_description(c.oid, a.attnum) is null)
+      union all
+      select p.proname || '()' from pg_proc p
+      where p.pronamespace = 'warmproof'::regnamespace and obj_description(p.oid, 'pg_proc') is null
+    ) as things";
+    assert_eq!(db.value::<String>(silent).await, "");
+    db.run("create table warmproof.mute (word text)").await;
+    assert_eq!(db.value::<String>(silent).await, "mute.word");
+}
