@@ -82,15 +82,15 @@ impl<'e> Reader<'e> {
         text.unwrap_or(default).to_owned()
     }
 
-    /// One of a few words, with a default.
-    pub fn one_of<'w>(&mut self, variable: &'static str, default: &'w str, words: &[&'w str]) -> &'w str {
-        let Some(text) = self.raw(variable, default).filter(|text| !text.is_empty()) else { return default };
-        if let Some(word) = words.iter().find(|word| **word == text) {
-            return word;
+    /// One of a few words, or nothing.
+    pub fn optional_one_of<'w>(&mut self, variable: &'static str, words: &[&'w str]) -> Option<&'w str> {
+        let text = self.optional_text(variable)?;
+        let known = words.iter().find(|word| **word == text).copied();
+        if known.is_none() {
+            let problem = format!("is none of the words it may be: `{}`", echo(&text));
+            self.fault(variable, problem, format!("set it to one of `{}`", words.join("`, `")));
         }
-        let problem = format!("is none of the words it may be: `{}`", echo(text));
-        self.fault(variable, problem, format!("set it to one of `{}`", words.join("`, `")));
-        default
+        known
     }
 
     /// `true` or `1` in any case is true; every other text, the empty one included, is false (contract §6).

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use secrecy::SecretString;
 
+use super::docker::DockerConfig;
 use super::platform;
 use super::reader::Reader;
 use super::runner::RunnerEnvConfig;
@@ -26,6 +27,8 @@ pub struct WorkloadConfig {
 /// What makes workloads; chosen as upstream chooses (contract §5.1).
 #[derive(Debug, Clone)]
 pub enum Backend {
+    /// The Docker engine, where nothing else is chosen.
+    Docker(DockerConfig),
     /// The compute gateway, chosen by `COMPUTE_GATEWAY_URL`.
     Gateway(GatewayConfig),
 }
@@ -70,7 +73,8 @@ impl Backend {
             (false, true) => "kubernetes",
             (false, false) => "docker",
         };
-        match reader.one_of("WARMPROOF_BACKEND", chosen, &kinds) {
+        match reader.optional_one_of("WARMPROOF_BACKEND", &kinds).unwrap_or(chosen) {
+            "docker" => DockerConfig::read(reader).map(Self::Docker),
             "gateway" => GatewayConfig::read(reader).map(Self::Gateway),
             other => {
                 reader.fault("WARMPROOF_BACKEND", format!("`{other}` is not supported yet"), "use `gateway`");
