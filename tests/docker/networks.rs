@@ -37,16 +37,13 @@ async fn a_container_starts_in_all_its_networks() {
 #[tokio::test]
 async fn a_network_that_is_not_there_is_reported_and_leaves_no_container_behind() {
     let (engine, platform) = (engine().await, Platform::start(options()).await);
-    for (networks, expected) in [
-        ("nowhere", "could not start the container: "),
-        ("none,nowhere", "could not connect the container to `nowhere`: "),
-    ] {
+    for networks in ["nowhere", "none,nowhere"] {
         let lost = platform.dispatch().await;
         let name = create_of(&lost).name;
         let workload = workload(&engine.host, &platform, &[("DOCKER_RUNNER_NETWORKS", networks)]);
         let error = workload.create(create_of(&lost)).await.expect_err("no such network");
         assert!(matches!(error, CreateError::Permanent { .. }), "{error:?}");
-        assert!(error.to_string().starts_with(expected), "{error}");
+        assert!(error.to_string().ends_with(": network nowhere not found"), "{error}");
         until("it is gone", async || engine.inspect(&name).await.is_none().then_some(())).await;
     }
 }

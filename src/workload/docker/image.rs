@@ -20,9 +20,16 @@ use super::wording::{judge, transient};
 /// Statuses of a pull that will not change: no such image, or not for us.
 const PULL_PERMANENT: [u16; 4] = [400, 401, 403, 404];
 
-/// How engines report a registry's 401, which they answer with a 500 or in the middle of the progress.
-const UNAUTHORIZED: [&str; 4] =
-    ["unauthorized", "no basic auth credentials", "authentication required", "access denied"];
+/// A registry's own refusals. Engines pass them on as a 500 or in the middle of the progress, so that the words
+/// are all there is to tell them from an outage by.
+const REGISTRY_REFUSALS: [&str; 6] = [
+    "unauthorized",
+    "no basic auth credentials",
+    "authentication required",
+    "access denied",
+    "manifest unknown",
+    "name unknown",
+];
 
 type Pull = Shared<BoxFuture<'static, Result<(), CreateError>>>;
 
@@ -196,7 +203,7 @@ fn pull_error(image: &str, error: &EngineError, secrets: &[&str]) -> CreateError
         CreateError::Permanent { reason } => CreateError::Permanent { reason },
         CreateError::Transient { reason, .. } | CreateError::Uncertain { reason } => {
             let words = error.to_string().to_lowercase();
-            if UNAUTHORIZED.iter().any(|phrase| words.contains(phrase)) {
+            if REGISTRY_REFUSALS.iter().any(|phrase| words.contains(phrase)) {
                 return CreateError::Permanent { reason };
             }
             transient(reason)
@@ -245,9 +252,13 @@ mod tests {
         let refused = |status, message: &str| {
             pull_error("a", &EngineError::Refused { status, message: message.to_owned() }, &[])
         };
-        for (status, message) in
-            [(404, "manifest unknown"), (401, ""), (403, ""), (500, "Get x: no basic auth credentials")]
-        {
+        for (status, message) in [
+            (404, ""),
+            (401, ""),
+            (403, ""),
+            (500, "manifest unknown"),
+            (500, "Get x: no basic auth credentials"),
+        ] {
             assert!(matches!(refused(status, message), CreateError::Permanent { .. }), "{status} {message}");
         }
         for (status, message) in [(500, "connection refused"), (429, "slow down"), (503, "")] {

@@ -2,11 +2,11 @@
 
 use std::sync::{Arc, Mutex};
 
-use axum::Router;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
+use axum::{Json, Router};
 use futures_util::stream;
 use serde_json::json;
 use sha2::{Digest, Sha256};
@@ -125,14 +125,15 @@ async fn answer(State(registry): State<Registry>, method: Method, uri: Uri, head
     if registry.trouble == Trouble::NeedsPassword && !authorized {
         let challenge = [(header::WWW_AUTHENTICATE, "Basic realm=\"registry\"")];
         let body = json!({ "errors": [{ "code": "UNAUTHORIZED", "message": "authentication required" }] });
-        return (StatusCode::UNAUTHORIZED, challenge, body.to_string()).into_response();
+        return (StatusCode::UNAUTHORIZED, challenge, Json(body)).into_response();
     }
     let Some(rest) = path.strip_prefix(&format!("/v2/{}/", registry.repository)) else {
         return if path == "/v2/" { "{}".into_response() } else { unknown() };
     };
+    let manifest = registry.manifest();
     match rest.rsplit('/').next().unwrap_or_default() {
-        "1" => {
-            let manifest = registry.manifest();
+        // Asked for by its tag first, then by its digest.
+        reference if reference == "1" || reference == digest(manifest.as_bytes()) => {
             let kind = "application/vnd.docker.distribution.manifest.v2+json".to_owned();
             let headers = [("content-type", kind), ("docker-content-digest", digest(manifest.as_bytes()))];
             (headers, manifest).into_response()
@@ -145,7 +146,7 @@ async fn answer(State(registry): State<Registry>, method: Method, uri: Uri, head
 
 fn unknown() -> Response {
     let body = json!({ "errors": [{ "code": "MANIFEST_UNKNOWN", "message": "manifest unknown" }] });
-    (StatusCode::NOT_FOUND, body.to_string()).into_response()
+    (StatusCode::NOT_FOUND, Json(body)).into_response()
 }
 
 fn digest(bytes: &[u8]) -> String {
