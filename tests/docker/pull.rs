@@ -77,6 +77,7 @@ async fn an_error_inside_the_progress_is_the_pulls() {
         let create = dispatch_of(&platform, &registry.image()).await;
         let error = workload(&engine.host, &platform, &[]).prepare(&create).await.expect_err("no image");
         assert!(matches!(error, CreateError::Transient { name_may_be_taken: false, .. }), "{error:?}");
+        assert!(error.to_string().starts_with("could not pull "), "the progress told it: {error}");
         assert!(registry.pulls() > 0, "the progress had begun");
     }
 }

@@ -1,3 +1,4 @@
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -255,4 +256,42 @@ async fn an_engine_that_hangs_costs_no_more_than_the_limit() {
     let workload = Workload::new(&config(&host, &[])).expect("a workload");
     let prepared = tokio::time::timeout(Duration::from_secs(20), workload.prepare(&fresh())).await;
     assert!(matches!(prepared.expect("an end"), Err(CreateError::Transient { .. })));
+}
+
+#[tokio::test]
+async fn only_what_is_old_by_the_engines_own_clock_is_reaped() {
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let notes = Arc::clone(&seen);
+    // The engine's clock says 2001; a little over five minutes before it, a little under, and removed by somebody else.
+    let list = json!([
+        { "Id": "old", "Created": 1_000_000_000 - 301 },
+        { "Id": "young", "Created": 1_000_000_000 - 299 },
+        { "Id": "taken", "Created": 1_000_000_000 - 999 },
+    ]);
+    let app = Router::new().fallback(move |method: Method, uri: Uri| {
+        let path = uri.path().replace("/v1.41", "");
+        let (status, body) = match (method.as_str(), path.as_str()) {
+            ("GET", "/containers/json") => (200, list.to_string()),
+            ("GET", "/info") => (200, json!({ "SystemTime": "2001-09-09T01:46:40Z" }).to_string()),
+            ("DELETE", "/containers/taken") => (404, "{}".to_owned()),
+            _ => (204, String::new()),
+        };
+        notes.lock().expect("no panic").push(format!("{method} {path} {}", uri.query().unwrap_or_default()));
+        async move { (StatusCode::from_u16(status).expect("a status"), body) }
+    });
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let host = format!("tcp://{}", listener.local_addr().expect("an address"));
+    tokio::spawn(async move { axum::serve(listener, app).await });
+    let workload = Workload::new(&config(&host, &[("DOCKER_API_VERSION", "1.41")])).expect("a workload");
+    assert_eq!(workload.reap().await, Ok(1));
+    let seen = seen.lock().expect("no panic").clone();
+    assert!(seen[0].contains("created") && seen[0].contains("warmproof.snapshot-id"), "{seen:?}");
+    let removed: Vec<_> = seen.iter().filter(|line| line.starts_with("DELETE")).collect();
+    let query = "force=false&link=false&v=true".split('&').collect::<BTreeSet<_>>();
+    assert_eq!(removed.len(), 2, "{seen:?}");
+    for (line, id) in removed.into_iter().zip(["old", "taken"]) {
+        let (path, asked) = line.rsplit_once(' ').expect("a query");
+        assert_eq!(path, format!("DELETE /containers/{id}"));
+        assert_eq!(asked.split('&').collect::<BTreeSet<_>>(), query, "never by force");
+    }
 }

@@ -161,12 +161,19 @@ impl Engine {
 
     /// A network of containers that leads nowhere else.
     pub async fn network(&self, name: &str) {
+        // The interface is the host's, so it is named to be found, should this test fail.
+        let bridge = format!("{}-{name}", variable("WARMPROOF_TEST_BRIDGES"));
         let request = NetworkCreateRequest {
             name: name.to_owned(),
             internal: Some(true),
+            options: Some([("com.docker.network.bridge.name".to_owned(), bridge)].into()),
             ..NetworkCreateRequest::default()
         };
         self.docker.create_network(request).await.expect("a network");
+    }
+
+    pub async fn remove_network(&self, name: &str) {
+        self.docker.remove_network(name).await.expect("a network is removed");
     }
 
     pub async fn connect(&self, network: &str, container: &str) {
