@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use bollard::query_parameters::RemoveContainerOptionsBuilder;
 use secrecy::ExposeSecret;
+use tokio::time::Instant;
 
 use crate::config::docker::DockerConfig;
 use crate::config::runner::RunnerEnvConfig;
@@ -82,6 +83,7 @@ impl Docker {
             body: container::body(&self.config, runner.create, image, env),
             networks: &self.config.networks[1..],
             secrets: &secrets,
+            began: Instant::now(),
         };
         making.make().await
     }

@@ -6,7 +6,7 @@
 //!    └ refused ─ who has the name?  │        └ failed, never started: remove it, tell why
 //!         ├ ours, never started ────┘ (Existed)
 //!         ├ ours, alive ─ Existed
-//!         ├ ours, ended ─ long ago: remove it, again; just now: a probe knows better
+//!         ├ ours, ended ─ before the sighting: remove it, again; since: a probe knows better
 //!         ├ not ours ─ for good
 //!         └ nobody, or about to leave ─ again, a few times
 //! ```
@@ -16,6 +16,7 @@ use std::time::Duration;
 use bollard::models::{ContainerCreateBody, NetworkConnectRequest};
 use bollard::query_parameters::{CreateContainerOptionsBuilder, StartContainerOptions};
 use chrono::{DateTime, TimeDelta, Utc};
+use tokio::time::Instant;
 
 use crate::domain::ids::SnapshotId;
 use crate::workload::{CreateError, Created};
@@ -29,8 +30,8 @@ use super::wording::{judge, transient, uncertain};
 const ROUNDS_MAX: u32 = 5;
 /// Pause between them; the engine frees a name within a fraction of a second.
 const ROUND_PAUSE: Duration = Duration::from_millis(200);
-/// A container that ended this long before is no answer to a sighting, which is at most 2 s old.
-const ENDED_LONG_AGO: TimeDelta = TimeDelta::seconds(5);
+/// How old a sighting may be when a create is asked for, and a second more.
+const SIGHTING_AGE_MAX: Duration = Duration::from_secs(3);
 
 /// Statuses of a create that will not change: its body is wrong.
 const CREATE_PERMANENT: [u16; 3] = [400, 401, 403];
@@ -48,6 +49,8 @@ pub(super) struct Making<'a> {
     pub(super) networks: &'a [String],
     /// What must not appear in an error text.
     pub(super) secrets: &'a [&'a str],
+    /// When it was asked for.
+    pub(super) began: Instant,
 }
 
 /// What a round came to.
@@ -113,13 +116,15 @@ impl Making<'_> {
         }
     }
 
-    /// A container of this dispatch has ended. One that ended within the last seconds may have done its work.
+    /// A container of this dispatch has ended. One that ended after the last sighting may have done its work.
     async fn replace(&self, id: &str, at: Option<DateTime<Utc>>) -> Round {
         let now = match self.engine.now().await {
             Ok(now) => now,
             Err(error) => return Round::Over(Err(judge("ask for the time", &error, &[], self.secrets))),
         };
-        if at.is_some_and(|at| now - at < ENDED_LONG_AGO) {
+        let since_sighting =
+            TimeDelta::from_std(SIGHTING_AGE_MAX + self.began.elapsed()).unwrap_or(TimeDelta::MAX);
+        if at.is_some_and(|at| now - at < since_sighting) {
             let reason = format!("`{}` has only just ended, perhaps with its work done", self.name);
             return Round::Over(Err(transient(reason)));
         }
