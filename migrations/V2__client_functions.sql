@@ -2,8 +2,9 @@
 -- They are functions, so that SQL callers, the library and the API run the same rules.
 --
 -- Their plans are pinned to the index: a plan made while the hot table is nearly empty would read it whole
--- and be kept while the table fills. What is pinned looks dear to the planner, which must not compile it. They need READ COMMITTED, where each statement sees what was committed
--- before it; in a caller's older snapshot a run that has ended would be revived.
+-- and be kept while the table fills. What is pinned looks dear to the planner, which must not compile it. They
+-- need READ COMMITTED, where each statement sees what was committed before it; in a caller's older snapshot a
+-- run that has ended would be revived.
 
 create function require_read_committed() returns void
 language plpgsql

@@ -16,6 +16,7 @@ pub mod environment;
 pub mod error;
 mod number;
 pub mod platform;
+pub mod pools;
 pub mod postgres;
 pub mod reader;
 pub mod runner;
@@ -29,6 +30,7 @@ use database::DatabaseConfig;
 use environment::Environment;
 use error::ConfigErrors;
 use platform::PlatformConfig;
+use pools::PoolConfig;
 use reader::Reader;
 use url::Url;
 use verify::{Switch, VerifyConfig};
@@ -79,12 +81,10 @@ pub struct WorkerSettings {
     pub verify: VerifyConfig,
     /// Where promises are kept.
     pub database: DatabaseConfig,
-    /// Whom to ask.
-    pub platform: PlatformConfig,
     /// The worker itself.
     pub worker: WorkerConfig,
-    /// How to start a run cold.
-    pub workload: WorkloadConfig,
+    /// The pools it serves; never empty.
+    pub pools: Vec<PoolConfig>,
 }
 
 impl SchedulerSettings {
@@ -123,10 +123,9 @@ impl WorkerSettings {
 
     fn read(verify: VerifyConfig, reader: &mut Reader<'_>) -> Option<Self> {
         let database = DatabaseConfig::read(reader);
-        let platform = PlatformConfig::read(reader);
         let worker = WorkerConfig::read(reader);
-        let workload = WorkloadConfig::read(reader);
-        Some(Self { verify, database: database?, platform: platform?, worker: worker?, workload: workload? })
+        let pools = pools::read(reader);
+        Some(Self { verify, database: database?, worker: worker?, pools: pools? })
     }
 }
 

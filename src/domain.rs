@@ -8,5 +8,6 @@ pub mod claim;
 pub mod dispatch;
 pub mod ids;
 pub mod outcome;
+pub mod pool;
 pub mod verdict;
 pub mod verification;

@@ -8,21 +8,25 @@
 //!                           │ settlement                    renew: leases of all in hand
 //!                           ▼                               tally: how many probes fail
 //!                         settle (two lanes, batches)       upkeep: partitions, counts
-//!                           └─▶ wide event
+//!                           └─▶ wide event                  beat: signs of life, backends checked
+//!                                                           second_look: did the fallback help
 //! ```
 //!
 //! Losing a tick, a task or the whole process costs delay, never a verification.
 
+mod beat;
 mod claim_ahead;
 mod event;
 mod fallback;
 mod in_hand;
 mod renew;
+mod second_look;
 mod settle;
 mod tally;
 mod upkeep;
 mod verify;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,18 +37,20 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::config::pools::PoolConfig;
 use crate::config::worker::WorkerConfig;
 use crate::domain::backoff::Backoff;
 use crate::domain::claim::ClaimKey;
 use crate::domain::ids::{PoolName, RunId};
+use crate::domain::pool::PoolSettings;
 use crate::domain::verdict::{LatestSnapshot, Sighting};
 use crate::platform;
 use crate::store::lease::Release;
 use crate::store::{Store, StoreError};
 use crate::telemetry::event::Events;
-use crate::workload::Workload;
+use crate::workload::{BuildError, Workload};
 
-use in_hand::InHand;
+use in_hand::{Held, InHand};
 use tally::Tally;
 
 /// How long a stopping worker waits for a database that does not answer, once for a claim in flight
@@ -88,13 +94,23 @@ impl Probe {
     }
 }
 
+/// A pool as a worker serves it.
+#[derive(Debug, Clone)]
+pub struct Served {
+    /// Whom to ask about its runs.
+    pub probe: Probe,
+    /// What makes its workloads.
+    pub workload: Workload,
+    /// Its settings, should the database not know it yet.
+    pub initial: PoolSettings,
+}
+
 /// What all tasks of a worker share.
 #[derive(Debug)]
 struct Shared {
     config: WorkerConfig,
     store: Store,
-    platform: Probe,
-    workload: Workload,
+    pools: BTreeMap<PoolName, Served>,
     events: Events,
     in_hand: Arc<InHand>,
     tally: Tally,
@@ -106,6 +122,68 @@ struct Shared {
     settle: mpsc::Sender<settle::Ended>,
 }
 
+/// Why a pool could not be set up; checked configuration does not lead here.
+#[derive(Debug, thiserror::Error)]
+pub enum SetUpError {
+    /// The platform's client.
+    #[error("could not set up the platform's client of pool `{pool}`: {source}")]
+    Platform {
+        /// Which pool.
+        pool: PoolName,
+        /// Why.
+        source: platform::ClientError,
+    },
+    /// The backend.
+    #[error("could not set up the backend of pool `{pool}`: {source}")]
+    Backend {
+        /// Which pool.
+        pool: PoolName,
+        /// Why.
+        source: BuildError,
+    },
+}
+
+impl Served {
+    /// Sets up every configured pool; connects to nothing. Pools without settings of their own share their clients.
+    ///
+    /// # Errors
+    /// [`SetUpError`], where the configuration was not read by `config`.
+    pub fn set_up(pools: &[PoolConfig]) -> Result<BTreeMap<PoolName, Self>, SetUpError> {
+        let mut served = BTreeMap::new();
+        let mut shared: Option<Self> = None;
+        for config in pools {
+            let pool = || config.name.clone();
+            let one = match &shared {
+                Some(shared) if !config.own => Self { initial: config.initial.clone(), ..shared.clone() },
+                Some(_) | None => Self {
+                    probe: platform::Client::new(&config.platform)
+                        .map_err(|source| SetUpError::Platform { pool: pool(), source })?
+                        .into(),
+                    workload: Workload::new(&config.workload)
+                        .map_err(|source| SetUpError::Backend { pool: pool(), source })?,
+                    initial: config.initial.clone(),
+                },
+            };
+            if !config.own && shared.is_none() {
+                shared = Some(one.clone());
+            }
+            served.insert(pool(), one);
+        }
+        Ok(served)
+    }
+}
+
+impl Shared {
+    /// How the pool of a claim is served. Claims come from these pools alone.
+    fn served(&self, held: &Held) -> &Served {
+        &self.pools[&held.claim.pool]
+    }
+
+    fn pool_names(&self) -> Vec<PoolName> {
+        self.pools.keys().cloned().collect()
+    }
+}
+
 /// What a worker leaves behind when it stops.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Drained {
@@ -114,17 +192,12 @@ pub struct Drained {
 }
 
 impl Worker {
-    /// A worker over a store, a platform and the backend for its pools.
+    /// A worker over a store, and how it serves each of its pools.
     ///
     /// Nothing happens before [`WorkerBuilder::run`].
     #[must_use]
-    pub fn builder(
-        config: WorkerConfig,
-        store: Store,
-        platform: impl Into<Probe>,
-        workload: Workload,
-    ) -> WorkerBuilder {
-        WorkerBuilder { store, platform: platform.into(), workload, config, events: Events::Off }
+    pub fn builder(config: WorkerConfig, store: Store, pools: BTreeMap<PoolName, Served>) -> WorkerBuilder {
+        WorkerBuilder { store, pools, config, events: Events::Off }
     }
 }
 
@@ -132,8 +205,7 @@ impl Worker {
 #[derive(Debug)]
 pub struct WorkerBuilder {
     store: Store,
-    platform: Probe,
-    workload: Workload,
+    pools: BTreeMap<PoolName, Served>,
     config: WorkerConfig,
     events: Events,
 }
@@ -167,8 +239,7 @@ impl WorkerBuilder {
             halt: CancellationToken::new(),
             settle,
             store: self.store,
-            platform: self.platform,
-            workload: self.workload,
+            pools: self.pools,
             events: self.events,
             config: self.config,
         });
@@ -183,8 +254,10 @@ impl WorkerBuilder {
     /// Makes the pools known, waiting for a database that cannot be reached yet.
     async fn register(&self, stop: &CancellationToken) -> Result<(), StoreError> {
         let mut failures = 0;
+        let pools: Vec<(PoolName, PoolSettings)> =
+            self.pools.iter().map(|(name, served)| (name.clone(), served.initial.clone())).collect();
         while !stop.is_cancelled() {
-            match self.store.ensure_pools(&self.config.pools).await {
+            match self.store.ensure_pools(&pools).await {
                 // Refused by the database itself: waiting would not help.
                 Err(error) if error.sqlstate().is_some() => return Err(error),
                 Err(_) if stop.is_cancelled() => break,
@@ -211,7 +284,7 @@ impl Worker {
         let shared = self.shared;
         tracing::info!(
             worker = %shared.config.name,
-            pools = ?shared.config.pools.iter().map(PoolName::as_str).collect::<Vec<_>>(),
+            pools = ?shared.pools.keys().map(PoolName::as_str).collect::<Vec<_>>(),
             "worker started"
         );
         // The lanes and the leases outlive `stop`: they serve what is still in hand.
@@ -222,6 +295,8 @@ impl Worker {
         let leases = tokio::spawn(renew::keep(Arc::clone(&shared), aside.clone()));
         let tally = tokio::spawn(tally::keep(Arc::clone(&shared), aside.clone()));
         let upkeep = tokio::spawn(upkeep::keep(Arc::clone(&shared)));
+        let beat = tokio::spawn(beat::keep(Arc::clone(&shared), aside.clone()));
+        let second_looks = tokio::spawn(second_look::keep(Arc::clone(&shared)));
 
         let verifications = TaskTracker::new();
         claim_ahead::run(&shared, &verifications, StdRng::from_os_rng()).await;
@@ -245,9 +320,11 @@ impl Worker {
         shared.halt.cancel();
         let released = give_back(&shared, keys).await;
         aside.cancel();
-        for task in lanes.into_iter().chain([leases, tally, upkeep]) {
+        for task in lanes.into_iter().chain([leases, tally, upkeep, second_looks]) {
             task.abort();
         }
+        // It signs off; bounded, as everything at the end.
+        let _ = timeout(PARTING_MAX, beat).await;
         tracing::info!(worker = %shared.config.name, released, "worker stopped");
         Ok(Drained { released })
     }

@@ -18,6 +18,9 @@ use crate::store::Store;
 const RATE: u32 = 1000;
 /// From the first insert to the first due time.
 const LEAD: Duration = Duration::from_secs(4);
+/// How long all rows over a cap may take to be looked at once, and how often that is asked.
+const TOLD_MAX: Duration = Duration::from_mins(3);
+const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// What the background worker's null probe sees: the snapshot of every waiting row, so each look is a loss.
 const LOST_SNAPSHOT: &str = "snapshot_deep";
 
@@ -126,7 +129,21 @@ async fn capped(context: &Context, db: &PgPool, count: i64) -> anyhow::Result<Fl
     pool(db, "capped", false, Some(0)).await?;
     fill(db, "capped", count, "clock_timestamp()", "clock_timestamp()").await?;
     let probe = ["--snapshot", LOST_SNAPSHOT];
-    Fleet::workers(context, 1, &probe, &[("WARMPROOF_POOLS", "capped")]).await
+    let fleet = Fleet::workers(context, 1, &probe, &[("WARMPROOF_POOLS", "capped")]).await?;
+    // Each is looked at once and told to wait; from then on it is a row that waits over the cap.
+    let waiting = "select count(*) from pending where pool = 'capped' and last_error = 'held: cap'";
+    let told = tokio::time::timeout(TOLD_MAX, async {
+        loop {
+            #[expect(clippy::disallowed_methods, reason = "a benchmark's own set-up")]
+            let now: i64 = sqlx::query_scalar(waiting).fetch_one(db).await?;
+            if now >= count {
+                return anyhow::Ok(());
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    });
+    told.await.map_err(|_| anyhow::anyhow!("not all rows were looked at"))??;
+    Ok(fleet)
 }
 
 async fn pool(db: &PgPool, name: &str, paused: bool, cap: Option<i32>) -> anyhow::Result<()> {

@@ -17,8 +17,7 @@ use crate::config::verify::Switch;
 use crate::domain::ids::SnapshotId;
 use crate::domain::verdict::LatestSnapshot;
 use crate::store::Store;
-use crate::worker::{Probe, Worker};
-use crate::workload::Workload;
+use crate::worker::{Probe, Served, Worker};
 
 /// How long a drain may take before something is wrong.
 const PATIENCE: Duration = Duration::from_mins(2);
@@ -46,12 +45,14 @@ async fn drain(context: &Context, admin: &Store, rows: usize, in_hand: Option<u3
         settings.worker.claims_in_hand_max = in_hand;
     }
     let store = context.store(settings.database.connections_max).await?;
-    let workload = Workload::new(&settings.workload)?;
+    let mut pools = Served::set_up(&settings.pools)?;
     let probe = moved_on(SnapshotId::parse("snapshot_movedon")?);
+    for served in pools.values_mut() {
+        served.probe = probe.clone();
+    }
     let stop = CancellationToken::new();
     let begin = Instant::now();
-    let worker =
-        tokio::spawn(Worker::builder(settings.worker, store.clone(), probe, workload).run(stop.clone()));
+    let worker = tokio::spawn(Worker::builder(settings.worker, store.clone(), pools).run(stop.clone()));
     let done = timeout(PATIENCE, async {
         while usize::try_from(server::ended(admin).await?)? < rows {
             sleep(LOOK).await;

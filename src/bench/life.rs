@@ -22,6 +22,7 @@ use super::spent::Meter;
 use crate::domain::claim::{Claim, Fence};
 use crate::domain::ids::{PoolName, WorkerName};
 use crate::domain::outcome::{Ending, Settled, Settlement};
+use crate::domain::pool::PoolSettings;
 use crate::domain::verdict::Acted;
 use crate::domain::verification::NewVerification;
 use crate::store::Store;
@@ -115,7 +116,8 @@ async fn lives(store: &Store, stock: &Stock, count: usize, connections: u32) -> 
     server::empty(store).await?;
     let pools =
         (0..connections).map(|n| PoolName::parse(format!("bench-{n}"))).collect::<Result<Vec<_>, _>>()?;
-    store.ensure_pools(&pools).await?;
+    let known: Vec<_> = pools.iter().map(|pool| (pool.clone(), PoolSettings::default())).collect();
+    store.ensure_pools(&known).await?;
     let mut shares: Vec<Vec<Vec<NewVerification>>> = vec![Vec::new(); pools.len()];
     for (index, mut batch) in stock.batches(count, BATCH).into_iter().enumerate() {
         let owner = index % pools.len();

@@ -24,11 +24,9 @@ use crate::config::environment::Environment;
 use crate::config::verify::Switch;
 use crate::domain::ids::{RunId, SnapshotId};
 use crate::domain::verdict::LatestSnapshot;
-use crate::platform;
 use crate::store::Store;
 use crate::telemetry::event::{Events, WideEvent};
-use crate::worker::{Probe, Worker};
-use crate::workload::Workload;
+use crate::worker::{Probe, Served, Worker};
 
 /// How often events are turned into figures, so that they do not pile up.
 const DRAIN_EVERY: Duration = Duration::from_millis(50);
@@ -69,13 +67,15 @@ async fn work(args: &BenchWorkerArgs, stop: CancellationToken) -> anyhow::Result
     };
     let store = Store::connect(&settings.database).await?;
     let (noted, mut looks) = mpsc::unbounded_channel();
-    let probe = if args.http {
-        Probe::Platform(platform::Client::new(&settings.platform)?)
-    } else {
-        Probe::Noted(Box::new(moved_on(&args.snapshot)?), noted)
-    };
+    let mut pools = Served::set_up(&settings.pools)?;
+    if !args.http {
+        let probe = Probe::Noted(Box::new(moved_on(&args.snapshot)?), noted);
+        for served in pools.values_mut() {
+            served.probe = probe.clone();
+        }
+    }
     let events = Arc::new(Mutex::new(Vec::new()));
-    let worker = Worker::builder(settings.worker, store.clone(), probe, Workload::new(&settings.workload)?)
+    let worker = Worker::builder(settings.worker, store.clone(), pools)
         .events(Events::Memory(Arc::clone(&events)))
         .run(stop);
     say("ready")?;

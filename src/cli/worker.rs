@@ -1,16 +1,12 @@
 //! `warmproof worker`
 
-use anyhow::Context;
-
 use super::Lifetime;
 use crate::config::WorkerSettings;
 use crate::config::environment::Environment;
 use crate::config::verify::Switch;
-use crate::platform;
 use crate::store::Store;
 use crate::telemetry::event::Events;
-use crate::worker::{PARTING_MAX, Worker};
-use crate::workload::Workload;
+use crate::worker::{PARTING_MAX, Served, Worker};
 
 /// Runs a worker until SIGTERM or SIGINT.
 pub(super) async fn worker(lifetime: &Lifetime) -> anyhow::Result<()> {
@@ -25,11 +21,9 @@ pub(super) async fn worker(lifetime: &Lifetime) -> anyhow::Result<()> {
     };
     // Lazy: a worker that starts before its database waits for it.
     let store = Store::connect_lazy(&settings.database)?;
-    let platform =
-        platform::Client::new(&settings.platform).context("could not set up the platform's client")?;
-    let workload = Workload::new(&settings.workload).context("could not set up the workload backend")?;
+    let pools = Served::set_up(&settings.pools)?;
     let events = if settings.worker.wide_events { Events::Stdout } else { Events::Off };
-    let worker = Worker::builder(settings.worker, store.clone(), platform, workload).events(events);
+    let worker = Worker::builder(settings.worker, store.clone(), pools).events(events);
     let drained = worker.run(stop).await.map_err(|error| {
         let missing = error.is_schema_missing();
         let error = anyhow::Error::new(error);

@@ -43,6 +43,14 @@ impl Environment {
         Self { values }
     }
 
+    /// The same environment with these variables in the place of its own.
+    #[must_use]
+    pub fn with(&self, variables: impl IntoIterator<Item = (String, String)>) -> Self {
+        let mut values = self.values.clone();
+        values.extend(variables.into_iter().map(|(name, value)| (name, Some(value))));
+        Self { values }
+    }
+
     /// What the variable `name` holds.
     pub fn get(&self, name: &str) -> Value<'_> {
         match self.values.get(name) {

@@ -6,14 +6,20 @@ use std::fmt;
 
 /// One fault of one variable.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{variable}` {problem}\n  hint: {hint}")]
+#[error("{}`{variable}` {problem}\n  hint: {hint}", place(pool.as_deref()))]
 pub struct ConfigError {
+    /// The pool whose own settings are at fault; `None`: those of all.
+    pub pool: Option<String>,
     /// The variable at fault.
     pub variable: &'static str,
     /// What is wrong with it, readable behind its name.
     pub problem: String,
     /// What to do about it.
     pub hint: String,
+}
+
+fn place(pool: Option<&str>) -> String {
+    pool.map_or_else(String::new, |pool| format!("pool `{pool}`: "))
 }
 
 /// All faults of a configuration, in the order in which they were found; never empty.

@@ -59,10 +59,32 @@ impl<'e> Reader<'e> {
     ///
     /// The same fault counts once: several concerns may read one variable.
     pub fn fault(&mut self, variable: &'static str, problem: impl Into<String>, hint: impl Into<String>) {
-        let fault = ConfigError { variable, problem: problem.into(), hint: hint.into() };
+        let fault = ConfigError { pool: None, variable, problem: problem.into(), hint: hint.into() };
         if !self.faults.contains(&fault) {
             self.faults.push(fault);
         }
+    }
+
+    /// The environment that is read.
+    pub fn environment(&self) -> &'e Environment {
+        self.environment
+    }
+
+    /// Takes over what another reader found while it read a pool's own settings.
+    ///
+    /// A fault of the environment itself, which all pools share, was noted already or is noted once.
+    pub fn adopt(&mut self, other: Reader<'_>, pool: &str) {
+        self.asked.extend(other.asked);
+        for fault in other.faults {
+            if !self.faults.contains(&fault) {
+                self.faults.push(ConfigError { pool: Some(pool.to_owned()), ..fault });
+            }
+        }
+    }
+
+    /// A text with a default that the documentation names, while the reader decides on its own.
+    pub fn optional_text_or(&mut self, variable: &'static str, documented: &str) -> Option<String> {
+        self.raw(variable, documented).filter(|text| !text.is_empty()).map(str::to_owned)
     }
 
     /// A text; unset and empty are the same, as upstream asks for truthy values.

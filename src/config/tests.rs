@@ -6,7 +6,6 @@ use super::*;
 use crate::config::docker::{ApiVersion, DockerHost, RegistryConfig};
 use crate::config::verify::DisabledReason;
 use crate::config::workload::Backend;
-use crate::domain::ids::PoolName;
 
 const DOCUMENTATION: &str = include_str!("../../docs/configuration.md");
 
@@ -46,15 +45,16 @@ fn worker(changes: &[(&'static str, Option<&str>)]) -> Result<WorkerSettings, Co
 fn a_complete_environment_gives_every_default() {
     let settings = worker(&[]).expect("a complete environment");
     assert_eq!(settings.verify.delay, Duration::from_secs(10));
-    assert_eq!(settings.platform.api_url.as_str(), "https://platform.example/base");
-    assert_eq!(settings.platform.probe_timeout, Duration::from_secs(2));
+    let pool = &settings.pools[0];
+    assert_eq!(pool.platform.api_url.as_str(), "https://platform.example/base");
+    assert_eq!(pool.platform.probe_timeout, Duration::from_secs(2));
     assert_eq!(settings.database.schema, "warmproof");
     assert_eq!(settings.worker.lease, Duration::from_secs(5));
     assert_eq!(settings.worker.expire_after, Duration::from_mins(15));
     assert!(settings.worker.wide_events, "events are on unless switched off");
     assert_eq!(settings.worker.node_id, "node-a");
     assert!(settings.worker.name.as_str().starts_with("node-a-"));
-    let Backend::Gateway(gateway) = settings.workload.backend else { panic!("no gateway") };
+    let Backend::Gateway(gateway) = &pool.workload.backend else { panic!("no gateway") };
     assert_eq!(gateway.url, "https://gateway.example/", "the base stays as it was written");
     let api = ApiSettings::from_environment(&complete_but(&[])).expect("a complete environment");
     let Switch::Enabled(api) = api else { panic!("disabled") };
@@ -110,10 +110,10 @@ fn all_faults_of_all_concerns_come_at_once() {
             "TRIGGER_WARM_START_VERIFY_DELAY_MS",
             "WARMPROOF_DATABASE_URL",
             "WARMPROOF_SCHEMA",
+            "WARMPROOF_POOLS",
             "TRIGGER_API_URL",
             "TRIGGER_WORKER_TOKEN",
             "MANAGED_WORKER_SECRET",
-            "WARMPROOF_POOLS",
             "WORKLOAD_TOKEN_ENFORCEMENT",
             "WORKLOAD_TOKEN_SECRET",
             "WORKLOAD_TOKEN_EXP",
@@ -168,7 +168,9 @@ fn a_value_that_does_not_fit_its_place_is_refused_without_being_repeated() {
 
 fn docker_of(changes: &[(&'static str, Option<&str>)]) -> Result<docker::DockerConfig, ConfigErrors> {
     let changes: Vec<_> = changes.iter().copied().chain([("COMPUTE_GATEWAY_URL", None)]).collect();
-    let Backend::Docker(docker) = worker(&changes)?.workload.backend else { panic!("no docker") };
+    let Backend::Docker(docker) = worker(&changes)?.pools.remove(0).workload.backend else {
+        panic!("no docker")
+    };
     Ok(docker)
 }
 
@@ -241,7 +243,7 @@ fn settings_can_be_printed_without_giving_secrets_away() {
 fn additional_variables_are_split_as_upstream_splits_them() {
     let text = " A = 1 ,B=2=lost,C=,=4,D,A=5,, E=a b";
     let settings = worker(&[("RUNNER_ADDITIONAL_ENV_VARS", Some(text))]).expect("settings");
-    let additional: Vec<(&str, &str)> = settings
+    let additional: Vec<(&str, &str)> = settings.pools[0]
         .workload
         .runner
         .additional
@@ -254,8 +256,9 @@ fn additional_variables_are_split_as_upstream_splits_them() {
 #[test]
 fn the_instance_name_is_one_per_process() {
     let settings = worker(&[("TRIGGER_WORKER_INSTANCE_NAME", None)]).expect("settings");
-    assert_eq!(settings.platform.instance_name, settings.worker.node_id);
-    assert_eq!(settings.platform.instance_name, settings.workload.runner.instance_name);
+    let pool = &settings.pools[0];
+    assert_eq!(pool.platform.instance_name, settings.worker.node_id);
+    assert_eq!(pool.platform.instance_name, pool.workload.runner.instance_name);
     let long = "n".repeat(300);
     let settings = worker(&[("TRIGGER_WORKER_INSTANCE_NAME", Some(&long))]).expect("a cut worker name");
     assert!(settings.worker.name.as_str().len() <= 200);
@@ -264,7 +267,7 @@ fn the_instance_name_is_one_per_process() {
 #[test]
 fn pools_are_trimmed_and_named_once() {
     let settings = worker(&[("WARMPROOF_POOLS", Some("blue, green,,blue"))]).expect("settings");
-    let pools: Vec<&str> = settings.worker.pools.iter().map(PoolName::as_str).collect();
+    let pools: Vec<&str> = settings.pools.iter().map(|pool| pool.name.as_str()).collect();
     assert_eq!(pools, ["blue", "green"]);
 }
 
@@ -294,6 +297,10 @@ fn the_documentation_has_every_variable_with_its_default_and_bounds() {
     }
     for row in DOCUMENTATION.lines().filter_map(|line| line.strip_prefix("| `")) {
         let variable = row.split('`').next().expect("a name");
+        if variable.starts_with(|first: char| first.is_ascii_lowercase()) {
+            // A key of the pools' file.
+            continue;
+        }
         assert!(reader.asked().contains_key(variable), "nothing reads {variable}");
     }
 }

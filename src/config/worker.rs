@@ -5,7 +5,7 @@ use std::time::Duration;
 use uuid::Uuid;
 
 use crate::domain::backoff::Backoff;
-use crate::domain::ids::{NAME_BYTES_MAX, PoolName, WorkerName};
+use crate::domain::ids::{NAME_BYTES_MAX, WorkerName};
 
 use super::platform;
 use super::reader::Reader;
@@ -21,10 +21,6 @@ pub struct WorkerConfig {
     /// Instance name, process id and a random part by default. Two workers of one name are safe, but
     /// nobody can tell their claims apart.
     pub name: WorkerName,
-    /// `WARMPROOF_POOLS`: the pools served, separated by commas, `default` by default.
-    ///
-    /// A pool that no worker serves is never looked at.
-    pub pools: Vec<PoolName>,
     /// `WARMPROOF_PROBE_CONCURRENCY`: probes at a time, 10 by default, 1 to 1000.
     ///
     /// Too low and a burst is looked at late; too high and the platform takes the burst at once.
@@ -100,10 +96,8 @@ impl WorkerConfig {
     pub fn read(reader: &mut Reader<'_>) -> Option<Self> {
         let node_id = platform::read_instance_name(reader);
         let name = read_name(reader, &node_id);
-        let pools = read_pools(reader);
         let config = Self {
             name: name?,
-            pools,
             probe_concurrency: reader.count("WARMPROOF_PROBE_CONCURRENCY", 10, 1..=1000),
             fallback_concurrency: reader.count("WARMPROOF_FALLBACK_CONCURRENCY", 10, 1..=1000),
             claims_in_hand_max: reader.count("WARMPROOF_CLAIMS_IN_HAND_MAX", 500, 1..=10_000),
@@ -197,22 +191,4 @@ fn default_name(node_id: &str) -> String {
     let node: String = printable.take(NAME_BYTES_MAX - NAME_SUFFIX_BYTES).collect();
     let random = Uuid::new_v4().simple().to_string();
     format!("{node}-{}-{}", std::process::id(), &random[..6])
-}
-
-fn read_pools(reader: &mut Reader<'_>) -> Vec<PoolName> {
-    let variable = "WARMPROOF_POOLS";
-    let text = reader.text_or(variable, PoolName::default_pool().as_str());
-    let hint = "separate names with commas, such as `default,batch`";
-    let mut pools = Vec::new();
-    for name in text.split(',').map(str::trim).filter(|name| !name.is_empty()) {
-        match PoolName::parse(name) {
-            Ok(pool) if pools.contains(&pool) => {}
-            Ok(pool) => pools.push(pool),
-            Err(error) => reader.fault(variable, format!("holds a bad name: {error}"), hint),
-        }
-    }
-    if pools.is_empty() {
-        reader.fault(variable, "names no pool", hint);
-    }
-    pools
 }

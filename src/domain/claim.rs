@@ -77,6 +77,8 @@ pub struct Claim {
     pub probe_failures: u32,
     /// Creates requested so far.
     pub create_count: u32,
+    /// Times that a create could not be prepared.
+    pub prepare_failures: u32,
     /// When a probe first saw the loss.
     pub lost_at: Option<DateTime<Utc>>,
     /// The name the next create asks for, if a failed one changed it.
@@ -142,6 +144,7 @@ mod tests {
             claim_count: 1,
             probe_failures: 0,
             create_count: 0,
+            prepare_failures: 0,
             lost_at: None,
             workload: None,
             traceparent: None,

@@ -135,6 +135,11 @@ pub enum Cancelled {
         /// Which one.
         id: VerificationId,
     },
+    /// The pool keeps watching: the connect was noted on the row, and the look happens all the same.
+    Noted {
+        /// Which one.
+        id: VerificationId,
+    },
     /// A create is already permitted; a connect was noted on the row, nothing else changed.
     TooLate {
         /// Which one.

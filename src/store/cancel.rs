@@ -2,8 +2,8 @@
 //!
 //! The rule, rows that may still be cancelled, is one plain statement for a whole batch. What it
 //! leaves out is judged by the database function `cancel_many`, which waits for writers that hold
-//! a row and knows what is too late. Here is decided how a batch commits: only a batch of connects may commit asynchronously, because
-//! losing one costs a probe and no more (design §3, cancel).
+//! a row and knows what is too late. Here is decided how a batch commits: only a batch of connects may
+//! commit asynchronously, because losing one costs a probe and no more (design §3, cancel).
 
 use uuid::Uuid;
 
@@ -160,6 +160,7 @@ fn answer(row: &Answer) -> Result<Cancelled, StoreError> {
     let id = || row.id.map(VerificationId).ok_or_else(|| unreadable("id", "it is null"));
     match row.result.as_str() {
         "cancelled" => Ok(Cancelled::Cancelled { id: id()? }),
+        "noted" => Ok(Cancelled::Noted { id: id()? }),
         "too_late" => Ok(Cancelled::TooLate { id: id()? }),
         "not_found" => Ok(Cancelled::NotFound),
         other => Err(unreadable("result", other)),

@@ -19,6 +19,9 @@ with setting as materialized (
   where p.run_id = i.run_id
     and (i.snapshot_id is null or p.snapshot_id = i.snapshot_id)
     and p.create_permitted_at is null
+    -- A pool that keeps watching has a connect noted, and looks all the same.
+    and (i.reason <> 'connected'
+      or p.pool <> all (array(select pool.name from pool where pool.on_connect = 'keep_watching')))
   returning
     i.ordinal, i.reason as cancel_reason,
     p.id, p.run_id, p.snapshot_id, p.pool, p.supervisor, p.region, p.deployment_version, p.intent,

@@ -33,4 +33,4 @@ where (select mode from setting) is not null
 returning
   p.id, p.run_id, p.snapshot_id, p.pool, p.supervisor, p.region, p.intent,
   p.dequeued_at, p.scheduled_at, p.due_at, p.look_at, clock_timestamp() as "claimed_at!",
-  p.claim_count, p.probe_failures, p.create_count, p.lost_at, p.workload, p.traceparent
+  p.claim_count, p.probe_failures, p.create_count, p.prepare_failures, p.lost_at, p.workload, p.traceparent

@@ -23,13 +23,23 @@ pub struct Release {
     pub error: Option<String>,
     /// The name the next create is to ask for, if it changes.
     pub workload: Option<String>,
+    /// How often a create could not be prepared under this claim.
+    pub prepare_failures: u32,
 }
 
 impl Release {
     /// A claim given back untouched, for somebody else to take at once.
     #[must_use]
     pub fn untouched(key: ClaimKey) -> Self {
-        Self { key, look_again_in: None, probes: 0, failures: 0, error: None, workload: None }
+        Self {
+            key,
+            look_again_in: None,
+            probes: 0,
+            failures: 0,
+            error: None,
+            workload: None,
+            prepare_failures: 0,
+        }
     }
 }
 
@@ -143,6 +153,8 @@ impl Store {
         let errors: Vec<Option<&str>> = releases.iter().map(|release| release.error.as_deref()).collect();
         let workloads: Vec<Option<&str>> =
             releases.iter().map(|release| release.workload.as_deref()).collect();
+        let unprepared: Vec<i32> =
+            releases.iter().map(|release| super::count(release.prepare_failures)).collect();
         let given_back = sqlx::query_scalar!(
             r#"with setting as materialized (
                  select set_config('lock_timeout', '100ms', true) as wait
@@ -155,12 +167,13 @@ impl Store {
                  probe_failures = p.probe_failures + given.failures,
                  last_error = coalesce(given.error, p.last_error),
                  workload = coalesce(given.workload, p.workload),
+                 prepare_failures = p.prepare_failures + given.unprepared,
                  lease_expires_at = null,
                  fence = null,
                  worker = null
                from setting, unnest($1::text[], $2::uuid[], $3::bigint[], $4::int[], $5::int[], $6::int[], $7::text[],
-                   $8::text[])
-                 as given (run_id, id, fence, wait_ms, probes, failures, error, workload)
+                   $8::text[], $9::int[])
+                 as given (run_id, id, fence, wait_ms, probes, failures, error, workload, unprepared)
                where setting.wait is not null and p.run_id = given.run_id and p.id = given.id and p.fence = given.fence
                returning p.id"#,
             &columns.run_ids as &[&str],
@@ -171,6 +184,7 @@ impl Store {
             &failures,
             &errors as &[Option<&str>],
             &workloads as &[Option<&str>],
+            &unprepared,
         )
         .fetch_all(self.db())
         .await

@@ -5,7 +5,7 @@ use serde::Serialize;
 use sqlx::types::Uuid;
 
 use super::{Store, StoreError};
-use crate::domain::ids::{PoolName, RunId, VerificationId};
+use crate::domain::ids::{RunId, VerificationId};
 use crate::domain::outcome::Outcome;
 
 /// A pending verification, as it stands. The message stays where it is.
@@ -160,22 +160,6 @@ impl Store {
             .fetch_all(self.db())
             .await
             .map_err(StoreError::doing("list pools"))
-    }
-
-    /// Makes sure that the database knows these pools. Settings of known ones are left alone.
-    ///
-    /// # Errors
-    /// The database could not be reached or refused a name.
-    pub async fn ensure_pools(&self, pools: &[PoolName]) -> Result<(), StoreError> {
-        let names: Vec<&str> = pools.iter().map(PoolName::as_str).collect();
-        sqlx::query!(
-            "insert into pool (name) select unnest($1::text[]) on conflict (name) do nothing",
-            &names as &[&str]
-        )
-        .execute(self.db())
-        .await
-        .map_err(StoreError::doing("register pools"))?;
-        Ok(())
     }
 
     /// The conservation check, in one snapshot of the database.

@@ -58,6 +58,14 @@ with setting as materialized (
   from recorded
   group by date_trunc('minute', settled_at), pool, supervisor, region, deployment_version, intent, outcome, reason,
     fallback_result, late
+), looked_after as (
+  -- A workload that was made is no run that started: somebody looks once more.
+  insert into second_look (verification_id, run_id, snapshot_id, pool, dequeued_at, settled_at, look_at)
+  select j.id, j.run_id, j.snapshot_id, j.pool, j.dequeued_at, clock_timestamp(),
+    clock_timestamp() + pool.second_look_after_ms * interval '1 millisecond'
+  from judged j
+  join pool on pool.name = j.pool and pool.second_look_after_ms is not null
+  where j.verdict = 'fallback' and j.fallback_result in ('created', 'existed')
 )
 select
   settled_at as "settled_at!", id as "id!", run_id as "run_id!", snapshot_id as "snapshot_id!", pool as "pool!",

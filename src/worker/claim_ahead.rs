@@ -152,10 +152,10 @@ impl ClaimAhead {
 
     /// A claim asks for what lies above each watermark, and a sweep for what lies below as well.
     fn wanted(&self, shared: &Shared, sweeping: bool, room: usize) -> Vec<Wanted> {
-        let ranges = shared.config.pools.len() * if sweeping { 2 } else { 1 };
+        let ranges = shared.pools.len() * if sweeping { 2 } else { 1 };
         let quota = u32::try_from(room.div_ceil(ranges.max(1))).unwrap_or(u32::MAX);
         let mut wanted = Vec::new();
-        for pool in &shared.config.pools {
+        for pool in shared.pools.keys() {
             let watermark = self.watermarks.get(pool).copied();
             if let (true, Some(watermark)) = (sweeping, watermark) {
                 wanted.push(Wanted { pool: pool.clone(), low: None, high: Some(watermark), quota });

@@ -1,9 +1,10 @@
 //! The fallback: a run that nothing acted on is cold-started, once per dispatch.
 //!
 //! ```text
-//! Lost ─ mark (durable) ─ permit (durable) ─ count (durable) ─ create ─ settle
-//!            │                 │                                  │
-//!            │                 └ held, shadow: no create          └ failed: back off, probe again
+//! Lost ─ mark (durable) ─ permit (durable) ─ prepare ─ look again if it took long ─ count (durable) ─ create ─ settle
+//!            │                 │                │                                                      │
+//!            │                 │                └ failed ─────── back off, probe again ─────── failed ─┘
+//!            │                 └ held, shadow: no create
 //!            └ from here on the outcome is fallback
 //! ```
 //!
@@ -16,13 +17,14 @@ use tokio::time::Instant;
 
 use super::Shared;
 use super::in_hand::Held;
-use super::verify::{Look, Next, SIGHTING_AGE_MAX, slot};
+use super::verify::{self, Look, Next, SIGHTING_AGE_MAX, SIGHTING_FRESH, slot};
 use crate::domain::backoff::Backoff;
 use crate::domain::dispatch::ColdStartRequest;
-use crate::domain::outcome::{Ending, FallbackResult};
+use crate::domain::outcome::{Ending, FallbackResult, Settlement};
+use crate::domain::verdict::Verdict;
 use crate::store::StoreError;
 use crate::store::lease::Release;
-use crate::store::loss::{Fenced, Permit};
+use crate::store::loss::{Fenced, Permit, StoredMessage};
 use crate::workload::{CreateError, CreateRequest, Created, next_name};
 
 /// How fast a fenced step is repeated after a lost reply, while the lease lasts.
@@ -56,51 +58,101 @@ pub(super) async fn fall_back(shared: &Shared, held: &Held, look: &mut Look, see
     }
 }
 
-async fn create(shared: &Shared, held: &Held, look: &Look, seed: u64) -> Next {
+async fn create(shared: &Shared, held: &Held, look: &mut Look, seed: u64) -> Next {
     let key = &held.claim.key;
+    let untouched = || Next::Release(Release::untouched(key.clone()));
     let stored = match repeat(held, seed, || shared.store.message(key)).await {
         Some(Fenced::Held(stored)) => stored,
         Some(Fenced::Stale) | None => return Next::Drop,
     };
-    let request = match ColdStartRequest::parse(&stored.message) {
-        Ok(request) => request,
-        Err(error) => return failed(held, look, Some(format!("the stored message cannot be used: {error}"))),
+    let mut asked = match request(held, stored) {
+        Ok(asked) => asked,
+        Err(error) => return failed(held, look, Some(error)),
     };
-    let base_name = request.workload_name();
-    let name = held.claim.workload.clone().unwrap_or_else(|| base_name.clone());
-
-    let Some(_slot) = slot(&shared.fallback_slots, shared).await else {
-        return Next::Release(Release::untouched(key.clone()));
-    };
-    if look.at.elapsed() > SIGHTING_AGE_MAX || shared.stop.is_cancelled() {
-        return Next::Release(Release::untouched(key.clone()));
+    let workload = &shared.served(held).workload;
+    let Some(_slot) = slot(&shared.fallback_slots, shared).await else { return untouched() };
+    if let Err(error) = workload.prepare(&asked).await {
+        return unprepared(shared, held, look, seed, error);
+    }
+    // The wait for a slot and for an image may have been long, and the run may have moved meanwhile.
+    if look.at.elapsed() > SIGHTING_FRESH {
+        match verify::look(shared, held, look).await {
+            Some(Verdict::Lost) => {}
+            Some(moved) => return verify::conclude(shared, held, look, moved, seed),
+            None => return untouched(),
+        }
+    }
+    if shared.stop.is_cancelled() || !held.is_live() {
+        return untouched();
     }
     // Not repeated: a count whose reply was lost spends an attempt, a request never counted would be worse.
-    let count = match shared.store.count_create(key, &name).await {
+    let count = match shared.store.count_create(key, &asked.name).await {
         Ok(Fenced::Held(count)) => count,
         Ok(Fenced::Stale) => return Next::Drop,
         Err(error) => {
             tracing::warn!(%error, run.id = %key.run_id, "no create is requested");
-            return Next::Release(Release::untouched(key.clone()));
+            return untouched();
         }
     };
     if !held.is_live() || look.at.elapsed() > SIGHTING_AGE_MAX {
-        return Next::Release(Release::untouched(key.clone()));
+        return untouched();
     }
-    let asked = CreateRequest {
-        name,
-        verification_id: Some(key.id),
+    asked.pod_scheduled_at_ms = held.clock.now().timestamp_millis();
+    let retry = Retry { count, base_name: asked.request.workload_name(), seed };
+    match workload.create(asked).await {
+        Ok(Created::Created { workload }) => confirmed(held, look, FallbackResult::Created, workload),
+        Ok(Created::Existed { workload }) => confirmed(held, look, FallbackResult::Existed, workload),
+        Err(error) => retry.after(shared, held, look, error),
+    }
+}
+
+/// What to ask the backend for; an error if the stored message cannot be used.
+fn request(held: &Held, stored: StoredMessage) -> Result<CreateRequest, String> {
+    let request = ColdStartRequest::parse(&stored.message)
+        .map_err(|error| format!("the stored message cannot be used: {error}"))?;
+    Ok(CreateRequest {
+        name: held.claim.workload.clone().unwrap_or_else(|| request.workload_name()),
+        verification_id: Some(held.claim.key.id),
         traceparent: request.traceparent(),
         request,
         timings: stored.timings,
         pod_scheduled_at_ms: held.clock.now().timestamp_millis(),
         request_id: None,
+    })
+}
+
+/// The backend could not get ready: no create was requested, and after so many tries none will be.
+fn unprepared(shared: &Shared, held: &Held, look: &Look, seed: u64, error: CreateError) -> Next {
+    let failures = held.claim.prepare_failures + 1;
+    let reason = match error {
+        CreateError::Permanent { reason } => return failed(held, look, Some(reason)),
+        CreateError::Transient { reason, .. } | CreateError::Uncertain { reason } => reason,
     };
-    let retry = Retry { count, base_name, seed };
-    match shared.workload.create(asked).await {
-        Ok(Created::Created { workload }) => confirmed(held, look, FallbackResult::Created, workload),
-        Ok(Created::Existed { workload }) => confirmed(held, look, FallbackResult::Existed, workload),
-        Err(error) => retry.after(shared, held, look, error),
+    if failures >= shared.config.create_attempts {
+        return failed(held, look, Some(reason));
+    }
+    tracing::warn!(run.id = %held.claim.key.run_id, failures, reason, "a create could not be prepared");
+    Next::Release(Release {
+        look_again_in: Some(shared.config.create_backoff().delay(failures, seed)),
+        probes: look.probes,
+        error: Some(reason),
+        prepare_failures: 1,
+        ..Release::untouched(held.claim.key.clone())
+    })
+}
+
+/// Removes what requests under this claim's name left behind without starting it, when the run ends
+/// without a workload of ours.
+pub(super) async fn discard_leftovers(shared: &Shared, held: &Held, settlement: &Settlement) {
+    let made = matches!(
+        settlement.ending,
+        Ending::Fallback { result: FallbackResult::Created | FallbackResult::Existed, .. }
+    );
+    let Some(name) = held.claim.workload.as_deref().filter(|_| held.claim.create_count > 0 && !made) else {
+        return;
+    };
+    if let Err(error) = shared.served(held).workload.discard(name, &held.claim.snapshot_id).await {
+        tracing::warn!(%error, run.id = %held.claim.key.run_id, workload = name, "a leftover may stay behind");
     }
 }
 
@@ -139,12 +191,11 @@ impl Retry {
         };
         tracing::warn!(run.id = %held.claim.key.run_id, attempt = self.count, reason, "a create failed");
         Next::Release(Release {
-            key: held.claim.key.clone(),
             look_again_in: Some(shared.config.create_backoff().delay(self.count, self.seed)),
-            probes: 0,
-            failures: 0,
+            probes: look.probes,
             error: Some(reason),
             workload,
+            ..Release::untouched(held.claim.key.clone())
         })
     }
 }

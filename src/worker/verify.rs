@@ -26,6 +26,9 @@ pub(super) async fn run(shared: Arc<Shared>, held: Held, seed: u64) {
     let mut look = Look { at: Instant::now(), probes: 0, probe_ms: None, failure: None };
     let life = async {
         let next = verify(&shared, &held, &mut look, seed).await;
+        if let Next::Settle(settlement) = &next {
+            fallback::discard_leftovers(&shared, &held, settlement).await;
+        }
         settle::hand_over(&shared, held, look, next).await;
     };
     // Halted, it is dropped where it stands, and its claim is given back.
@@ -33,28 +36,39 @@ pub(super) async fn run(shared: Arc<Shared>, held: Held, seed: u64) {
 }
 
 async fn verify(shared: &Shared, held: &Held, look: &mut Look, seed: u64) -> Next {
-    let claim = &held.claim;
     if !due(shared, held).await {
-        return Next::Release(Release::untouched(claim.key.clone()));
+        return Next::Release(Release::untouched(held.claim.key.clone()));
     }
-    let Some(slot) = slot(&shared.probe_slots, shared).await else {
-        return Next::Release(Release::untouched(claim.key.clone()));
-    };
-    if !held.is_live() {
-        return Next::Drop;
-    }
-    look.at = Instant::now();
-    if held.clock.now() > claim.due_at + shared.config.expire_after {
+    if held.clock.now() > held.claim.due_at + shared.config.expire_after {
         return Next::Settle(expired(held, look));
     }
+    match self::look(shared, held, look).await {
+        Some(Verdict::Lost) => fallback::fall_back(shared, held, look, seed).await,
+        Some(verdict) => conclude(shared, held, look, verdict, seed),
+        None if shared.stop.is_cancelled() => Next::Release(Release::untouched(held.claim.key.clone())),
+        None => Next::Drop,
+    }
+}
+
+/// Probes and judges; `None` when the worker stops or the claim is lost before the probe.
+pub(super) async fn look(shared: &Shared, held: &Held, look: &mut Look) -> Option<Verdict> {
+    let _slot = slot(&shared.probe_slots, shared).await?;
+    if !held.is_live() {
+        return None;
+    }
+    look.at = Instant::now();
     let sighting = probe(shared, held, look).await;
-    drop(slot);
-    match judge(&claim.snapshot_id, sighting) {
+    Some(judge(&held.claim.snapshot_id, sighting))
+}
+
+/// What follows from a verdict that starts nothing.
+pub(super) fn conclude(shared: &Shared, held: &Held, look: &Look, verdict: Verdict, seed: u64) -> Next {
+    match verdict {
         Verdict::Acted { acted, warm_start } => {
             Next::Settle(look.settlement(held, Ending::Delivered { acted, warm_start }))
         }
         Verdict::Unknown(failure) => look_again(shared, held, look, &failure, seed),
-        Verdict::Lost => fallback::fall_back(shared, held, look, seed).await,
+        Verdict::Lost => Next::Release(Release::untouched(held.claim.key.clone())),
     }
 }
 
@@ -106,8 +120,8 @@ pub(super) async fn slot<'a>(
 }
 
 async fn probe(shared: &Shared, held: &Held, look: &mut Look) -> Result<LatestSnapshot, ProbeFailure> {
-    look.probes = 1;
-    let sighting = shared.platform.latest_snapshot(&held.claim.key.run_id).await;
+    look.probes += 1;
+    let sighting = shared.served(held).probe.latest_snapshot(&held.claim.key.run_id).await;
     look.probe_ms = u32::try_from(look.at.elapsed().as_millis()).ok();
     look.failure = sighting.as_ref().err().cloned();
     shared.tally.count(&held.claim.pool, look.failure.as_ref());
@@ -122,14 +136,15 @@ fn look_again(shared: &Shared, held: &Held, look: &Look, failure: &ProbeFailure,
         wait = wait.max(*reset_after);
     }
     let again_at = held.clock.now() + wait;
-    if failures < shared.config.probe_attempts && held.claim.may_look_again_at(again_at) {
+    // A loss that is held through a brown-out is not given up for the probes that made the brown-out.
+    let tries_left = held.claim.lost_at.is_some() || failures < shared.config.probe_attempts;
+    if tries_left && held.claim.may_look_again_at(again_at) {
         return Next::Release(Release {
-            key: held.claim.key.clone(),
             look_again_in: Some(wait),
             probes: look.probes,
             failures: 1,
             error: Some(failure.to_string()),
-            workload: None,
+            ..Release::untouched(held.claim.key.clone())
         });
     }
     Next::Settle(look.settlement(held, Ending::ProbeError { error: failure.to_string() }))
@@ -147,3 +162,5 @@ fn expired(held: &Held, look: &Look) -> Settlement {
 
 /// A sighting older than this starts nothing (design §3, create).
 pub(super) const SIGHTING_AGE_MAX: Duration = Duration::from_secs(2);
+/// One older than this is made anew before a create is counted, so that the count still finds it young enough.
+pub(super) const SIGHTING_FRESH: Duration = Duration::from_secs(1);

@@ -4,7 +4,7 @@ use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
 
-use crate::support::engine::{Engine, create_of, engine, environment};
+use crate::support::engine::{Engine, create_of, docker_worker, engine};
 use crate::support::process::Program;
 use crate::support::stage::Stage;
 use crate::support::trap::{Point, Trap};
@@ -14,11 +14,8 @@ const DISPATCHES: usize = 50;
 
 /// A worker that asks the engine through the trap.
 fn worker(stage: &Stage, trap: &Trap, name: &str) -> Program {
-    let told = environment(&trap.host, &stage.platform);
-    told.iter()
-        .fold(stage.worker(name), |program, (name, value)| program.env(name, value))
-        .env("TRIGGER_WORKER_INSTANCE_NAME", name)
-        // Each kill spends an attempt of all that are under way.
+    // Each kill spends an attempt of all that are under way.
+    docker_worker(stage, &trap.host, name)
         .env("WARMPROOF_CREATE_ATTEMPTS", 10)
         .env("WARMPROOF_FALLBACK_CONCURRENCY", 4)
 }

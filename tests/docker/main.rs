@@ -17,3 +17,4 @@ mod lost_dispatches;
 mod networks;
 mod pull;
 mod races;
+mod slow_pull;

@@ -10,12 +10,10 @@ use warmproof::config::WorkerSettings;
 use warmproof::config::verify::Switch;
 use warmproof::domain::dispatch::Dispatch;
 use warmproof::domain::verification::{CancelReason, Cancelled, NewVerification, ScheduleResult};
-use warmproof::platform;
 use warmproof::simulator::{ProbeFault, Rule, SimulatorOptions, StartKind};
 use warmproof::store::Store;
 use warmproof::telemetry::event::{Events, WideEvent};
-use warmproof::worker::Worker;
-use warmproof::workload::Workload;
+use warmproof::worker::{Served, Worker};
 
 use crate::support::dispatch::{cancellation, hit, schedule};
 use crate::support::gateway::RecordingGateway;
@@ -38,10 +36,9 @@ impl InProcess {
             panic!("verification is off");
         };
         let store = Store::connect(&settings.database).await.unwrap();
-        let platform = platform::Client::new(&settings.platform).unwrap();
-        let workload = Workload::new(&settings.workload).unwrap();
+        let pools = Served::set_up(&settings.pools).unwrap();
         let (stop, events) = (CancellationToken::new(), Arc::default());
-        let worker = Worker::builder(settings.worker, store, platform, workload)
+        let worker = Worker::builder(settings.worker, store, pools)
             .events(Events::Memory(Arc::clone(&events)))
             .run(stop.clone());
         let task = tokio::spawn(async move {

@@ -86,6 +86,24 @@ async fn a_cancel_after_the_permit_is_too_late_and_only_notes_the_connect() {
 }
 
 #[tokio::test]
+async fn a_pool_that_keeps_watching_notes_a_connect_and_looks_all_the_same() {
+    let db = db().await;
+    db.run("update pool set on_connect = 'keep_watching'").await;
+    let scheduled = schedule(&db.store, fresh("run_a", "snapshot_1")).await;
+    for _ in 0..2 {
+        let answers = db.store.cancel(&[cancellation("run_a", None, Connected)]).await.unwrap();
+        assert_eq!(answers, [Cancelled::Noted { id: scheduled.id }]);
+    }
+    let noted: bool = db.value("select connected_at is not null and look_at = due_at from pending").await;
+    assert!(noted);
+    let answers = db.store.cancel(&[cancellation("run_a", Some("snapshot_0"), Connected)]).await.unwrap();
+    assert_eq!(answers, [Cancelled::NotFound], "another dispatch's connect is none of this one's");
+    let answers = db.store.cancel(&[cancellation("run_a", None, Operator)]).await.unwrap();
+    assert_eq!(answers, [Cancelled::Cancelled { id: scheduled.id }]);
+    db.assert_conserved().await;
+}
+
+#[tokio::test]
 async fn a_cancel_that_meets_a_superseding_schedule_cancels_what_took_the_place() {
     let db = db().await;
     let _ = schedule(&db.store, fresh("run_a", "snapshot_1")).await;

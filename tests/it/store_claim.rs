@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use chrono::{TimeDelta, Utc};
 use warmproof::domain::ids::PoolName;
+use warmproof::domain::pool::PoolSettings;
 use warmproof::store::claim::Wanted;
 use warmproof::store::lease::Release;
 
@@ -135,7 +136,8 @@ async fn a_release_frees_the_row_at_once_and_can_move_the_look() {
 async fn one_statement_serves_many_pools_and_leaves_paused_ones_alone() {
     let db = db().await;
     let pools = ["blue", "green", "grey"].map(|pool| PoolName::parse(pool).unwrap());
-    db.store.ensure_pools(&pools).await.unwrap();
+    let known = pools.clone().map(|pool| (pool, PoolSettings::default()));
+    db.store.ensure_pools(&known).await.unwrap();
     for (n, pool) in pools.iter().enumerate() {
         let mut new = fresh(&format!("run_{n}"), "snapshot_1");
         new.pool = pool.clone();

@@ -98,6 +98,7 @@ fn claim() -> Claim {
         claim_count: 2,
         probe_failures: 1,
         create_count: 1,
+        prepare_failures: 0,
         lost_at: None,
         workload: None,
         traceparent: None,

@@ -25,6 +25,8 @@ use warmproof::simulator::SimulatorOptions;
 use warmproof::workload::{CreateRequest, Workload};
 
 use super::platform::{Dispatched, Platform};
+use super::process::Program;
+use super::stage::Stage;
 use super::wait::until;
 
 pub const SNAPSHOT_LABEL: &str = "warmproof.snapshot-id";
@@ -94,6 +96,13 @@ pub fn environment(host: &str, platform: &Platform) -> HashMap<String, String> {
     ]
     .map(|(name, value)| (name.to_owned(), value.to_owned()))
     .into()
+}
+
+/// A worker of this name whose cold starts are this engine's.
+pub fn docker_worker(stage: &Stage, host: &str, name: &str) -> Program {
+    let told = environment(host, &stage.platform);
+    let worker = told.iter().fold(stage.worker(name), |worker, (name, value)| worker.env(name, value));
+    worker.env("TRIGGER_WORKER_INSTANCE_NAME", name)
 }
 
 /// The variables for runners, and one more.

@@ -74,6 +74,11 @@ impl Registry {
         format!("{}/{}:1", self.address, self.repository)
     }
 
+    /// Where a token for it is given, too.
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
     /// How often the configuration was asked for: once in each pull.
     pub fn pulls(&self) -> usize {
         let config = digest(self.config.as_bytes());
@@ -121,6 +126,9 @@ async fn answer(State(registry): State<Registry>, method: Method, uri: Uri, head
     if method == Method::GET {
         registry.seen.lock().expect("no panic").push(path.clone());
     }
+    if headers.contains_key("x-amz-target") {
+        return ecr();
+    }
     let authorized = headers.get(header::AUTHORIZATION).is_some_and(|value| value == BASIC);
     if registry.trouble == Trouble::NeedsPassword && !authorized {
         let challenge = [(header::WWW_AUTHENTICATE, "Basic realm=\"registry\"")];
@@ -142,6 +150,13 @@ async fn answer(State(registry): State<Registry>, method: Method, uri: Uri, head
         blob if blob == digest(&registry.layer) => registry.layer.as_ref().clone().into_response(),
         _ => unknown(),
     }
+}
+
+/// The token service of Amazon's registry, which knows the same user.
+fn ecr() -> Response {
+    let token = BASIC.trim_start_matches("Basic ");
+    let body = json!({ "authorizationData": [{ "authorizationToken": token }] });
+    ([(header::CONTENT_TYPE, "application/x-amz-json-1.1")], body.to_string()).into_response()
 }
 
 fn unknown() -> Response {

@@ -18,7 +18,11 @@ async fn both_answer_without_a_token() {
     assert_eq!((alive.status.as_u16(), alive.text.as_str()), (200, "ok\n"));
     let ready = send(api.anonymous(Method::GET, "/readyz")).await;
     assert_eq!(ready.status, 200);
-    let checks = json!([{"name": "database", "ok": true}, {"name": "durability", "ok": true}]);
+    let checks = json!([
+        {"name": "database", "ok": true, "required": true},
+        {"name": "durability", "ok": true, "required": true},
+        {"name": "pool default", "ok": false, "required": false, "reason": "no running worker serves it"},
+    ]);
     assert_eq!(ready.json(), json!({"ready": true, "checks": checks}));
 }
 
@@ -44,7 +48,7 @@ async fn a_missing_schema_is_named_with_the_command_that_makes_it() {
     let answer = send(api.anonymous(Method::GET, "/readyz")).await;
     assert_eq!(answer.status, 503);
     let reason = "the schema is missing: run `warmproof migrate`";
-    let check = json!({"name": "database", "ok": false, "reason": reason});
+    let check = json!({"name": "database", "ok": false, "required": true, "reason": reason});
     assert_eq!(answer.json()["checks"][0], check);
     assert_eq!(answer.json()["ready"], false);
     assert_eq!(send(api.anonymous(Method::GET, "/healthz")).await.status, 200, "alive all the same");

@@ -7,7 +7,7 @@ use tokio::net::TcpListener;
 use warmproof::config::platform::PlatformConfig;
 use warmproof::domain::dispatch::Dispatch;
 use warmproof::domain::ids::{RunId, SnapshotId};
-use warmproof::platform::Client;
+use warmproof::platform::{CallError, Client};
 use warmproof::scheduler::{Hit, Scheduler};
 use warmproof::simulator::{Simulator, SimulatorOptions, Visit};
 
@@ -78,6 +78,20 @@ impl Platform {
 
     /// A warm runner starts the attempt after all.
     pub async fn start_warm(&self, dispatched: &Dispatched) {
+        assert!(self.try_start_warm(dispatched).await, "the guard refused {}", dispatched.run);
+    }
+
+    /// A warm runner tries to start the attempt; false if the guard refuses it, because somebody else was first.
+    pub async fn try_start_warm(&self, dispatched: &Dispatched) -> bool {
+        let started = self.runner().start_attempt(&dispatched.run, &dispatched.snapshot, true).await;
+        match started {
+            Ok(_) => true,
+            Err(CallError::Status { status: 409, .. }) => false,
+            Err(error) => panic!("{}: {error}", dispatched.run),
+        }
+    }
+
+    fn runner(&self) -> Client {
         let client = Client::new(&PlatformConfig {
             api_url: self.simulator.base_url().parse().expect("a URL"),
             worker_token: SimulatorOptions::default().worker_token,
@@ -85,8 +99,7 @@ impl Platform {
             instance_name: "runner-of-the-test".to_owned(),
             probe_timeout: Duration::from_secs(2),
         });
-        let client = client.expect("a client");
-        client.start_attempt(&dispatched.run, &dispatched.snapshot, true).await.expect("a start");
+        client.expect("a client")
     }
 
     pub async fn probe(&self, dispatched: &Dispatched, nth: usize) -> Visit {

@@ -1,0 +1,62 @@
+//! What an operator decides about a pool.
+
+use serde::{Deserialize, Serialize};
+
+/// What a connect of a runner means in a pool.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, Default)]
+#[serde(rename_all = "snake_case")]
+pub enum OnConnect {
+    /// The runner is alive: the verification is cancelled.
+    #[default]
+    Confirm,
+    /// The connect is noted and the look happens all the same: the runner may die before its start.
+    KeepWatching,
+}
+
+impl OnConnect {
+    /// The word in SQL, API and configuration.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Confirm => "confirm",
+            Self::KeepWatching => "keep_watching",
+        }
+    }
+}
+
+/// A pool's settings, as the database keeps them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct PoolSettings {
+    /// No row of the pool is claimed while true.
+    pub paused: bool,
+    /// Losses are recorded and nothing is created while true.
+    pub shadow: bool,
+    /// From schedule to look when a call brings none, 1000 to 60000 ms; `None`: the caller's default.
+    pub delay_ms: Option<u32>,
+    /// Most fallbacks permitted in one window over all workers; `None`: no cap; 0: none.
+    pub cap: Option<u32>,
+    /// The window of the cap, 100 ms to an hour.
+    pub cap_window_ms: u32,
+    /// What a connect means.
+    pub on_connect: OnConnect,
+    /// How long losses are held after a brown-out, 0 to 600000 ms.
+    pub settle_down_ms: u32,
+    /// From a created fallback to its second look, 1000 to 600000 ms; `None`: none.
+    pub second_look_after_ms: Option<u32>,
+}
+
+impl Default for PoolSettings {
+    /// What a pool has that nobody has set anything about.
+    fn default() -> Self {
+        Self {
+            paused: false,
+            shadow: false,
+            delay_ms: None,
+            cap: None,
+            cap_window_ms: 1000,
+            on_connect: OnConnect::Confirm,
+            settle_down_ms: 30_000,
+            second_look_after_ms: Some(30_000),
+        }
+    }
+}

@@ -1,0 +1,193 @@
+//! The fleet: which workers run, which pools they serve and what keeps them from it.
+//!
+//! For people and checks only. Nothing is decided by it: a claim rests on its lease alone.
+
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+
+use super::{Store, StoreError};
+use crate::domain::ids::{PoolName, WorkerName};
+use crate::domain::pool::PoolSettings;
+
+/// A worker that was not heard of for this long is not counted as running, in seconds: three beats and a lease.
+pub const SILENT_AFTER_SECONDS: i32 = 20;
+
+/// One pool that a worker serves.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServedPool {
+    /// Its name.
+    pub pool: PoolName,
+    /// What makes its workloads.
+    pub backend: &'static str,
+    /// What keeps the worker from cold-starting there, if something is known to.
+    pub problem: Option<String>,
+}
+
+/// A sign of life.
+#[derive(Debug, Clone)]
+pub struct Beat<'a> {
+    /// Who.
+    pub worker: &'a WorkerName,
+    /// Claims in hand.
+    pub in_hand: usize,
+    /// What it serves.
+    pub pools: &'a [ServedPool],
+}
+
+/// A worker as it was heard of last.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct WorkerSeen {
+    /// Its name.
+    pub name: String,
+    /// Its version.
+    pub version: String,
+    /// When it started.
+    pub started_at: DateTime<Utc>,
+    /// When it was heard of last.
+    pub seen_at: DateTime<Utc>,
+    /// Whether that is recent enough for a running one.
+    pub running: bool,
+    /// Claims in hand.
+    pub in_hand: i32,
+    /// The pools it serves.
+    pub pools: Vec<String>,
+    /// What makes their workloads, in the order of pools.
+    pub backends: Vec<String>,
+    /// What keeps it from cold-starting there, in the order of pools.
+    pub problems: Vec<Option<String>>,
+}
+
+/// How a pool is served.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct PoolServed {
+    /// Its name.
+    pub pool: String,
+    /// How many running workers serve it.
+    pub workers: i64,
+    /// Their backends, each once. More than one is a mistake in somebody's configuration.
+    pub backends: Vec<String>,
+    /// Their problems, each once and with the worker that has it.
+    pub problems: Vec<String>,
+    /// Whether a verification is pending in it.
+    pub has_pending: bool,
+    /// Whether it is paused.
+    pub paused: bool,
+}
+
+impl Store {
+    /// Makes sure that the database knows these pools. Settings of known ones are left alone.
+    ///
+    /// # Errors
+    /// The database could not be reached or refused a name.
+    pub async fn ensure_pools(&self, pools: &[(PoolName, PoolSettings)]) -> Result<(), StoreError> {
+        for (pool, initial) in pools {
+            sqlx::query!(
+                "insert into pool (
+                   name, shadow, delay_ms, cap, cap_window_ms, on_connect, settle_down_ms, second_look_after_ms)
+                 values ($1, $2, $3, $4, $5, $6, $7, $8)
+                 on conflict (name) do nothing",
+                pool.as_str(),
+                initial.shadow,
+                initial.delay_ms.map(super::count),
+                initial.cap.map(super::count),
+                super::count(initial.cap_window_ms),
+                initial.on_connect.as_str(),
+                super::count(initial.settle_down_ms),
+                initial.second_look_after_ms.map(super::count),
+            )
+            .execute(self.db())
+            .await
+            .map_err(StoreError::doing("register a pool"))?;
+        }
+        Ok(())
+    }
+
+    /// Notes a sign of life. Need not wait for the disk: the next one says the same.
+    ///
+    /// # Errors
+    /// The database could not be reached.
+    pub async fn beat(&self, beat: &Beat<'_>) -> Result<(), StoreError> {
+        let pools: Vec<&str> = beat.pools.iter().map(|served| served.pool.as_str()).collect();
+        let backends: Vec<&str> = beat.pools.iter().map(|served| served.backend).collect();
+        let problems: Vec<Option<&str>> = beat.pools.iter().map(|served| served.problem.as_deref()).collect();
+        sqlx::query!(
+            "with setting as materialized (select set_config('synchronous_commit', 'off', true) as mode)
+             insert into worker as w (name, version, in_hand, pools, backends, problems)
+             select $1, $2, $3, $4, $5, $6 from setting where mode is not null
+             on conflict (name) do update set
+               seen_at = clock_timestamp(), version = excluded.version, in_hand = excluded.in_hand,
+               pools = excluded.pools, backends = excluded.backends, problems = excluded.problems",
+            beat.worker.as_str(),
+            env!("CARGO_PKG_VERSION"),
+            i32::try_from(beat.in_hand).unwrap_or(i32::MAX),
+            &pools as &[&str],
+            &backends as &[&str],
+            &problems as &[Option<&str>],
+        )
+        .execute(self.db())
+        .await
+        .map_err(StoreError::doing("note a sign of life"))?;
+        Ok(())
+    }
+
+    /// Takes a worker off the list that has stopped.
+    ///
+    /// # Errors
+    /// The database could not be reached; the worker falls silent by itself.
+    pub async fn sign_off(&self, worker: &WorkerName) -> Result<(), StoreError> {
+        sqlx::query!("delete from worker where name = $1", worker.as_str())
+            .execute(self.db())
+            .await
+            .map_err(StoreError::doing("sign a worker off"))?;
+        Ok(())
+    }
+
+    /// The workers heard of lately, running ones first.
+    ///
+    /// # Errors
+    /// The database could not be reached.
+    pub async fn workers(&self) -> Result<Vec<WorkerSeen>, StoreError> {
+        sqlx::query_as!(
+            WorkerSeen,
+            r#"select name, version, started_at, seen_at, in_hand, pools, backends,
+                 problems as "problems: Vec<Option<String>>",
+                 seen_at > clock_timestamp() - $1 * interval '1 second' as "running!"
+               from worker order by 9 desc, name"#,
+            f64::from(SILENT_AFTER_SECONDS)
+        )
+        .fetch_all(self.db())
+        .await
+        .map_err(StoreError::doing("list workers"))
+    }
+
+    /// How each pool is served, by name.
+    ///
+    /// # Errors
+    /// The database could not be reached.
+    pub async fn pools_served(&self) -> Result<Vec<PoolServed>, StoreError> {
+        sqlx::query_as!(
+            PoolServed,
+            r#"with serving as (
+                 select w.name as worker, s.pool, s.backend, s.problem
+                 from worker w
+                 cross join lateral unnest(w.pools, w.backends, w.problems) as s (pool, backend, problem)
+                 where w.seen_at > clock_timestamp() - $1 * interval '1 second'
+               )
+               select p.name as pool, p.paused,
+                 count(s.worker) as "workers!",
+                 coalesce(array_agg(distinct s.backend) filter (where s.backend is not null), '{}')
+                   as "backends!: Vec<String>",
+                 coalesce(array_agg(distinct s.worker || ': ' || s.problem) filter (where s.problem is not null), '{}')
+                   as "problems!: Vec<String>",
+                 exists (select from pending where pending.pool = p.name) as "has_pending!"
+               from pool p
+               left join serving s on s.pool = p.name
+               group by p.name, p.paused
+               order by p.name"#,
+            f64::from(SILENT_AFTER_SECONDS)
+        )
+        .fetch_all(self.db())
+        .await
+        .map_err(StoreError::doing("look how pools are served"))
+    }
+}

@@ -1,0 +1,73 @@
+//! The second look: a while after a created fallback, did its run start?
+//!
+//! It changes nothing. An operator learns of fallbacks that did not help.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tokio_util::task::TaskTracker;
+
+use super::Shared;
+use super::in_hand::DbClock;
+use super::verify::slot;
+use crate::domain::claim::LATE_AFTER;
+use crate::domain::verdict::{Acted, Verdict, judge};
+use crate::store::second_look::{SecondLook, SecondLookResult};
+
+/// How often due looks are asked for, and how many are taken at most.
+const ROUND: Duration = Duration::from_secs(5);
+const TAKE_MAX: u32 = 50;
+/// Looks that may fail before nothing is known for good.
+const LOOKS_MAX: u32 = 3;
+
+/// Looks until the worker stops. A look that is dropped then is made by another worker.
+pub(super) async fn keep(shared: Arc<Shared>) {
+    let pools = shared.pool_names();
+    let looks = TaskTracker::new();
+    loop {
+        let pause = ROUND.mul_f64(rand::random_range(0.9..=1.0));
+        tokio::select! {
+            biased;
+            () = shared.stop.cancelled() => return,
+            () = tokio::time::sleep(pause) => {}
+        }
+        match shared.store.take_second_looks(&pools, TAKE_MAX).await {
+            Ok(taken) => {
+                let arrived = Instant::now();
+                for one in taken {
+                    looks.spawn(look(Arc::clone(&shared), one, arrived));
+                }
+            }
+            Err(error) => tracing::warn!(%error, "could not take second looks"),
+        }
+    }
+}
+
+async fn look(shared: Arc<Shared>, taken: SecondLook, arrived: Instant) {
+    let Some(served) = shared.pools.get(&taken.pool) else { return };
+    let Some(slot) = slot(&shared.probe_slots, &shared).await else { return };
+    let looked_at = DbClock::new(taken.taken_at, arrived).now();
+    let sighting = served.probe.latest_snapshot(&taken.run_id).await;
+    drop(slot);
+    shared.tally.count(&taken.pool, sighting.as_ref().err());
+    let late = looked_at > taken.dequeued_at + LATE_AFTER;
+    let (result, error) = match judge(&taken.snapshot_id, sighting) {
+        Verdict::Lost | Verdict::Acted { acted: Acted::Requeued, .. } => (SecondLookResult::NotStarted, None),
+        Verdict::Acted { acted: Acted::Started | Acted::Finished | Acted::Cancelled, .. } => {
+            (SecondLookResult::Confirmed, None)
+        }
+        Verdict::Acted { acted: Acted::Unknown, .. } => (SecondLookResult::Unknown, None),
+        // Taken again once its time is over.
+        Verdict::Unknown(_) if taken.look_count < LOOKS_MAX => return,
+        Verdict::Unknown(failure) => (SecondLookResult::Unknown, Some(failure.to_string())),
+    };
+    if result != SecondLookResult::Confirmed {
+        tracing::warn!(run.id = %taken.run_id, result = result.as_str(), "a fallback did not visibly help");
+    }
+    let recorded =
+        shared.store.record_second_look(taken.verification_id, result, late, error.as_deref()).await;
+    if let Err(error) = recorded {
+        tracing::warn!(%error, run.id = %taken.run_id, "a second look is left to another");
+    }
+}

@@ -1,0 +1,155 @@
+//! Pools: who serves which, with what, and what an operator sees of it.
+
+use std::io::Write as _;
+
+use reqwest::Method;
+use secrecy::ExposeSecret;
+use serde_json::{Value, json};
+use tempfile::NamedTempFile;
+use warmproof::domain::dispatch::Dispatch;
+use warmproof::domain::ids::PoolName;
+use warmproof::domain::pool::PoolSettings;
+use warmproof::scheduler::{Hit, Scheduler};
+use warmproof::simulator::SimulatorOptions;
+
+use crate::support::api::{api, send};
+use crate::support::db::SCHEMA;
+use crate::support::platform::{Dispatched, Platform, SOON, options};
+use crate::support::process::Program;
+use crate::support::stage::Stage;
+use crate::support::wait::until;
+
+fn file(text: &str) -> NamedTempFile {
+    let mut file = NamedTempFile::new().unwrap();
+    file.write_all(text.as_bytes()).unwrap();
+    file
+}
+
+fn with_pools(program: Program, file: &NamedTempFile) -> Program {
+    program.env("WARMPROOF_POOLS_FILE", file.path().display())
+}
+
+async fn schedule_in(stage: &Stage, pool: &str, dispatched: &Dispatched) {
+    let scheduler = Scheduler::new(&stage.db.store, SCHEMA, SOON);
+    let dispatch = Dispatch::parse(dispatched.message.clone(), None).unwrap();
+    let hit = Hit::new(dispatch).pool(PoolName::parse(pool).unwrap());
+    let _scheduled = scheduler.schedule(hit).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn two_pools_of_one_worker_have_platforms_credentials_and_backends_of_their_own() {
+    const GPU_TOKEN: &str = "tr_wgt_gpu0gpu0gpu0gpu0gpu0gpu0";
+    let stage = Stage::set().await;
+    let gpu_options = SimulatorOptions { worker_token: GPU_TOKEN.into(), ..options() };
+    let gpu = Platform::start(gpu_options).await;
+    let url = gpu.simulator.base_url();
+    let pools = file(&format!(
+        "[pools.default]\n[pools.gpu]\ndelay_ms = 2000\n[pools.gpu.env]\nTRIGGER_API_URL = \"{url}\"\n\
+         TRIGGER_WORKER_TOKEN = \"{GPU_TOKEN}\"\nCOMPUTE_GATEWAY_URL = \"{url}\"\n"
+    ));
+    let worker = with_pools(stage.worker("a"), &pools).start();
+    worker.says("worker started").await;
+    let delay: i32 = stage.db.value("select delay_ms from pool where name = 'gpu'").await;
+    assert_eq!(delay, 2000, "the file's settings are those it begins with");
+
+    let (here, there) = (stage.platform.dispatch().await, gpu.dispatch().await);
+    schedule_in(&stage, "default", &here).await;
+    schedule_in(&stage, "gpu", &there).await;
+    stage.platform.executed(&here).await;
+    gpu.executed(&there).await;
+    assert!(stage.platform.simulator.probes(&there.run).is_empty(), "asked of its own platform alone");
+    assert_eq!(gpu.simulator.counters().unauthorized, 0);
+    stage.audit(&[here, there], vec![worker]).await;
+}
+
+#[tokio::test]
+async fn a_pool_keeps_what_the_database_says_whatever_a_file_begins_with() {
+    let stage = Stage::set().await;
+    let pools = file("[pools.default]\ncap = 5\n[pools.batch]\ncap = 7\nshadow = true\n");
+    let mut worker = with_pools(stage.worker("a"), &pools).start();
+    worker.says("worker started").await;
+    let cap = async |pool: &str| -> Option<i32> {
+        stage.db.value(&format!("select cap from pool where name = '{pool}'")).await
+    };
+    assert_eq!((cap("default").await, cap("batch").await), (None, Some(7)), "`default` was there already");
+    stage.db.run("update pool set cap = 9 where name = 'batch'").await;
+    assert_eq!(worker.terminate().await, Some(0));
+    let again = with_pools(stage.worker("a"), &pools).start();
+    again.says("worker started").await;
+    assert_eq!(cap("batch").await, Some(9));
+    stage.end(vec![again]).await;
+}
+
+#[tokio::test]
+async fn a_worker_with_a_misconfigured_pool_says_which_and_does_not_start() {
+    let stage = Stage::set().await;
+    let pools = file("[pools.default]\n[pools.gpu]\nbackend = \"lambda\"\n");
+    let mut worker = with_pools(stage.worker("a"), &pools).start();
+    assert_ne!(worker.ended().await, Some(0));
+    let log = worker.stderr().join("\n");
+    assert!(log.contains("pool `gpu`: `WARMPROOF_BACKEND` is none of the words"), "{log}");
+    let workers: i64 = stage.db.value("select count(*) from worker").await;
+    assert_eq!(workers, 0);
+}
+
+#[tokio::test]
+async fn readiness_names_pools_that_nobody_serves_and_goes_on_taking_schedules() {
+    let api = api().await;
+    let pool = PoolName::parse("orphan").unwrap();
+    api.db.store.ensure_pools(&[(pool, PoolSettings::default())]).await.unwrap();
+    let check = async || -> Value {
+        let answer = send(api.anonymous(Method::GET, "/readyz")).await;
+        assert_eq!(answer.status, 200, "promises stand until somebody serves the pool");
+        let checks = answer.json()["checks"].as_array().unwrap().clone();
+        checks.into_iter().find(|check| check["name"] == "pool orphan").unwrap()
+    };
+    let expected =
+        |reason: &str| json!({"name": "pool orphan", "ok": false, "required": false, "reason": reason});
+    assert_eq!(check().await, expected("no running worker serves it"));
+
+    api.db
+        .run(
+            "insert into worker (name, version, in_hand, pools, backends, problems) values
+             ('w1', '1', 0, '{orphan}', '{docker}', '{the engine does not answer}'),
+             ('w2', '1', 0, '{orphan}', '{gateway}', '{null}')",
+        )
+        .await;
+    let reason = "its workers differ in their backend: docker, gateway; w1: the engine does not answer";
+    assert_eq!(check().await, expected(reason));
+    api.db.run("delete from worker where name = 'w1'").await;
+    assert_eq!(check().await["ok"], true);
+    api.db.run("update worker set seen_at = clock_timestamp() - interval '1 min'").await;
+    assert_eq!(check().await["ok"], false, "a silent worker serves nothing");
+}
+
+#[tokio::test]
+async fn workers_are_listed_while_they_run_and_sign_off() {
+    let stage = Stage::set().await;
+    let mut worker = stage.worker("a").start();
+    let seen = until("the worker is listed", async || stage.db.store.workers().await.unwrap().pop()).await;
+    assert!(seen.running && seen.pools == ["default"] && seen.backends == ["gateway"], "{seen:?}");
+    assert_eq!(seen.problems, [None]);
+    assert_eq!(worker.terminate().await, Some(0));
+    assert_eq!(stage.db.store.workers().await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn a_wrong_token_of_one_pool_never_shows_in_what_is_logged_or_stored() {
+    let stage = Stage::set().await;
+    let wrong = "tr_wgt_planted0planted0planted0";
+    let pools = file(&format!("[pools.default.env]\nTRIGGER_WORKER_TOKEN = \"{wrong}\"\n"));
+    let worker = with_pools(stage.worker("a"), &pools)
+        .env("WARMPROOF_LOG", "warmproof=trace")
+        .env("WARMPROOF_PROBE_ATTEMPTS", 1)
+        .start();
+    let hit = stage.hit().await;
+    let outcome = stage.outcome(&hit.run).await;
+    assert_eq!(outcome.outcome, "probe_error");
+    assert!(outcome.error.unwrap().contains("unauthorized"));
+    let mut worker = worker;
+    assert_eq!(worker.terminate().await, Some(0));
+    let told = format!("{:?}{:?}", worker.stderr(), worker.stdout());
+    assert!(!told.contains("planted"), "{told}");
+    let secret = SimulatorOptions::default().managed_secret;
+    assert!(!told.contains(secret.expose_secret()));
+}

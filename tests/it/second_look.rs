@@ -1,0 +1,84 @@
+//! A while after a created fallback somebody looks whether it helped.
+
+use warmproof::simulator::{ProbeFault, Rule, StartFault};
+
+use crate::support::platform::{Dispatched, SOON};
+use crate::support::stage::Stage;
+use crate::support::wait::until;
+
+async fn soon(stage: &Stage) {
+    stage.db.run("update pool set second_look_after_ms = 1000").await;
+}
+
+async fn told(stage: &Stage, lost: &Dispatched) -> String {
+    let sql = format!("select result from second_look where run_id = '{}'", lost.run);
+    until("the second look is told", async || {
+        sqlx::query_scalar::<_, Option<String>>(sqlx::AssertSqlSafe(sql.clone()))
+            .fetch_optional(stage.db.pool())
+            .await
+            .unwrap()
+            .flatten()
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_fallback_whose_run_started_is_confirmed() {
+    let stage = Stage::set().await;
+    soon(&stage).await;
+    let worker = stage.worker("a").start();
+    let lost = stage.hit().await;
+    stage.platform.executed(&lost).await;
+    assert_eq!(told(&stage, &lost).await, "confirmed");
+    stage.audit(&[lost], vec![worker]).await;
+}
+
+#[tokio::test]
+async fn a_fallback_whose_workload_hangs_is_told_and_not_repeated() {
+    let stage = Stage::set().await;
+    soon(&stage).await;
+    let worker = stage.worker("a").start();
+    let lost = stage.platform.dispatch().await;
+    stage.platform.simulator.faults().start.add(Rule::always(StartFault::Hang).of(&lost.run));
+    lost.schedule(&stage.db, SOON).await;
+    let outcome = stage.outcome(&lost.run).await;
+    assert_eq!(outcome.fallback_result.as_deref(), Some("created"), "{outcome:?}");
+    assert_eq!(told(&stage, &lost).await, "not_started");
+    worker.says("did not visibly help").await;
+    assert_eq!(stage.platform.simulator.creates(&lost.run).len(), 1, "it is told, and nothing more");
+    stage.audit(&[lost], vec![worker]).await;
+}
+
+#[tokio::test]
+async fn a_second_look_outlives_the_worker_that_made_the_fallback() {
+    let stage = Stage::set().await;
+    stage.db.run("update pool set second_look_after_ms = 3000").await;
+    let mut a = stage.worker("a").start();
+    let lost = stage.hit().await;
+    stage.platform.executed(&lost).await;
+    stage.outcome(&lost.run).await;
+    a.kill().await;
+    // One look that fails is made again.
+    stage.platform.simulator.faults().probe.add(Rule::always(ProbeFault::Status { status: 500 }).times(1));
+    let b = stage.worker("b").start();
+    assert_eq!(told(&stage, &lost).await, "confirmed");
+    stage.end(vec![a, b]).await;
+    stage.assert_sound().await;
+}
+
+#[tokio::test]
+async fn a_pool_may_do_without_and_delivered_runs_need_none() {
+    let stage = Stage::set().await;
+    let worker = stage.worker("a").start();
+    let delivered = stage.platform.dispatch().await;
+    stage.platform.start_warm(&delivered).await;
+    delivered.schedule(&stage.db, SOON).await;
+    assert_eq!(stage.outcome(&delivered.run).await.outcome, "delivered");
+    stage.db.run("update pool set second_look_after_ms = null").await;
+    let lost = stage.hit().await;
+    stage.platform.executed(&lost).await;
+    stage.outcome(&lost.run).await;
+    let looks: i64 = stage.db.value("select count(*) from second_look").await;
+    assert_eq!(looks, 0);
+    stage.audit(&[delivered, lost], vec![worker]).await;
+}

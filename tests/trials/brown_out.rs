@@ -1,0 +1,130 @@
+//! Half the probes fail for half a minute while healthy runners are slow to start.
+
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use warmproof::config::SuperviseSettings;
+use warmproof::platform;
+use warmproof::scheduler::Scheduler;
+use warmproof::simulator::{ProbeFault, Rule, RunConnected, RunnerKind, SimulatorOptions, StartKind};
+use warmproof::supervisor::{Connected, Supervisor};
+use warmproof::workload::Workload;
+
+use crate::TURN;
+use crate::support::db::SCHEMA;
+use crate::support::platform::options;
+use crate::support::stage::Stage;
+use crate::support::wait::{until, within};
+
+/// How slow healthy runners are.
+const SLOW: Duration = Duration::from_secs(20);
+const DELAY: Duration = Duration::from_secs(2);
+const BROWN_OUT_SECONDS: u32 = 30;
+/// Losses by which the brown-out is first seen, and those of its middle.
+const LOST_FIRST: usize = 20;
+const LOST_LATER: usize = 10;
+const HEALTHY: usize = 40;
+
+/// A supervisor that warm-starts what is queued, until it is stopped.
+fn supervise(stage: &Stage, stop: &CancellationToken) {
+    let url = stage.platform.simulator.base_url();
+    let environment = stage.worker("s").env("TRIGGER_WARM_START_URL", url).environment();
+    let settings = SuperviseSettings::from_environment(&environment).unwrap();
+    let supervisor = Supervisor {
+        name: "supervisor-1".to_owned(),
+        platform: platform::Client::new(&settings.platform).unwrap(),
+        broker: settings.broker,
+        http: platform::Client::without_credentials().unwrap(),
+        scheduler: Scheduler::new(&stage.db.store, SCHEMA, DELAY),
+        workload: Workload::new(&settings.workload).unwrap(),
+        dequeue_interval: Duration::from_millis(20),
+    };
+    let (sender, connected) = mpsc::channel(1024);
+    let mut announced = stage.platform.simulator.connected();
+    tokio::spawn(async move {
+        while let Ok(RunConnected { run, snapshot }) = announced.recv().await {
+            if sender.send(Connected { run, snapshot }).await.is_err() {
+                return;
+            }
+        }
+    });
+    tokio::spawn(supervisor.run(connected, stop.clone()));
+}
+
+/// Queues runs for runners of this kind, and waits until all are handed out.
+async fn hand_out(stage: &Stage, kind: RunnerKind, count: usize) {
+    let simulator = &stage.platform.simulator;
+    let before = simulator.counters();
+    (0..count).for_each(|_| simulator.spawn_runner(kind));
+    within("runners poll", simulator.wait_for_pollers(count)).await;
+    simulator.queue_runs(count);
+    let all = before.hits + u64::try_from(count).unwrap();
+    within("runs are handed out", simulator.wait_for_counters(|now| now.hits >= all)).await;
+}
+
+/// Waits until a yes-or-no question to the database is answered with yes.
+async fn until_true(stage: &Stage, what: &str, sql: &str) {
+    until(what, async || stage.db.value::<bool>(sql).await.then_some(())).await;
+}
+
+/// From the first sign of the brown-out to its end, with healthy and lost runs in its middle.
+async fn pass_through(stage: &Stage) {
+    let faults = stage.platform.simulator.faults();
+    faults.probe.add(Rule::always(ProbeFault::Status { status: 500 }).share(0.3));
+    faults.probe.add(Rule::always(ProbeFault::Hang).share(0.3));
+    hand_out(stage, RunnerKind::SilentlyDead, LOST_FIRST).await;
+    until_true(stage, "the brown-out is seen", "select exists (select from brown_out)").await;
+    stage.db.run("create table began as select clock_timestamp() as at").await;
+    hand_out(stage, RunnerKind::Slow, HEALTHY).await;
+    hand_out(stage, RunnerKind::SilentlyDead, LOST_LATER).await;
+    let passed = format!("select clock_timestamp() > at + interval '{BROWN_OUT_SECONDS} s' from began");
+    until_true(stage, "the brown-out has lasted", &passed).await;
+    let held = "select exists (select from pending where last_error = 'held: brown_out')";
+    until_true(stage, "losses are held, for all to see", held).await;
+    faults.probe.clear();
+    faults.release();
+}
+
+#[tokio::test]
+async fn nothing_is_started_in_a_brown_out_and_what_was_lost_is_recovered_after_it() {
+    let _turn = TURN.lock().await;
+    let slow = SimulatorOptions { slow_delay: SLOW, dequeue_block: Duration::from_millis(200), ..options() };
+    let stage = Stage::set_with(slow).await;
+    let worker = |name| {
+        // So many tries that no loss is given up before it was once seen.
+        stage.worker(name).env("WARMPROOF_LOG", "warn").env("WARMPROOF_PROBE_ATTEMPTS", 10)
+    };
+    let workers = vec![worker("a").start(), worker("b").start()];
+    let stop = CancellationToken::new();
+    supervise(&stage, &stop);
+
+    pass_through(&stage).await;
+    let well = "select seen_at < clock_timestamp() - interval '15 s' from brown_out";
+    until_true(&stage, "the pool is well", well).await;
+    until_true(&stage, "all have ended", "select not exists (select from pending)").await;
+
+    let simulator = &stage.platform.simulator;
+    let (mut healthy, mut recovered) = (0, 0);
+    for record in &simulator.report().runs {
+        let dispatch = &record.dispatches[0];
+        match dispatch.hit_kind {
+            Some(RunnerKind::Slow) => {
+                let requests = simulator.creates(&record.run_id).len();
+                assert_eq!(requests, 0, "a healthy run was cold-started: {record:?}");
+                assert_eq!(dispatch.start_kind, Some(StartKind::Warm));
+                healthy += 1;
+            }
+            Some(RunnerKind::SilentlyDead) => {
+                let executed = simulator.wait_for_record(&record.run_id, |now| now.executions == 1);
+                within("a lost run is executed", executed).await;
+                recovered += 1;
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!((healthy, recovered), (HEALTHY, LOST_FIRST + LOST_LATER));
+    stop.cancel();
+    stage.end(workers).await;
+    stage.assert_sound().await;
+}

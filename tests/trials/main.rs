@@ -1,0 +1,18 @@
+//! Bad weather for minutes: storms of losses, brown-outs, runners that come back from the dead.
+//!
+//! One trial at a time, and apart from the other tests: each keeps the machine busy.
+
+#![allow(missing_docs, unreachable_pub, reason = "a test binary has no outside")]
+#![allow(dead_code, reason = "the support is shared, and each binary needs a part of it")]
+#![allow(clippy::disallowed_methods, reason = "tests look at rows and clocks from outside")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails where it stands")]
+#![allow(clippy::print_stdout, reason = "a test prints what it measured")]
+
+mod support;
+
+mod brown_out;
+mod double_start;
+mod storm;
+
+/// Whoever holds it has the machine.
+static TURN: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());

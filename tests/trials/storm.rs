@@ -1,0 +1,168 @@
+//! Two thousand losses at once, and a cap that lets a hundred through every two seconds.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use warmproof::domain::dispatch::Dispatch;
+use warmproof::domain::ids::PoolName;
+use warmproof::domain::verification::{Intent, NewVerification};
+use warmproof::simulator::SimulatorOptions;
+
+use crate::TURN;
+use crate::support::platform::{Dispatched, SOON, options};
+use crate::support::stage::Stage;
+use crate::support::wait::until;
+
+const CAP: i64 = 100;
+const WINDOW_MS: i64 = 2000;
+
+/// Hands so many runs to runners that are dead, and has all of them verified from one instant on.
+async fn losses(stage: &Stage, count: usize) -> Vec<Dispatched> {
+    let mut hits = Vec::with_capacity(count);
+    for _ in 0..count {
+        hits.push(stage.platform.dispatch().await);
+    }
+    let new = |hit: &Dispatched| NewVerification {
+        dispatch: Dispatch::parse(hit.message.clone(), None).unwrap(),
+        pool: PoolName::default_pool(),
+        supervisor: None,
+        region: None,
+        intent: Intent::Hit,
+        delay: None,
+    };
+    let batch: Vec<_> = hits.iter().map(new).collect();
+    for answer in stage.db.store.schedule(&batch, SOON).await.unwrap() {
+        let _scheduled = answer.unwrap();
+    }
+    hits
+}
+
+async fn cap(stage: &Stage, cap: i64, window_ms: i64) {
+    stage.db.run(&format!("update pool set cap = {cap}, cap_window_ms = {window_ms}")).await;
+}
+
+async fn until_ended(stage: &Stage, count: usize) {
+    until(&format!("{count} have ended"), async || {
+        let ended: i64 = stage.db.value("select count(*) from outcome").await;
+        (usize::try_from(ended).unwrap() >= count).then_some(())
+    })
+    .await;
+}
+
+async fn most_in_a_window(stage: &Stage) -> i64 {
+    stage
+        .db
+        .value(
+            "select max(n) from (select count(*) as n from outcome
+             group by window_of(create_permitted_at, (select cap_window_ms from pool))) as w",
+        )
+        .await
+}
+
+#[tokio::test]
+async fn a_storm_of_losses_passes_the_cap_in_order_and_none_is_forgotten() {
+    const LOSSES: usize = 2000;
+    let _turn = TURN.lock().await;
+    let stage = Stage::set().await;
+    cap(&stage, CAP, WINDOW_MS).await;
+    let mut workers = Vec::new();
+    for name in ["a", "b", "c", "d"] {
+        let worker =
+            stage.worker(name).env("WARMPROOF_LOG", "warn").env("WARMPROOF_LEASE_MS", 20_000).start();
+        workers.push(worker);
+    }
+    until("all four are there", async || (stage.db.store.workers().await.unwrap().len() == 4).then_some(()))
+        .await;
+    let hits = losses(&stage, LOSSES).await;
+
+    until("those over the cap wait, for all to see", async || {
+        let waiting: i64 = stage
+            .db
+            .value("select count(*) from pending where lost_at is not null and last_error = 'held: cap' and fence is null")
+            .await;
+        (waiting > 1000).then_some(())
+    })
+    .await;
+    // Each waits for its window; nobody asks about all of them all the time.
+    for part in 1..=4 {
+        until_ended(&stage, LOSSES * part / 4).await;
+    }
+
+    assert!(most_in_a_window(&stage).await <= CAP, "more were permitted than the cap allows");
+    let spent: i32 = stage.db.value("select max(spent) from fallback_window").await;
+    assert!(i64::from(spent) <= CAP, "{spent}");
+    let created: i64 = stage.db.value("select count(*) from outcome where fallback_result = 'created'").await;
+    assert_eq!(usize::try_from(created).unwrap(), LOSSES);
+    let mut most_probes = 0;
+    for hit in &hits {
+        stage.platform.executed(hit).await;
+        let probes = stage.platform.simulator.probes(&hit.run);
+        let requests = stage.platform.simulator.creates(&hit.run);
+        assert_eq!(requests.len(), 1, "{}", hit.run);
+        let asked = requests[0].arrived_at_ms;
+        let age = probes
+            .iter()
+            .map(|probe| probe.arrived_at_ms)
+            .filter(|at| *at <= asked)
+            .max()
+            .map(|at| asked - at);
+        assert!(age.is_some_and(|age| age <= 2000), "{} was created on a sighting {age:?} ms old", hit.run);
+        most_probes = most_probes.max(probes.len());
+    }
+    assert!(most_probes <= 8, "a waiting loss was probed {most_probes} times");
+    println!("storm: {LOSSES} losses, at most {spent} a window, at most {most_probes} probes a loss");
+    stage.end(workers).await;
+    stage.assert_sound().await;
+}
+
+#[tokio::test]
+async fn losses_that_waited_until_the_redrive_took_them_are_still_losses() {
+    const LOSSES: usize = 12;
+    let _turn = TURN.lock().await;
+    let stage = Stage::set_with(SimulatorOptions { redrive: Duration::from_secs(4), ..options() }).await;
+    cap(&stage, 1, WINDOW_MS).await;
+    let worker = stage.worker("a").env("WARMPROOF_LEASE_MS", 20_000).start();
+    worker.says("worker started").await;
+    losses(&stage, LOSSES).await;
+    until_ended(&stage, LOSSES).await;
+
+    let by_result: Vec<(Option<String>, i64)> =
+        sqlx::query_as("select fallback_result, count(*) from outcome where outcome = 'fallback' group by 1")
+            .fetch_all(stage.db.pool())
+            .await
+            .unwrap();
+    let by_result: HashMap<_, _> = by_result.into_iter().collect();
+    let of = |result: &str| by_result.get(&Some(result.to_owned())).copied().unwrap_or(0);
+    assert_eq!(of("created") + of("requeued"), i64::try_from(LOSSES).unwrap(), "{by_result:?}");
+    assert!(of("created") >= 1 && of("requeued") >= 5, "{by_result:?}");
+    let spent: i32 = stage.db.value("select max(spent) from fallback_window").await;
+    assert_eq!(spent, 1);
+    stage.end(vec![worker]).await;
+    stage.db.assert_conserved().await;
+}
+
+#[tokio::test]
+async fn a_raised_cap_lets_those_in_line_go_at_once() {
+    const LOSSES: usize = 20;
+    let _turn = TURN.lock().await;
+    let stage = Stage::set().await;
+    cap(&stage, 0, 1000).await;
+    let worker = stage.worker("a").start();
+    worker.says("worker started").await;
+    losses(&stage, LOSSES).await;
+    until("all wait", async || {
+        let waiting: i64 = stage
+            .db
+            .value("select count(*) from pending where last_error = 'held: cap' and fence is null")
+            .await;
+        (usize::try_from(waiting).unwrap() == LOSSES).then_some(())
+    })
+    .await;
+    let soonest: f64 =
+        stage.db.value("select extract(epoch from min(look_at) - now())::float8 from pending").await;
+    assert!(soonest > 30.0, "nothing is looked at before the redrive: {soonest}");
+    cap(&stage, 1000, 1000).await;
+    until_ended(&stage, LOSSES).await;
+    stage.end(vec![worker]).await;
+    stage.assert_sound().await;
+}

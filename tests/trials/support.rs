@@ -1,0 +1,12 @@
+//! What the trials share with the other tests.
+
+#[path = "../it/support/db.rs"]
+pub mod db;
+#[path = "../it/support/platform.rs"]
+pub mod platform;
+#[path = "../it/support/process.rs"]
+pub mod process;
+#[path = "../it/support/stage.rs"]
+pub mod stage;
+#[path = "../it/support/wait.rs"]
+pub mod wait;
