@@ -8,6 +8,8 @@ mod auth;
 mod body;
 mod cancel;
 mod health;
+mod operate;
+mod pending;
 mod pools;
 mod problem;
 mod room;
@@ -22,7 +24,7 @@ use axum::error_handling::HandleErrorLayer;
 use axum::extract::DefaultBodyLimit;
 use axum::http::{HeaderName, Request, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{get, patch, post};
 use axum::{Router, middleware};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
@@ -48,7 +50,7 @@ struct Inner {
     coalescer: Coalescer,
     config: ApiConfig,
     default_delay: Duration,
-    token: auth::TokenHash,
+    tokens: auth::Tokens,
     pools: pools::KnownPools,
     room: Semaphore,
 }
@@ -95,7 +97,7 @@ pub fn router(store: Store, config: ApiConfig, default_delay: Duration) -> Route
     let request_id = HeaderName::from_static("x-request-id");
     let (limit, timeout) = (config.body_bytes_max, config.request_timeout);
     let api = Api(Arc::new(Inner {
-        token: auth::TokenHash::of(&config.token),
+        tokens: auth::Tokens::new(config.token.as_ref()),
         coalescer: Coalescer::start(&store, default_delay),
         store,
         room: room::new(config.body_bytes_max),
@@ -103,18 +105,32 @@ pub fn router(store: Store, config: ApiConfig, default_delay: Duration) -> Route
         default_delay,
         pools: pools::KnownPools::default(),
     }));
-    let guarded = Router::new()
+    // The last layer comes first: strangers take no room.
+    let clients = Router::new()
         .route("/v1/verifications", post(schedule::schedule))
-        .route("/v1/verifications/{id}", get(verifications::by_id))
         .route("/v1/cancellations", post(cancel::cancel))
-        .route("/v1/runs/{run}", get(verifications::of_run))
         .route_layer(middleware::from_fn_with_state(api.clone(), room::wait))
-        // The last layer comes first: strangers take no room.
-        .route_layer(middleware::from_fn_with_state(api.clone(), auth::require_token));
+        .route_layer(middleware::from_fn_with_state(api.clone(), auth::require_schedule));
+    let readers = Router::new()
+        .route("/v1/verifications/{id}", get(verifications::by_id))
+        .route("/v1/runs/{run}", get(verifications::of_run))
+        .route("/v1/pending", get(pending::page))
+        .route("/v1/pools", get(operate::pools))
+        .route("/v1/workers", get(operate::workers))
+        .route("/v1/audit", get(operate::audit))
+        .route_layer(middleware::from_fn_with_state(api.clone(), auth::require_read));
+    let operators = Router::new()
+        .route("/v1/pending/cancel", post(pending::cancel_where))
+        .route("/v1/runs/{run}/look-now", post(pending::look_now))
+        .route("/v1/pools/{pool}", patch(operate::change_pool))
+        .route_layer(middleware::from_fn_with_state(api.clone(), room::wait))
+        .route_layer(middleware::from_fn_with_state(api.clone(), auth::require_operate));
     Router::new()
         .route("/healthz", get(health::healthz))
         .route("/readyz", get(health::readyz))
-        .merge(guarded)
+        .merge(clients)
+        .merge(readers)
+        .merge(operators)
         .fallback(async || Problem::not_found("no such path; docs/api.md lists them"))
         .method_not_allowed_fallback(async || Problem::method_not_allowed())
         .with_state(api)

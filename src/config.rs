@@ -22,6 +22,7 @@ pub mod reader;
 pub mod runner;
 pub mod token;
 pub mod verify;
+pub mod webhook;
 pub mod worker;
 pub mod workload;
 

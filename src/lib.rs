@@ -6,6 +6,7 @@ pub mod domain;
 pub mod config;
 pub mod shutdown;
 pub mod telemetry;
+mod transport;
 
 pub mod platform;
 pub mod postgres;

@@ -10,7 +10,6 @@ pub mod wire;
 mod call;
 mod client;
 mod probe;
-mod transport;
 
 pub use call::CallError;
 pub use client::{Client, ClientError};

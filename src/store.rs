@@ -6,6 +6,7 @@
 //! open while anybody probes or creates. Every write to a claimed row matches
 //! its fence; a write that matches nothing answers `Stale` and is no error.
 
+pub mod audit;
 pub mod cancel;
 pub mod claim;
 pub mod coalesce;
@@ -17,10 +18,13 @@ pub mod lease;
 pub mod lookup;
 pub mod loss;
 pub mod migrate;
+pub mod pending;
+pub mod pool;
 pub mod schedule;
 pub mod second_look;
 pub mod settle;
 pub mod tally;
+pub mod token;
 pub mod upkeep;
 
 use sqlx::PgPool;

@@ -217,6 +217,7 @@ impl Supervisor {
             request_id: None,
             traceparent: request.traceparent(),
             request,
+            message: message.get().to_owned(),
         };
         let created = match self.workload.prepare(&create).await {
             Ok(()) => self.workload.create(create).await.map(drop),

@@ -10,18 +10,22 @@ use crate::config::runner::RunnerEnvConfig;
 use crate::config::workload::{self, WorkloadConfig};
 use crate::domain::dispatch::ColdStartRequest;
 use crate::domain::ids::{SnapshotId, VerificationId};
+use crate::transport::TransportError;
 
 mod answer;
+mod correlation;
 mod docker;
 mod gateway;
 mod hs256;
 pub mod runner_env;
 mod token;
+mod webhook;
 
 use docker::Docker;
 use gateway::Gateway;
 use runner_env::Runner;
 use token::DeploymentId;
+use webhook::Webhook;
 
 /// Makes workloads with one backend.
 #[derive(Debug, Clone)]
@@ -35,6 +39,7 @@ pub struct Workload {
 enum Backend {
     Docker(Docker),
     Gateway(Gateway),
+    Webhook(Webhook),
 }
 
 /// One request for a workload.
@@ -44,8 +49,10 @@ pub struct CreateRequest {
     pub name: String,
     /// Which verification asks, if one does; stays on the workload for people who look.
     pub verification_id: Option<VerificationId>,
-    /// The dispatched message.
+    /// The dispatched message, as far as a cold start reads it.
     pub request: ColdStartRequest,
+    /// The same message as it came, byte for byte, for backends that pass the dispatch on.
+    pub message: String,
     /// The supervisor's timings as they came, for backends that pass the dispatch on.
     pub timings: Option<String>,
     /// When the workload is asked for, in milliseconds since the epoch; runners report their start time by it.
@@ -112,8 +119,20 @@ pub enum BuildError {
     #[error("could not use the backend's token: it holds something else than printable ASCII")]
     AuthToken,
     /// The HTTP client could not be built.
-    #[error("could not build the backend's client: {0}")]
-    Client(reqwest::Error),
+    #[error("could not build the backend's client: {problem}")]
+    Client {
+        /// What was refused.
+        problem: String,
+    },
+    /// A webhook's key is none.
+    #[error("could not use the webhook's key: it is not `whsec_` and base64")]
+    Key,
+}
+
+impl From<TransportError> for BuildError {
+    fn from(error: TransportError) -> Self {
+        Self::Client { problem: error.to_string() }
+    }
 }
 
 impl Workload {
@@ -125,6 +144,7 @@ impl Workload {
         let backend = match &config.backend {
             workload::Backend::Docker(docker) => Backend::Docker(Docker::new(docker)),
             workload::Backend::Gateway(gateway) => Backend::Gateway(Gateway::new(gateway)?),
+            workload::Backend::Webhook(webhook) => Backend::Webhook(Webhook::new(webhook)?),
         };
         let deployment_id = DeploymentId::new(&config.token);
         Ok(Self { backend, deployment_id, runner: config.runner.clone() })
@@ -139,7 +159,7 @@ impl Workload {
         let order = Order::check(create)?;
         match &self.backend {
             Backend::Docker(docker) => docker.prepare(&order).await,
-            Backend::Gateway(_) => Ok(()),
+            Backend::Gateway(_) | Backend::Webhook(_) => Ok(()),
         }
     }
 
@@ -150,8 +170,8 @@ impl Workload {
     pub async fn discard(&self, name: &str, snapshot_id: &SnapshotId) -> Result<(), BackendError> {
         match &self.backend {
             Backend::Docker(docker) => docker.discard(name, snapshot_id).await,
-            // What it makes it starts.
-            Backend::Gateway(_) => Ok(()),
+            // What they make they start.
+            Backend::Gateway(_) | Backend::Webhook(_) => Ok(()),
         }
     }
 
@@ -164,8 +184,8 @@ impl Workload {
     pub async fn reap(&self) -> Result<usize, BackendError> {
         match &self.backend {
             Backend::Docker(docker) => docker.reap().await,
-            // What it makes it starts.
-            Backend::Gateway(_) => Ok(0),
+            // What they make they start.
+            Backend::Gateway(_) | Backend::Webhook(_) => Ok(0),
         }
     }
 
@@ -176,7 +196,7 @@ impl Workload {
     pub async fn check(&self) -> Result<(), BackendError> {
         match &self.backend {
             Backend::Docker(docker) => docker.check().await,
-            Backend::Gateway(_) => Ok(()),
+            Backend::Gateway(_) | Backend::Webhook(_) => Ok(()),
         }
     }
 
@@ -185,6 +205,7 @@ impl Workload {
         match &self.backend {
             Backend::Docker(_) => "docker",
             Backend::Gateway(_) => "gateway",
+            Backend::Webhook(_) => "webhook",
         }
     }
 
@@ -201,6 +222,7 @@ impl Workload {
         match &self.backend {
             Backend::Docker(docker) => Box::pin(docker.create(&order, &runner, &self.runner)).await,
             Backend::Gateway(gateway) => gateway.create(&order, &runner, &self.runner).await,
+            Backend::Webhook(webhook) => webhook.create(&create).await,
         }
     }
 }

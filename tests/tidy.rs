@@ -8,11 +8,12 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 /// A module names only modules of lower rank; see ARCHITECTURE.md.
-const RANKS: [(&str, u8); 15] = [
+const RANKS: [(&str, u8); 16] = [
     ("domain", 0),
     ("config", 1),
     ("telemetry", 1),
     ("shutdown", 1),
+    ("transport", 1),
     ("store", 2),
     ("platform", 2),
     ("workload", 2),

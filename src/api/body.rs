@@ -85,6 +85,14 @@ where
     }
 }
 
+/// Reads exactly one object.
+pub(super) fn read_one<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
+    match read(body, 1, Ok)? {
+        OneOrMany::One(one) => Ok(one),
+        OneOrMany::Many(_) => Err(Problem::invalid(vec![FieldError::new("", "must be an object")])),
+    }
+}
+
 fn from_json<T: DeserializeOwned>(json: &str) -> Result<T, Vec<FieldError>> {
     // A derived reader takes an array for a struct, by position. Nobody means that.
     if !json.starts_with('{') {

@@ -2,19 +2,21 @@
 
 use std::sync::Arc;
 
-use axum::Json;
 use axum::body::Bytes;
 use axum::extract::State;
 use axum::extract::rejection::BytesRejection;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
 use serde::{Deserialize, Serialize};
 
 use super::Api;
+use super::auth::Caller;
 use super::body;
 use super::problem::Problem;
 use crate::domain::ids::{RunId, SnapshotId};
 use crate::domain::verification::{CancelReason, Cancellation, Cancelled};
+use crate::store::token::Scope;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -42,11 +44,21 @@ struct Answer {
 /// 200 when all results agree, 207 when an array has mixed ones.
 pub(super) async fn cancel(
     State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
     bytes: Result<Bytes, BytesRejection>,
 ) -> Result<Response, Problem> {
     let bytes = body::bytes(bytes, api.config.body_bytes_max)?;
     let (batch, is_array): (Vec<Cancellation>, _) =
         body::read(&bytes, api.config.batch_max, |request: Request| Ok(request.into()))?.into_elements();
+    if batch.iter().any(|one| one.reason == CancelReason::Operator) {
+        if !caller.may(Scope::Operate) {
+            return Err(Problem::forbidden(Scope::Operate));
+        }
+        let runs: Vec<&RunId> =
+            batch.iter().filter(|one| one.reason == CancelReason::Operator).map(|one| &one.run_id).collect();
+        // Before the deed: what fails afterwards was tried, and what was done is never without its entry.
+        api.store.note_cancels(&runs, &caller.actor()).await.map_err(|error| Problem::database(&error))?;
+    }
     let cancelled = match batch.as_slice() {
         // Single calls of many callers share a statement, and stay behind their schedules.
         [one] if !is_array => api.coalescer.cancel(one.clone()).await.map(|cancelled| vec![cancelled]),

@@ -6,6 +6,7 @@ use serde::Serialize;
 use tower::BoxError;
 
 use crate::store::StoreError;
+use crate::store::token::Scope;
 
 /// A refusal, ready to be sent.
 #[derive(Debug, Clone, Serialize)]
@@ -100,8 +101,17 @@ impl Problem {
 
     /// No token, or not ours.
     pub(super) fn unauthorized() -> Self {
-        let detail = "send `Authorization: Bearer <token>` with the api's token (WARMPROOF_API_TOKEN)";
+        let detail = "send `Authorization: Bearer <token>`; `warmproof token create` makes one";
         Self::new(StatusCode::UNAUTHORIZED, "urn:warmproof:unauthorized", "Not authorized", detail)
+    }
+
+    /// A good token that does not allow this.
+    pub(super) fn forbidden(scope: Scope) -> Self {
+        let detail = format!(
+            "this token does not have the scope `{0}`; make one with `warmproof token create NAME --scope {0}`",
+            scope.as_str()
+        );
+        Self::new(StatusCode::FORBIDDEN, "urn:warmproof:forbidden", "Not allowed", detail)
     }
 
     /// Nothing there.

@@ -18,8 +18,10 @@ pub const TOKEN_CHARS_MIN: usize = 16;
 pub struct ApiConfig {
     /// `WARMPROOF_API_LISTEN`: address and port, `127.0.0.1:8030` by default.
     pub listen: SocketAddr,
-    /// `WARMPROOF_API_TOKEN`: the bearer token callers bring, 16 characters or more; may be `file://<path>`.
-    pub token: SecretString,
+    /// `WARMPROOF_API_TOKEN`: a bearer token that allows everything, 16 characters or more; may be `file://<path>`.
+    ///
+    /// Others are made with `warmproof token create`; without either nobody may call.
+    pub token: Option<SecretString>,
     /// `WARMPROOF_API_BODY_BYTES_MAX`: largest request body, 4 MiB by default.
     ///
     /// Too low and batches of large messages are refused; too high and a few callers can fill the memory.
@@ -46,7 +48,7 @@ impl ApiConfig {
             body_bytes_max: usize::try_from(body_bytes_max).ok()?,
             batch_max: usize::try_from(batch_max).ok()?,
             request_timeout: reader.millis("WARMPROOF_API_REQUEST_TIMEOUT_MS", 15_000, 100..=120_000),
-            token: token?,
+            token,
         })
     }
 }
@@ -63,7 +65,7 @@ fn read_listen(reader: &mut Reader<'_>) -> SocketAddr {
 fn read_token(reader: &mut Reader<'_>) -> Option<SecretString> {
     let variable = "WARMPROOF_API_TOKEN";
     let hint = "set it to 16 or more random characters, or to `file://<path>`";
-    let token = reader.secret_or_file(variable, hint)?;
+    let token = reader.optional_secret_or_file(variable)?;
     if token.expose_secret().chars().count() < TOKEN_CHARS_MIN {
         reader.fault(variable, "is shorter than 16 characters", hint);
     }

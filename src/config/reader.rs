@@ -200,22 +200,13 @@ impl<'e> Reader<'e> {
     /// A secret, or `file://` and the path of the file that holds it, read once and trimmed.
     pub fn secret_or_file(&mut self, variable: &'static str, hint: &str) -> Option<SecretString> {
         let text = self.text(variable, hint)?;
-        let Some(path) = text.strip_prefix("file://") else {
-            return Some(SecretString::from(text));
-        };
-        match std::fs::read_to_string(Path::new(path)) {
-            Ok(content) if content.trim().is_empty() => {
-                self.fault(variable, "names an empty file", "write the secret into the file");
-                None
-            }
-            Ok(content) => Some(SecretString::from(content.trim())),
-            Err(error) => {
-                // The kind, not the path: a secret with a stray `file://` before it must not be printed.
-                let problem = format!("names a file that could not be read: {}", error.kind());
-                self.fault(variable, problem, "check the path behind `file://` and the file's permissions");
-                None
-            }
-        }
+        self.content(variable, text)
+    }
+
+    /// A secret or a file with one, as with [`Self::secret_or_file`], that may be left out.
+    pub fn optional_secret_or_file(&mut self, variable: &'static str) -> Option<SecretString> {
+        let text = self.optional_text(variable)?;
+        self.content(variable, text)
     }
 
     /// The variables asked for so far.
@@ -230,6 +221,26 @@ impl<'e> Reader<'e> {
             Value::Text(text) => Some(text),
             Value::NotUnicode => {
                 self.fault(variable, "is not valid Unicode", "set it to UTF-8 text");
+                None
+            }
+        }
+    }
+
+    /// The text itself, or what the file holds that it names.
+    fn content(&mut self, variable: &'static str, text: String) -> Option<SecretString> {
+        let Some(path) = text.strip_prefix("file://") else {
+            return Some(SecretString::from(text));
+        };
+        match std::fs::read_to_string(Path::new(path)) {
+            Ok(content) if content.trim().is_empty() => {
+                self.fault(variable, "names an empty file", "write the secret into the file");
+                None
+            }
+            Ok(content) => Some(SecretString::from(content.trim())),
+            Err(error) => {
+                // The kind, not the path: a secret with a stray `file://` before it must not be printed.
+                let problem = format!("names a file that could not be read: {}", error.kind());
+                self.fault(variable, problem, "check the path behind `file://` and the file's permissions");
                 None
             }
         }

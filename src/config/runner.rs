@@ -63,6 +63,24 @@ impl fmt::Display for Protocol {
 }
 
 impl RunnerEnvConfig {
+    /// Nothing to tell, for a backend that starts no runner itself.
+    pub(super) fn nothing() -> Self {
+        Self {
+            api_protocol: Protocol::Http,
+            api_domain: None,
+            api_port: 0,
+            instance_name: String::new(),
+            otel_endpoint: String::new(),
+            send_run_debug_logs: false,
+            pretty_logs: false,
+            warm_start_url: None,
+            metadata_url: None,
+            heartbeat_seconds: None,
+            snapshot_poll_seconds: None,
+            additional: Vec::new(),
+        }
+    }
+
     /// Reads this concern; faults stay with the reader.
     pub fn read(reader: &mut Reader<'_>) -> Option<Self> {
         let otel_endpoint = reader.http_url(

@@ -5,6 +5,7 @@ use secrecy::ExposeSecret;
 use super::*;
 use crate::config::docker::{ApiVersion, DockerHost, RegistryConfig};
 use crate::config::verify::DisabledReason;
+use crate::config::webhook::WebhookConfig;
 use crate::config::workload::Backend;
 
 const DOCUMENTATION: &str = include_str!("../../docs/configuration.md");
@@ -54,7 +55,7 @@ fn a_complete_environment_gives_every_default() {
     assert!(settings.worker.wide_events, "events are on unless switched off");
     assert_eq!(settings.worker.node_id, "node-a");
     assert!(settings.worker.name.as_str().starts_with("node-a-"));
-    let Backend::Gateway(gateway) = &pool.workload.backend else { panic!("no gateway") };
+    let Backend::Gateway(gateway) = &pool.workload.backend else { panic!("another backend") };
     assert_eq!(gateway.url, "https://gateway.example/", "the base stays as it was written");
     let api = ApiSettings::from_environment(&complete_but(&[])).expect("a complete environment");
     let Switch::Enabled(api) = api else { panic!("disabled") };
@@ -133,7 +134,7 @@ fn values_that_make_no_sense_together_are_refused() {
         ("WARMPROOF_CREATE_BACKOFF_BASE_MS", "10001", "WARMPROOF_CREATE_BACKOFF_MAX_MS"),
         ("TRIGGER_WORKLOAD_API_DOMAIN", "", "TRIGGER_WORKLOAD_API_DOMAIN"),
         ("COMPUTE_SNAPSHOTS_ENABLED", "1", "TRIGGER_METADATA_URL"),
-        ("WARMPROOF_BACKEND", "podman", "WARMPROOF_BACKEND"),
+        ("WARMPROOF_BACKEND", "pigeon", "WARMPROOF_BACKEND"),
     ];
     for (variable, value, at_fault) in cases {
         let errors = worker(&[(variable, Some(value))]).expect_err(variable);
@@ -265,6 +266,19 @@ fn the_instance_name_is_one_per_process() {
 }
 
 #[test]
+fn a_webhook_needs_nothing_that_is_told_to_runners() {
+    let changes = [
+        ("WARMPROOF_BACKEND", Some("webhook")),
+        ("WARMPROOF_WEBHOOK_URL", Some("https://supervisor.example/cold")),
+        ("WARMPROOF_WEBHOOK_SECRET", Some("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", None),
+        ("WORKLOAD_TOKEN_SECRET", None),
+    ];
+    let settings = worker(&changes).expect("settings");
+    assert!(matches!(settings.pools[0].workload.backend, Backend::Webhook(_)), "though a gateway is set");
+}
+
+#[test]
 fn pools_are_trimmed_and_named_once() {
     let settings = worker(&[("WARMPROOF_POOLS", Some("blue, green,,blue"))]).expect("settings");
     let pools: Vec<&str> = settings.pools.iter().map(|pool| pool.name.as_str()).collect();
@@ -280,6 +294,7 @@ fn the_documentation_has_every_variable_with_its_default_and_bounds() {
     let _ = ApiConfig::read(&mut reader);
     let _ = verify::read_broker(&mut reader);
     let _ = docker::DockerConfig::read(&mut reader);
+    let _ = WebhookConfig::read(&mut reader);
     for (variable, asked) in reader.asked() {
         let row = DOCUMENTATION
             .lines()

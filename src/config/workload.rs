@@ -12,6 +12,7 @@ use super::platform;
 use super::reader::Reader;
 use super::runner::RunnerEnvConfig;
 use super::token::TokenConfig;
+use super::webhook::WebhookConfig;
 
 /// Everything a cold start needs besides the dispatched message.
 #[derive(Debug, Clone)]
@@ -31,6 +32,8 @@ pub enum Backend {
     Docker(DockerConfig),
     /// The compute gateway, chosen by `COMPUTE_GATEWAY_URL`.
     Gateway(GatewayConfig),
+    /// A signed call to whoever starts runs; chosen by name only.
+    Webhook(WebhookConfig),
 }
 
 /// The compute gateway.
@@ -52,9 +55,14 @@ pub struct GatewayConfig {
 impl WorkloadConfig {
     /// Reads this concern; faults stay with the reader.
     pub fn read(reader: &mut Reader<'_>) -> Option<Self> {
+        // Who takes a webhook starts the runner, and tells it what it needs.
+        let tells_runners = reader.optional_text("WARMPROOF_BACKEND").as_deref() != Some("webhook");
         let backend = Backend::read(reader);
-        let token = TokenConfig::read(reader);
-        let runner = RunnerEnvConfig::read(reader);
+        let (token, runner) = if tells_runners {
+            (TokenConfig::read(reader), RunnerEnvConfig::read(reader))
+        } else {
+            (Some(TokenConfig::Disabled), Some(RunnerEnvConfig::nothing()))
+        };
         if let (Some(Backend::Gateway(gateway)), Some(runner)) = (&backend, &runner) {
             gateway.check_runner(runner, reader);
         }
@@ -76,8 +84,13 @@ impl Backend {
         match reader.optional_one_of("WARMPROOF_BACKEND", &kinds).unwrap_or(chosen) {
             "docker" => DockerConfig::read(reader).map(Self::Docker),
             "gateway" => GatewayConfig::read(reader).map(Self::Gateway),
+            "webhook" => WebhookConfig::read(reader).map(Self::Webhook),
             other => {
-                reader.fault("WARMPROOF_BACKEND", format!("`{other}` is not supported yet"), "use `gateway`");
+                reader.fault(
+                    "WARMPROOF_BACKEND",
+                    format!("`{other}` is not supported yet"),
+                    "use `docker`, `gateway` or `webhook`",
+                );
                 None
             }
         }

@@ -12,9 +12,9 @@ use serde_json::value::RawValue;
 
 use super::client::Client;
 use super::probe::schema_problem;
-use super::transport::{self, BodyError};
 use super::wire;
 use crate::domain::ids::{RunId, SnapshotId};
+use crate::transport::{self, BodyError};
 
 /// How long one call may take. Above the 15 s that the platform waits for a run's lock (contract §3.2).
 const CALL_TIMEOUT: Duration = Duration::from_secs(20);

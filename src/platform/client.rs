@@ -9,9 +9,9 @@ use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
 use secrecy::ExposeSecret;
 use uuid::Uuid;
 
-use super::transport::{self, TransportError};
 use super::wire;
 use crate::config::platform::PlatformConfig;
+use crate::transport::{self, TransportError};
 
 /// Talks to one platform. Cheap to clone; clones share their connections.
 #[derive(Clone)]

@@ -7,10 +7,10 @@ use reqwest::header::{DATE, HeaderMap};
 use reqwest::{Method, StatusCode};
 
 use super::client::Client;
-use super::transport::{self, BodyError};
 use super::wire;
 use crate::domain::ids::RunId;
 use crate::domain::verdict::{LatestSnapshot, ProbeFailure, Sighting};
+use crate::transport::{self, BodyError};
 
 /// Most of an answer that is read. A real one is a few KB; the waitpoints of a batch make it grow.
 pub(super) const BODY_BYTES_MAX: usize = 1024 * 1024;

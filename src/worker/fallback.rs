@@ -115,6 +115,7 @@ fn request(held: &Held, stored: StoredMessage) -> Result<CreateRequest, String> 
         verification_id: Some(held.claim.key.id),
         traceparent: request.traceparent(),
         request,
+        message: stored.message,
         timings: stored.timings,
         pod_scheduled_at_ms: held.clock.now().timestamp_millis(),
         request_id: None,

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
+use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Serialize;
 use url::Url;
@@ -14,10 +14,11 @@ use url::Url;
 use crate::config::runner::RunnerEnvConfig;
 use crate::config::workload::GatewayConfig;
 use crate::domain::ids::VerificationId;
+use crate::transport;
 
 use super::answer::{self, Answer};
 use super::runner_env::{Engine, Runner, runner_env};
-use super::{BuildError, CreateError, CreateRequest, Created, Order};
+use super::{BuildError, CreateError, CreateRequest, Created, Order, correlation};
 
 /// Longest wait for a connection. Until it stands nothing was sent, so this error is harmless and may come early.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -73,18 +74,11 @@ impl Gateway {
         // The base is used as it was written, trailing slash included, as upstream does.
         let instances = Url::parse(&format!("{}/api/instances", config.url)).map_err(BuildError::Address)?;
         let authorization = config.auth_token.as_ref().map(bearer).transpose()?;
-        // The client takes its cryptography from the process; an embedder's choice stays.
-        let _theirs_if_taken = rustls::crypto::ring::default_provider().install_default();
-        let client = reqwest::Client::builder()
-            // A create is not idempotent: whether and under which name to ask again is the caller's decision.
-            .retry(reqwest::retry::never())
-            // A redirect would send the token and the runner's secrets to an address nobody configured.
-            .redirect(reqwest::redirect::Policy::none())
+        let client = transport::builder(instances.scheme())?
             // Upstream knows no proxy, and only `config` reads the environment.
             .no_proxy()
-            .connect_timeout(CONNECT_TIMEOUT)
-            .build()
-            .map_err(BuildError::Client)?;
+            .connect_timeout(CONNECT_TIMEOUT);
+        let client = transport::build(client)?;
         let auth_token = config.auth_token.clone();
         let (timeout, snapshots) = (config.timeout, config.snapshots);
         Ok(Self { client, instances, authorization, auth_token, timeout, snapshots })
@@ -103,8 +97,10 @@ impl Gateway {
             .timeout(self.timeout)
             .headers(self.headers(runner.create))
             .json(&body(order, runner, &env));
-        let mut response = request.send().await.map_err(|error| unanswered(error, self.timeout))?;
-        let body = read_body(&mut response).await;
+        let response = request.send().await.map_err(|error| unanswered(error, self.timeout))?;
+        let status = response.status();
+        // One that broke off or is too long to be an instance counts as none.
+        let body = transport::read_body(response, BODY_BYTES_MAX).await.ok();
         let secrets: Vec<&str> = self
             .auth_token
             .iter()
@@ -112,28 +108,14 @@ impl Gateway {
             .chain([runner.deployment_id].into_iter().filter(|id| id.expose_secret() != runner.deployment))
             .map(ExposeSecret::expose_secret)
             .collect();
-        let answer = Answer { status: response.status(), body: body.as_deref(), secrets: &secrets };
+        let answer = Answer { status, body: body.as_deref(), secrets: &secrets };
         answer::judge(&answer, &runner.create.name)
     }
 
-    /// Authorization and correlation; a trace header that fits none is not worth a failed create.
     fn headers(&self, create: &CreateRequest) -> HeaderMap {
-        let mut headers = HeaderMap::new();
+        let mut headers = correlation::headers(create);
         if let Some(authorization) = &self.authorization {
             headers.insert(AUTHORIZATION, authorization.clone());
-        }
-        let baggage = create.request_id.as_ref().map(|_| {
-            let (run, snapshot) = (&create.request.run.friendly_id, &create.request.snapshot.friendly_id);
-            format!("run_id={run},snapshot_id={snapshot}")
-        });
-        for (name, value) in [
-            (HeaderName::from_static("x-request-id"), create.request_id.as_ref()),
-            (HeaderName::from_static("traceparent"), create.traceparent.as_ref()),
-            (HeaderName::from_static("baggage"), baggage.as_ref()),
-        ] {
-            if let Some(Ok(value)) = value.map(|value| HeaderValue::from_str(value)) {
-                headers.insert(name, value);
-            }
         }
         headers
     }
@@ -176,37 +158,19 @@ fn json_number(value: f64) -> serde_json::Value {
 }
 
 /// The request failed before any answer.
+///
+/// Upstream asks again after any failure of the network and never after a timeout. Here both are looked at
+/// before the next request, so they differ in one thing: a connection that stood may have carried the
+/// request, and then the last look is not spared.
 fn unanswered(error: reqwest::Error, timeout: Duration) -> CreateError {
-    if error.is_timeout() && !error.is_connect() {
-        let reason = format!("the gateway did not answer within {} ms", timeout.as_millis());
-        return CreateError::Uncertain { reason };
+    if error.is_connect() {
+        let reason = format!("could not reach the gateway: {}", transport::describe(error));
+        return CreateError::Transient { reason, name_may_be_taken: false };
     }
-    let reason = format!("could not reach the gateway: {}", chain(error));
-    // A connection that broke after the request was sent may have been heard. The same name makes the next
-    // request meet that workload.
-    CreateError::Transient { reason, name_may_be_taken: false }
-}
-
-/// An error and its causes, without the address: it is configuration, not news.
-fn chain(error: reqwest::Error) -> String {
-    let error = error.without_url();
-    let mut text = error.to_string();
-    let mut cause = std::error::Error::source(&error);
-    while let Some(inner) = cause {
-        text = format!("{text}: {inner}");
-        cause = inner.source();
-    }
-    text
-}
-
-/// The whole body, or `None` if it broke off or is too long to be an instance.
-async fn read_body(response: &mut reqwest::Response) -> Option<Vec<u8>> {
-    let mut body = Vec::new();
-    while let Some(chunk) = response.chunk().await.ok()? {
-        body.extend_from_slice(&chunk);
-        if body.len() > BODY_BYTES_MAX {
-            return None;
-        }
-    }
-    Some(body)
+    let reason = if error.is_timeout() {
+        format!("the gateway did not answer within {} ms", timeout.as_millis())
+    } else {
+        format!("the connection to the gateway broke: {}", transport::describe(error))
+    };
+    CreateError::Uncertain { reason }
 }

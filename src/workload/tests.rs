@@ -94,6 +94,7 @@ fn create_of(message: &str) -> CreateRequest {
         name: request.workload_name(),
         verification_id: Some(VerificationId(Uuid::nil())),
         request,
+        message: message.to_owned(),
         timings: None,
         pod_scheduled_at_ms: 1_787_336_882_500,
         request_id: None,
@@ -223,25 +224,28 @@ async fn each_status_says_what_the_next_request_may_do() {
 }
 
 #[tokio::test]
-async fn a_gateway_that_is_not_there_leaves_the_name_free() {
+async fn a_gateway_that_is_not_there_has_made_nothing() {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let url = format!("http://{}", listener.local_addr().expect("an address"));
     drop(listener);
-    for url in [url, broken_gateway(Break::Close).await] {
-        let error = workload(&url, &[]).create(fresh()).await.expect_err("no gateway");
-        let expected = matches!(&error, CreateError::Transient { name_may_be_taken: false, reason }
-            if reason.starts_with("could not reach the gateway: ") && !reason.contains("127.0.0.1"));
-        assert!(expected, "{error:?}");
-    }
+    let error = workload(&url, &[]).create(fresh()).await.expect_err("no gateway");
+    let expected = matches!(&error, CreateError::Transient { name_may_be_taken: false, reason }
+        if reason.starts_with("could not reach the gateway: ") && !reason.contains("127.0.0.1"));
+    assert!(expected, "{error:?}");
 }
 
 #[tokio::test]
-async fn silence_and_half_an_answer_are_uncertain() {
+async fn silence_a_broken_connection_and_half_an_answer_are_uncertain() {
     let patience = [("COMPUTE_GATEWAY_TIMEOUT_MS", "100")];
     let silent = broken_gateway(Break::Silence).await;
     let error = workload(&silent, &patience).create(fresh()).await.expect_err("no answer");
     let reason = "the gateway did not answer within 100 ms".to_owned();
     assert_eq!(error, CreateError::Uncertain { reason });
+    let closing = broken_gateway(Break::Close).await;
+    let error = workload(&closing, &[]).create(fresh()).await.expect_err("no answer");
+    let expected = matches!(&error, CreateError::Uncertain { reason }
+        if reason.starts_with("the connection to the gateway broke: ") && !reason.contains("127.0.0.1"));
+    assert!(expected, "{error:?}");
     let cut = broken_gateway(Break::CutBody).await;
     let error = workload(&cut, &[]).create(fresh()).await.expect_err("half an answer");
     assert!(matches!(error, CreateError::Uncertain { .. }), "{error:?}");

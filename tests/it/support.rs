@@ -9,5 +9,6 @@ pub mod logs;
 pub mod platform;
 pub mod process;
 pub mod proxy;
+pub mod receiver;
 pub mod stage;
 pub mod wait;

@@ -72,7 +72,7 @@ fn a_pool_of_the_file_may_have_a_platform_a_backend_and_settings_of_its_own() {
         "what is not replaced is shared"
     );
     assert_eq!(pools[0].platform.api_url.as_str(), "https://platform.example/");
-    let Backend::Gateway(gateway) = &gpu.workload.backend else { panic!("no gateway") };
+    let Backend::Gateway(gateway) = &gpu.workload.backend else { panic!("another backend") };
     assert_eq!(gateway.timeout.as_secs(), 5);
     let expected = PoolSettings {
         delay_ms: Some(8000),

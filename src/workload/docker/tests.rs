@@ -82,6 +82,7 @@ fn fresh() -> CreateRequest {
         name: request.workload_name(),
         verification_id: Some(VerificationId(Uuid::nil())),
         request,
+        message: FRESH.to_owned(),
         timings: None,
         pod_scheduled_at_ms: 1_787_336_882_500,
         request_id: None,

@@ -29,6 +29,7 @@ fn env(config: &RunnerEnvConfig, engine: Engine<'_>) -> BTreeMap<String, String>
         name: "runner-x-r2".to_owned(),
         verification_id: Some(VerificationId::fresh()),
         request: ColdStartRequest::parse(RETRY).expect("the fixture"),
+        message: String::new(),
         timings: None,
         pod_scheduled_at_ms: 1_787_337_077_123,
         request_id: None,

@@ -117,6 +117,7 @@ pub fn create_of(dispatched: &Dispatched) -> CreateRequest {
         name: request.workload_name(),
         verification_id: Some(VerificationId(Uuid::now_v7())),
         request,
+        message: dispatched.message.get().to_owned(),
         timings: None,
         pod_scheduled_at_ms: 1_787_336_882_500,
         request_id: None,

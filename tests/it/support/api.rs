@@ -65,7 +65,7 @@ impl Answer {
 pub fn config() -> ApiConfig {
     ApiConfig {
         listen: LISTEN_DEFAULT,
-        token: SecretString::from(TOKEN),
+        token: Some(SecretString::from(TOKEN)),
         body_bytes_max: 4 << 20,
         batch_max: 1000,
         request_timeout: Duration::from_secs(15),

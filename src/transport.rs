@@ -1,5 +1,6 @@
 //! How bytes travel: the HTTP client's construction, bounded bodies, plain error texts.
 //!
+//! Whoever talks HTTP to the outside begins here, so that all have the same TLS.
 //! Nothing that leaves this file carries a URL or a header, so that no log line
 //! and no stored error can carry a credential.
 
@@ -20,7 +21,7 @@ const CAUSES_MAX: usize = 4;
 
 /// Why no HTTP client could be built.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum TransportError {
+pub(crate) enum TransportError {
     #[error("could not set up TLS: {0}")]
     Tls(#[from] rustls::Error),
     #[error("could not build the HTTP client: {0}")]
@@ -28,18 +29,26 @@ pub(super) enum TransportError {
 }
 
 /// Why a body could not be read.
-pub(super) enum BodyError {
+pub(crate) enum BodyError {
     TooLarge,
     Transport(String),
 }
 
-/// A client with our rules: no redirect, no retry, connections kept alive.
+/// A client with our rules and these headers on every request.
+pub(crate) fn http_client(scheme: &str, headers: HeaderMap) -> Result<reqwest::Client, TransportError> {
+    build(builder(scheme)?.default_headers(headers))
+}
+
+/// The start of every client: no redirect, no retry, connections kept alive.
+///
+/// A redirect would carry credentials to an address nobody configured, and whether
+/// to ask again is for somebody to decide who knows what the first request may have done.
 ///
 /// The crypto provider is handed over with the TLS settings instead of installed
 /// for the process: a library must not decide that for the program it is part of.
 /// Roots are the operating system's; plain HTTP loads none, so that it works on
 /// machines that have none.
-pub(super) fn http_client(scheme: &str, headers: HeaderMap) -> Result<reqwest::Client, TransportError> {
+pub(crate) fn builder(scheme: &str) -> Result<reqwest::ClientBuilder, TransportError> {
     let builder = rustls::ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()?;
     let mut tls = if scheme == "https" {
@@ -48,19 +57,21 @@ pub(super) fn http_client(scheme: &str, headers: HeaderMap) -> Result<reqwest::C
         builder.with_root_certificates(rustls::RootCertStore::empty()).with_no_client_auth()
     };
     tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    reqwest::Client::builder()
+    Ok(reqwest::Client::builder()
         .tls_backend_preconfigured(tls)
         .redirect(reqwest::redirect::Policy::none())
         .retry(reqwest::retry::never())
-        .default_headers(headers)
         .user_agent(concat!("warmproof/", env!("CARGO_PKG_VERSION")))
-        .pool_idle_timeout(POOL_IDLE_TIMEOUT)
-        .build()
-        .map_err(|error| TransportError::Build(describe(error)))
+        .pool_idle_timeout(POOL_IDLE_TIMEOUT))
+}
+
+/// Ends what [`builder`] began.
+pub(crate) fn build(builder: reqwest::ClientBuilder) -> Result<reqwest::Client, TransportError> {
+    builder.build().map_err(|error| TransportError::Build(describe(error)))
 }
 
 /// Reads a body chunk by chunk and stops at the limit, whatever the headers promised.
-pub(super) async fn read_body(
+pub(crate) async fn read_body(
     mut response: reqwest::Response,
     limit_bytes: usize,
 ) -> Result<Vec<u8>, BodyError> {
@@ -75,7 +86,7 @@ pub(super) async fn read_body(
 }
 
 /// The error and its causes on one line, without the URL: it may hold credentials.
-pub(super) fn describe(error: reqwest::Error) -> String {
+pub(crate) fn describe(error: reqwest::Error) -> String {
     let error = error.without_url();
     let mut text = error.to_string();
     let mut cause = error.source();

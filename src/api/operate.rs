@@ -1,0 +1,89 @@
+//! `GET /v1/pools`, `PATCH /v1/pools/{pool}`, `GET /v1/workers`, `GET /v1/audit`: the fleet in an operator's hand.
+
+use axum::body::Bytes;
+use axum::extract::rejection::{BytesRejection, PathRejection, QueryRejection};
+use axum::extract::{Path, Query, State};
+use axum::{Extension, Json};
+use serde::{Deserialize, Serialize};
+
+use super::Api;
+use super::auth::Caller;
+use super::body;
+use super::problem::{FieldError, Problem};
+use crate::store::StoreError;
+use crate::store::audit::Audited;
+use crate::store::fleet::{PoolServed, WorkerSeen};
+use crate::store::pending::PendingTotals;
+use crate::store::pool::{Pool, PoolChange};
+
+/// Entries of the audit in one answer.
+const AUDIT_MAX: u32 = 200;
+
+#[derive(Serialize)]
+pub(super) struct PoolAnswer {
+    #[serde(flatten)]
+    settings: Pool,
+    /// How it is served.
+    served: Option<PoolServed>,
+    /// What is pending in it.
+    pending: Option<PendingTotals>,
+}
+
+/// All pools: settings, who serves them, what is pending.
+pub(super) async fn pools(State(api): State<Api>) -> Result<Json<Vec<PoolAnswer>>, Problem> {
+    let database = |error: StoreError| Problem::database(&error);
+    let settings = api.store.pool_settings().await.map_err(database)?;
+    let served = api.store.pools_served().await.map_err(database)?;
+    let totals = api.store.pending_totals().await.map_err(database)?;
+    let of = |settings: Pool| PoolAnswer {
+        served: served.iter().find(|served| served.pool == settings.name).cloned(),
+        pending: totals.iter().find(|totals| totals.pool == settings.name).cloned(),
+        settings,
+    };
+    Ok(Json(settings.into_iter().map(of).collect()))
+}
+
+/// Changes a pool's settings; workers feel it with their next statement.
+pub(super) async fn change_pool(
+    State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
+    pool: Result<Path<String>, PathRejection>,
+    bytes: Result<Bytes, BytesRejection>,
+) -> Result<Json<Pool>, Problem> {
+    let Path(pool) = pool.map_err(|_| Problem::not_found("no such pool"))?;
+    let bytes = body::bytes(bytes, api.config.body_bytes_max)?;
+    let change: PoolChange = body::read_one(&bytes)?;
+    change.check().map_err(|faults| {
+        let error = |fault: &crate::store::pool::OutOfRange| {
+            FieldError::new(format!("/{}", fault.field), format!("must be {}", fault.expected))
+        };
+        Problem::invalid(faults.iter().map(error).collect())
+    })?;
+    let changed = api.store.change_pool(&pool, &change, &caller.actor()).await;
+    changed
+        .map_err(|error| Problem::database(&error))?
+        .map(Json)
+        .ok_or_else(|| Problem::not_found("no such pool; a worker that serves it makes it known"))
+}
+
+/// The workers heard of lately.
+pub(super) async fn workers(State(api): State<Api>) -> Result<Json<Vec<WorkerSeen>>, Problem> {
+    api.store.workers().await.map(Json).map_err(|error| Problem::database(&error))
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct AuditAsked {
+    /// Only entries with a smaller id.
+    before: Option<i64>,
+}
+
+/// What operators did, newest first.
+pub(super) async fn audit(
+    State(api): State<Api>,
+    asked: Result<Query<AuditAsked>, QueryRejection>,
+) -> Result<Json<Vec<Audited>>, Problem> {
+    let Query(asked) =
+        asked.map_err(|error| Problem::invalid(vec![FieldError::new("query", error.body_text())]))?;
+    api.store.audit(asked.before, AUDIT_MAX).await.map(Json).map_err(|error| Problem::database(&error))
+}

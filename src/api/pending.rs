@@ -1,0 +1,156 @@
+//! `GET /v1/pending`, `POST /v1/pending/cancel`, `POST /v1/runs/{run}/look-now`: what waits, and what an
+//! operator does about it.
+
+use axum::body::Bytes;
+use axum::extract::rejection::{BytesRejection, PathRejection, QueryRejection};
+use axum::extract::{Path, Query, State};
+use axum::{Extension, Json};
+use chrono::DateTime;
+use serde::{Deserialize, Serialize};
+
+use super::Api;
+use super::auth::Caller;
+use super::body;
+use super::problem::{FieldError, Problem};
+use crate::domain::ids::RunId;
+use crate::store::lookup::Pending;
+use crate::store::pending::{PageKey, PendingFilter, Standing};
+
+/// Rows on a page, by default and at most.
+const LIMIT_DEFAULT: u32 = 50;
+const LIMIT_MAX: u32 = 500;
+/// Most verifications that one call cancels by a filter.
+const CANCEL_MAX: u32 = 100_000;
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Asked {
+    pool: Option<String>,
+    supervisor: Option<String>,
+    region: Option<String>,
+    deployment_version: Option<String>,
+    standing: Option<Standing>,
+    limit: Option<u32>,
+    /// `next` of the page before.
+    after: Option<String>,
+}
+
+#[derive(Serialize)]
+pub(super) struct Page {
+    pending: Vec<Pending>,
+    /// For `after` of the next page; absent on the last one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next: Option<String>,
+}
+
+/// A page of what is pending, in the order in which it is looked at.
+pub(super) async fn page(
+    State(api): State<Api>,
+    asked: Result<Query<Asked>, QueryRejection>,
+) -> Result<Json<Page>, Problem> {
+    let Query(asked) =
+        asked.map_err(|error| Problem::invalid(vec![FieldError::new("query", error.body_text())]))?;
+    let limit = asked.limit.unwrap_or(LIMIT_DEFAULT);
+    if !(1..=LIMIT_MAX).contains(&limit) {
+        return Err(invalid("limit", &format!("must be from 1 to {LIMIT_MAX}")));
+    }
+    let after = asked.after.as_deref().map(read_key).transpose()?;
+    let filter = PendingFilter {
+        pool: asked.pool,
+        supervisor: asked.supervisor,
+        region: asked.region,
+        deployment_version: asked.deployment_version,
+        standing: asked.standing,
+    };
+    let pending = api
+        .store
+        .pending_page(&filter, after.as_ref(), limit)
+        .await
+        .map_err(|error| Problem::database(&error))?;
+    let full = pending.len() == limit as usize;
+    let next = pending
+        .last()
+        .filter(|_| full)
+        .map(|last| write_key(&PageKey { look_at: last.look_at, run_id: last.run_id.clone() }));
+    Ok(Json(Page { pending, next }))
+}
+
+/// A place between two rows, as one word of a query.
+pub(crate) fn write_key(key: &PageKey) -> String {
+    format!("{}.{}", key.look_at.timestamp_micros(), key.run_id)
+}
+
+/// Reads what [`write_key`] wrote.
+pub(crate) fn read_key(text: &str) -> Result<PageKey, Problem> {
+    let place = || invalid("after", "must be `next` of an earlier page");
+    let (micros, run_id) = text.split_once('.').ok_or_else(place)?;
+    let micros: i64 = micros.parse().map_err(|_| place())?;
+    let look_at = DateTime::from_timestamp_micros(micros).ok_or_else(place)?;
+    RunId::parse(run_id).map_err(|_| place())?;
+    Ok(PageKey { look_at, run_id: run_id.to_owned() })
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct CancelAsked {
+    filter: PendingFilter,
+    /// Count and change nothing.
+    #[serde(default)]
+    preview: bool,
+}
+
+#[derive(Serialize)]
+pub(super) struct CancelAnswer {
+    /// How many the filter means; at most 100000 are counted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    matching: Option<u32>,
+    /// How many were cancelled.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cancelled: Option<u32>,
+}
+
+/// Cancels everything a filter means, or counts it.
+pub(super) async fn cancel_where(
+    State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
+    bytes: Result<Bytes, BytesRejection>,
+) -> Result<Json<CancelAnswer>, Problem> {
+    let bytes = body::bytes(bytes, api.config.body_bytes_max)?;
+    let asked: CancelAsked = body::read_one(&bytes)?;
+    if asked.filter == PendingFilter::default() {
+        let message = "names nothing; to cancel all that is pending, cancel it pool by pool";
+        return Err(invalid("/filter", message));
+    }
+    let answer = if asked.preview {
+        let matching = api.store.count_pending(&asked.filter, CANCEL_MAX).await;
+        matching.map(|matching| CancelAnswer { matching: Some(matching), cancelled: None })
+    } else {
+        let cancelled = api.store.operator_cancel_where(&asked.filter, CANCEL_MAX, &caller.actor()).await;
+        cancelled.map(|cancelled| CancelAnswer { matching: None, cancelled: Some(cancelled) })
+    };
+    answer.map(Json).map_err(|error| Problem::database(&error))
+}
+
+#[derive(Serialize)]
+pub(super) struct Moved {
+    run_id: RunId,
+    /// False if the run has no pending verification, or a worker has it in hand already.
+    looks_now: bool,
+}
+
+/// Has a run looked at now.
+pub(super) async fn look_now(
+    State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
+    run: Result<Path<String>, PathRejection>,
+) -> Result<Json<Moved>, Problem> {
+    let Path(run) = run.map_err(|_| invalid("run", "must be UTF-8"))?;
+    let run_id = RunId::parse(run).map_err(|error| invalid("run", &error.to_string()))?;
+    let looks_now =
+        api.store.look_now(&run_id, &caller.actor()).await.map_err(|error| Problem::database(&error))?;
+    Ok(Json(Moved { run_id, looks_now }))
+}
+
+fn invalid(field: &str, message: &str) -> Problem {
+    Problem::invalid(vec![FieldError::new(field, message)])
+}

@@ -1,0 +1,68 @@
+//! The audit: what operators did, written in the transaction that did it.
+
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+use sqlx::PgConnection;
+
+use super::{Store, StoreError};
+
+/// Who acts: a token's name, or `cli:` and an account.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Actor(pub String);
+
+/// One thing that an operator did.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Audited {
+    /// Its number; later ones are larger.
+    pub id: i64,
+    /// When.
+    pub at: DateTime<Utc>,
+    /// Who.
+    pub actor: String,
+    /// `pool.change`, `cancel`, `cancel.filter`, `look_now`, `token.create` or `token.revoke`.
+    pub action: String,
+    /// The pool, run or token.
+    pub target: Option<String>,
+    /// What exactly.
+    pub detail: serde_json::Value,
+}
+
+/// Notes what is done in the caller's transaction.
+pub(super) async fn note(
+    connection: &mut PgConnection,
+    actor: &Actor,
+    action: &str,
+    target: Option<&str>,
+    detail: &serde_json::Value,
+) -> Result<(), StoreError> {
+    sqlx::query!(
+        "insert into audit (actor, action, target, detail) values ($1, $2, $3, $4)",
+        actor.0,
+        action,
+        target,
+        detail
+    )
+    .execute(connection)
+    .await
+    .map_err(StoreError::doing("audit"))?;
+    Ok(())
+}
+
+impl Store {
+    /// At most `limit` entries older than `before`, newest first.
+    ///
+    /// # Errors
+    /// The database could not be reached.
+    pub async fn audit(&self, before: Option<i64>, limit: u32) -> Result<Vec<Audited>, StoreError> {
+        sqlx::query_as!(
+            Audited,
+            "select id, at, actor, action, target, detail from audit
+             where id < coalesce($1, 9223372036854775807) order by id desc limit $2",
+            before,
+            i64::from(limit)
+        )
+        .fetch_all(self.db())
+        .await
+        .map_err(StoreError::doing("read the audit"))
+    }
+}

@@ -1,0 +1,292 @@
+//! What is pending: pages, totals, and what an operator does about it.
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use super::audit::{self, Actor};
+use super::lookup::Pending;
+use super::{Store, StoreError};
+use crate::domain::ids::{RunId, SnapshotId};
+use crate::domain::verification::{CancelReason, Cancellation, Cancelled};
+
+/// Past its look by more than this counts as overdue, in seconds.
+const OVERDUE_AFTER_SECONDS: f64 = 2.0;
+/// Cancellations of a filter in one statement.
+const CANCEL_BATCH: i64 = 500;
+
+/// How a pending verification stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Standing {
+    /// A worker holds it.
+    Claimed,
+    /// Its loss is marked.
+    Lost,
+    /// Its loss waits for a permit: over the cap, in a brown-out, paused.
+    Held,
+    /// Nobody has looked although it is time.
+    Overdue,
+}
+
+impl Standing {
+    /// The word in API, CLI and page.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Claimed => "claimed",
+            Self::Lost => "lost",
+            Self::Held => "held",
+            Self::Overdue => "overdue",
+        }
+    }
+}
+
+/// Which pending verifications are meant. What is `None` does not matter.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PendingFilter {
+    /// In this pool.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pool: Option<String>,
+    /// From this supervisor.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub supervisor: Option<String>,
+    /// From this region.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub region: Option<String>,
+    /// Of this deployment version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deployment_version: Option<String>,
+    /// That stand so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub standing: Option<Standing>,
+}
+
+/// Where a page ends and the next begins.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PageKey {
+    /// `look_at` of the last row.
+    pub look_at: DateTime<Utc>,
+    /// Its run.
+    pub run_id: String,
+}
+
+/// What is pending in one pool.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct PendingTotals {
+    /// The pool.
+    pub pool: String,
+    /// All.
+    pub pending: i64,
+    /// Held by a worker.
+    pub claimed: i64,
+    /// Past their look, see [`Standing::Overdue`].
+    pub overdue: i64,
+    /// Marked lost.
+    pub lost: i64,
+    /// Waiting for a permit.
+    pub held: i64,
+    /// The longest that a look is late, in seconds; 0 if none is.
+    pub overdue_longest_seconds: f64,
+}
+
+impl Store {
+    /// A page of at most `limit` pending verifications in the order in which they are looked at.
+    ///
+    /// # Errors
+    /// The database could not be reached.
+    pub async fn pending_page(
+        &self,
+        filter: &PendingFilter,
+        after: Option<&PageKey>,
+        limit: u32,
+    ) -> Result<Vec<Pending>, StoreError> {
+        // A pool at a time, so that each is read off the claim's own index in the wanted order.
+        sqlx::query_as!(
+            Pending,
+            r#"select page.id as "id!", page.run_id as "run_id!", page.snapshot_id as "snapshot_id!",
+                 page.pool as "pool!", page.supervisor, page.region, page.deployment_version,
+                 page.intent as "intent!", page.dequeued_at as "dequeued_at!", page.scheduled_at as "scheduled_at!",
+                 page.due_at as "due_at!", page.look_at as "look_at!", page.lease_expires_at, page.worker,
+                 page.claim_count as "claim_count!", page.probe_count as "probe_count!",
+                 page.create_count as "create_count!", page.connected_at, page.lost_at, page.create_permitted_at,
+                 page.workload, page.last_error
+               from pool
+               cross join lateral (
+                 select * from pending p
+                 where p.pool = pool.name
+                   and p.look_at >= coalesce($6::timestamptz, '-infinity')
+                   and (p.look_at, p.run_id) > (coalesce($6::timestamptz, '-infinity'), coalesce($7::text, ''))
+                   and ($2::text is null or p.supervisor = $2)
+                   and ($3::text is null or p.region = $3)
+                   and ($4::text is null or p.deployment_version = $4)
+                   and ($5::text is null or case $5
+                     when 'claimed' then p.lease_expires_at > statement_timestamp()
+                     when 'lost' then p.lost_at is not null
+                     when 'held' then p.lost_at is not null and p.create_permitted_at is null and p.last_error like 'held: %'
+                     when 'overdue' then p.look_at < statement_timestamp() - $9 * interval '1 second'
+                       and (p.lease_expires_at is null or p.lease_expires_at <= statement_timestamp())
+                     end)
+                 order by p.look_at, p.run_id
+                 limit $8
+               ) as page
+               where $1::text is null or pool.name = $1
+               order by page.look_at, page.run_id
+               limit $8"#,
+            filter.pool.as_deref(),
+            filter.supervisor.as_deref(),
+            filter.region.as_deref(),
+            filter.deployment_version.as_deref(),
+            filter.standing.map(Standing::as_str),
+            after.map(|key| key.look_at),
+            after.map(|key| key.run_id.as_str()),
+            i64::from(limit),
+            OVERDUE_AFTER_SECONDS,
+        )
+        .fetch_all(self.db())
+        .await
+        .map_err(StoreError::doing("list pending verifications"))
+    }
+
+    /// How many pending verifications a filter means, counted to at most `most`.
+    ///
+    /// # Errors
+    /// The database could not be reached.
+    pub async fn count_pending(&self, filter: &PendingFilter, most: u32) -> Result<u32, StoreError> {
+        let page = self.pending_page(filter, None, most).await?;
+        Ok(u32::try_from(page.len()).unwrap_or(u32::MAX))
+    }
+
+    /// What is pending, by pool; pools with nothing pending are left out.
+    ///
+    /// # Errors
+    /// The database could not be reached.
+    pub async fn pending_totals(&self) -> Result<Vec<PendingTotals>, StoreError> {
+        sqlx::query_as!(
+            PendingTotals,
+            r#"select pool, count(*) as "pending!",
+                 count(*) filter (where lease_expires_at > statement_timestamp()) as "claimed!",
+                 count(*) filter (where look_at < statement_timestamp() - $1 * interval '1 second'
+                   and (lease_expires_at is null or lease_expires_at <= statement_timestamp())) as "overdue!",
+                 count(lost_at) as "lost!",
+                 count(*) filter (where lost_at is not null and create_permitted_at is null
+                   and last_error like 'held: %') as "held!",
+                 greatest(extract(epoch from statement_timestamp() - min(look_at)), 0)::float8
+                   as "overdue_longest_seconds!"
+               from pending group by pool order by pool"#,
+            OVERDUE_AFTER_SECONDS
+        )
+        .fetch_all(self.db())
+        .await
+        .map_err(StoreError::doing("count what is pending"))
+    }
+
+    /// Notes that an operator cancels these runs.
+    ///
+    /// # Errors
+    /// The database could not be reached.
+    pub async fn note_cancels(&self, runs: &[&RunId], actor: &Actor) -> Result<(), StoreError> {
+        let target = if let [one] = runs { Some(one.as_str()) } else { None };
+        self.note(actor, "cancel", target, &json!({ "runs": runs })).await
+    }
+
+    /// Cancels one run's verification as an operator, and notes who did it.
+    ///
+    /// # Errors
+    /// The database could not be reached.
+    pub async fn operator_cancel(
+        &self,
+        run_id: &RunId,
+        snapshot_id: Option<SnapshotId>,
+        actor: &Actor,
+    ) -> Result<Cancelled, StoreError> {
+        let cancellation =
+            Cancellation { run_id: run_id.clone(), snapshot_id, reason: CancelReason::Operator };
+        // Before the deed: what was done is never without its entry.
+        self.note_cancels(&[run_id], actor).await?;
+        Ok(self.cancel(&[cancellation]).await?.pop().unwrap_or(Cancelled::NotFound))
+    }
+
+    /// Cancels everything that a filter means as an operator, at most `most`; answers how many were cancelled.
+    ///
+    /// # Errors
+    /// The database could not be reached; those cancelled before it stay cancelled, and are noted.
+    pub async fn operator_cancel_where(
+        &self,
+        filter: &PendingFilter,
+        most: u32,
+        actor: &Actor,
+    ) -> Result<u32, StoreError> {
+        let (mut cancelled, mut after) = (0_u32, None);
+        let mut seen = 0_u32;
+        let done = loop {
+            let limit = u32::try_from(CANCEL_BATCH).unwrap_or(u32::MAX).min(most.saturating_sub(seen));
+            let page = match self.pending_page(filter, after.as_ref(), limit).await {
+                Ok(page) => page,
+                Err(error) => break Err(error),
+            };
+            let Some(last) = page.last() else { break Ok(()) };
+            after = Some(PageKey { look_at: last.look_at, run_id: last.run_id.clone() });
+            seen = seen.saturating_add(u32::try_from(page.len()).unwrap_or(u32::MAX));
+            let batch: Vec<Cancellation> = page
+                .into_iter()
+                .filter_map(|row| {
+                    // Guarded by what was seen, so that a newer dispatch is not cancelled in its place.
+                    let run_id = RunId::parse(row.run_id).ok()?;
+                    let snapshot_id = SnapshotId::parse(row.snapshot_id).ok()?;
+                    Some(Cancellation {
+                        run_id,
+                        snapshot_id: Some(snapshot_id),
+                        reason: CancelReason::Operator,
+                    })
+                })
+                .collect();
+            match self.cancel(&batch).await {
+                Ok(answers) => {
+                    let gone = answers.iter().filter(|answer| matches!(answer, Cancelled::Cancelled { .. }));
+                    cancelled = cancelled.saturating_add(u32::try_from(gone.count()).unwrap_or(u32::MAX));
+                }
+                Err(error) => break Err(error),
+            }
+        };
+        let detail = json!({ "filter": filter, "cancelled": cancelled });
+        self.note(actor, "cancel.filter", filter.pool.as_deref(), &detail).await?;
+        done.map(|()| cancelled)
+    }
+
+    /// Has a run looked at now instead of when it would be; `false` if it has no verification that waits.
+    ///
+    /// # Errors
+    /// The database could not be reached.
+    pub async fn look_now(&self, run_id: &RunId, actor: &Actor) -> Result<bool, StoreError> {
+        let failed = StoreError::doing("look now");
+        let mut tx = self.db().begin().await.map_err(&failed)?;
+        let moved = sqlx::query!(
+            "update pending set look_at = least(look_at, clock_timestamp())
+             where run_id = $1 and (lease_expires_at is null or lease_expires_at <= clock_timestamp())",
+            run_id.as_str()
+        )
+        .execute(&mut *tx)
+        .await
+        .map_err(&failed)?
+        .rows_affected();
+        if moved == 0 {
+            return Ok(false);
+        }
+        audit::note(&mut tx, actor, "look_now", Some(run_id.as_str()), &json!({})).await?;
+        tx.commit().await.map_err(&failed)?;
+        Ok(true)
+    }
+
+    async fn note(
+        &self,
+        actor: &Actor,
+        action: &str,
+        target: Option<&str>,
+        detail: &serde_json::Value,
+    ) -> Result<(), StoreError> {
+        let mut connection = self.db().acquire().await.map_err(StoreError::doing("audit"))?;
+        audit::note(&mut connection, actor, action, target, detail).await
+    }
+}

@@ -1,0 +1,188 @@
+//! Pools as operators see and change them. Workers feel a change with their next statement.
+
+use serde::{Deserialize, Serialize};
+
+use super::audit::{self, Actor};
+use super::{Store, StoreError};
+use crate::domain::pool::OnConnect;
+
+/// A pool with its settings.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Pool {
+    /// Its name.
+    pub name: String,
+    /// No row is claimed while true.
+    pub paused: bool,
+    /// Losses are recorded and nothing is created while true.
+    pub shadow: bool,
+    /// Milliseconds from schedule to look when a call brings none; `None`: the caller's default.
+    pub delay_ms: Option<i32>,
+    /// Most fallbacks in one window over all workers; `None`: no cap.
+    pub cap: Option<i32>,
+    /// The window of the cap in milliseconds.
+    pub cap_window_ms: i32,
+    /// `confirm` or `keep_watching`.
+    pub on_connect: String,
+    /// Milliseconds for which losses are held after a brown-out.
+    pub settle_down_ms: i32,
+    /// Milliseconds from a created fallback to its second look; `None`: none.
+    pub second_look_after_ms: Option<i32>,
+}
+
+/// What to change; `None` leaves a setting as it is.
+///
+/// In JSON a setting that is absent stays, and one that is `null` is taken away.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PoolChange {
+    /// Claim nothing, or claim again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub paused: Option<bool>,
+    /// Create nothing, or create again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shadow: Option<bool>,
+    /// 1000 to 60000 ms, or none of its own.
+    #[serde(default, with = "present", skip_serializing_if = "Option::is_none")]
+    pub delay_ms: Option<Option<i32>>,
+    /// At least 0, or none.
+    #[serde(default, with = "present", skip_serializing_if = "Option::is_none")]
+    pub cap: Option<Option<i32>>,
+    /// 100 to 3600000 ms.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cap_window_ms: Option<i32>,
+    /// What a connect means.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_connect: Option<OnConnect>,
+    /// 0 to 600000 ms.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub settle_down_ms: Option<i32>,
+    /// 1000 to 600000 ms, or no second look.
+    #[serde(default, with = "present", skip_serializing_if = "Option::is_none")]
+    pub second_look_after_ms: Option<Option<i32>>,
+}
+
+/// A setting that is out of range.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{field}`: must be {expected}")]
+pub struct OutOfRange {
+    /// Which one.
+    pub field: &'static str,
+    /// What it may be.
+    pub expected: &'static str,
+}
+
+impl PoolChange {
+    /// Checks every setting's range.
+    ///
+    /// # Errors
+    /// All that are out of range.
+    pub fn check(&self) -> Result<(), Vec<OutOfRange>> {
+        let within = |value: Option<i32>, least: i32, most: i32| {
+            value.is_none_or(|value| (least..=most).contains(&value))
+        };
+        let fields = [
+            ("delay_ms", within(self.delay_ms.flatten(), 1000, 60_000), "from 1000 to 60000, or null"),
+            ("cap", within(self.cap.flatten(), 0, i32::MAX), "0 or more, or null"),
+            ("cap_window_ms", within(self.cap_window_ms, 100, 3_600_000), "from 100 to 3600000"),
+            ("settle_down_ms", within(self.settle_down_ms, 0, 600_000), "from 0 to 600000"),
+            (
+                "second_look_after_ms",
+                within(self.second_look_after_ms.flatten(), 1000, 600_000),
+                "from 1000 to 600000, or null",
+            ),
+        ];
+        let faults: Vec<_> = fields
+            .into_iter()
+            .filter(|(_, fits, _)| !fits)
+            .map(|(field, _, expected)| OutOfRange { field, expected })
+            .collect();
+        if faults.is_empty() { Ok(()) } else { Err(faults) }
+    }
+}
+
+/// Tells an absent field from one that is `null`.
+mod present {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    #[expect(clippy::option_option, reason = "absent, null and a value are three things")]
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<Option<i32>>, D::Error> {
+        Option::deserialize(deserializer).map(Some)
+    }
+
+    #[expect(clippy::option_option, clippy::ref_option, reason = "serde's signature; three things, as above")]
+    pub(super) fn serialize<S: Serializer>(
+        value: &Option<Option<i32>>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        value.flatten().serialize(serializer)
+    }
+}
+
+impl Store {
+    /// All pools with their settings, by name.
+    ///
+    /// # Errors
+    /// The database could not be reached.
+    pub async fn pool_settings(&self) -> Result<Vec<Pool>, StoreError> {
+        sqlx::query_as!(
+            Pool,
+            "select name, paused, shadow, delay_ms, cap, cap_window_ms, on_connect, settle_down_ms,
+               second_look_after_ms
+             from pool order by name"
+        )
+        .fetch_all(self.db())
+        .await
+        .map_err(StoreError::doing("list pools"))
+    }
+
+    /// Changes a pool and answers its settings; `None` if there is no such pool. Check the change first.
+    ///
+    /// # Errors
+    /// The database could not be reached or refused.
+    pub async fn change_pool(
+        &self,
+        name: &str,
+        change: &PoolChange,
+        actor: &Actor,
+    ) -> Result<Option<Pool>, StoreError> {
+        let failed = StoreError::doing("change a pool");
+        let mut tx = self.db().begin().await.map_err(&failed)?;
+        let changed = sqlx::query_as!(
+            Pool,
+            "update pool set
+               paused = coalesce($2, paused),
+               shadow = coalesce($3, shadow),
+               delay_ms = case when $4 then $5 else delay_ms end,
+               cap = case when $6 then $7 else cap end,
+               cap_window_ms = coalesce($8, cap_window_ms),
+               on_connect = coalesce($9, on_connect),
+               settle_down_ms = coalesce($10, settle_down_ms),
+               second_look_after_ms = case when $11 then $12 else second_look_after_ms end
+             where name = $1
+             returning name, paused, shadow, delay_ms, cap, cap_window_ms, on_connect, settle_down_ms,
+               second_look_after_ms",
+            name,
+            change.paused,
+            change.shadow,
+            change.delay_ms.is_some(),
+            change.delay_ms.flatten(),
+            change.cap.is_some(),
+            change.cap.flatten(),
+            change.cap_window_ms,
+            change.on_connect.map(OnConnect::as_str),
+            change.settle_down_ms,
+            change.second_look_after_ms.is_some(),
+            change.second_look_after_ms.flatten(),
+        )
+        .fetch_optional(&mut *tx)
+        .await
+        .map_err(&failed)?;
+        let Some(changed) = changed else { return Ok(None) };
+        let detail = serde_json::to_value(change).unwrap_or_default();
+        audit::note(&mut tx, actor, "pool.change", Some(name), &detail).await?;
+        tx.commit().await.map_err(&failed)?;
+        Ok(Some(changed))
+    }
+}

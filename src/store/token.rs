@@ -1,0 +1,145 @@
+//! Tokens of the API: made once, stored as a hash, revoked by name.
+
+use chrono::{DateTime, Utc};
+use secrecy::{ExposeSecret, SecretString};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use sha2::{Digest, Sha256};
+use uuid::Uuid;
+
+use super::audit::{self, Actor};
+use super::{Store, StoreError};
+
+/// What a token allows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Scope {
+    /// Schedule and cancel.
+    Schedule,
+    /// Look at everything but messages.
+    Read,
+    /// Change pools, cancel as operator, look now, see messages.
+    Operate,
+}
+
+impl Scope {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Schedule, Self::Read, Self::Operate];
+
+    /// The word in SQL, API and CLI.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Schedule => "schedule",
+            Self::Read => "read",
+            Self::Operate => "operate",
+        }
+    }
+
+    /// The scope of this word.
+    #[must_use]
+    pub fn parse(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|scope| scope.as_str() == word)
+    }
+}
+
+/// A token as it is stored.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct StoredToken {
+    /// Its id.
+    pub id: Uuid,
+    /// Its name; the actor of what is done with it.
+    pub name: String,
+    /// SHA-256 of the token.
+    #[serde(skip)]
+    pub hash: Vec<u8>,
+    /// What it allows.
+    pub scopes: Vec<String>,
+    /// When it was made.
+    pub created_at: DateTime<Utc>,
+    /// By whom.
+    pub created_by: String,
+    /// When it was revoked.
+    pub revoked_at: Option<DateTime<Utc>>,
+}
+
+/// The hash under which a token is stored and compared.
+#[must_use]
+pub fn hash(token: &str) -> [u8; 32] {
+    Sha256::digest(token.as_bytes()).into()
+}
+
+impl Store {
+    /// Makes a token of 256 random bits; `false` if the name is taken.
+    ///
+    /// # Errors
+    /// The database could not be reached or refused.
+    pub async fn create_token(
+        &self,
+        name: &str,
+        scopes: &[Scope],
+        token: &SecretString,
+        actor: &Actor,
+    ) -> Result<bool, StoreError> {
+        let failed = StoreError::doing("create a token");
+        let scopes: Vec<&str> = scopes.iter().map(|scope| scope.as_str()).collect();
+        let hash = hash(token.expose_secret());
+        let mut tx = self.db().begin().await.map_err(&failed)?;
+        let made = sqlx::query!(
+            "insert into token (id, name, hash, scopes, created_by) values ($1, $2, $3, $4, $5)
+             on conflict (name) do nothing",
+            Uuid::now_v7(),
+            name,
+            hash.as_slice(),
+            &scopes as &[&str],
+            actor.0,
+        )
+        .execute(&mut *tx)
+        .await
+        .map_err(&failed)?
+        .rows_affected();
+        if made == 0 {
+            return Ok(false);
+        }
+        audit::note(&mut tx, actor, "token.create", Some(name), &json!({ "scopes": scopes })).await?;
+        tx.commit().await.map_err(&failed)?;
+        Ok(true)
+    }
+
+    /// Revokes a token; `false` if there is none of this name that is still good.
+    ///
+    /// # Errors
+    /// The database could not be reached.
+    pub async fn revoke_token(&self, name: &str, actor: &Actor) -> Result<bool, StoreError> {
+        let failed = StoreError::doing("revoke a token");
+        let mut tx = self.db().begin().await.map_err(&failed)?;
+        let revoked = sqlx::query!(
+            "update token set revoked_at = clock_timestamp() where name = $1 and revoked_at is null",
+            name
+        )
+        .execute(&mut *tx)
+        .await
+        .map_err(&failed)?
+        .rows_affected();
+        if revoked == 0 {
+            return Ok(false);
+        }
+        audit::note(&mut tx, actor, "token.revoke", Some(name), &json!({})).await?;
+        tx.commit().await.map_err(&failed)?;
+        Ok(true)
+    }
+
+    /// All tokens, revoked ones too, by name.
+    ///
+    /// # Errors
+    /// The database could not be reached.
+    pub async fn tokens(&self) -> Result<Vec<StoredToken>, StoreError> {
+        sqlx::query_as!(
+            StoredToken,
+            "select id, name, hash, scopes, created_at, created_by, revoked_at from token order by name"
+        )
+        .fetch_all(self.db())
+        .await
+        .map_err(StoreError::doing("list tokens"))
+    }
+}

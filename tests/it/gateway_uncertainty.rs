@@ -1,0 +1,134 @@
+//! A gateway that leaves open what it did: the platform is asked before the gateway is asked again.
+
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use warmproof::domain::outcome::Outcome;
+use warmproof::simulator::{GatewayAnswer, GatewayEffect, GatewayFault, Rule, SimulatorOptions};
+
+use crate::support::platform::{Dispatched, SOON, options};
+use crate::support::process::Program;
+use crate::support::receiver::{Receiver, start_cold};
+use crate::support::stage::Stage;
+
+/// Long enough for a gateway of a test, whatever else the machine does.
+const PATIENCE_MS: u32 = 2000;
+/// From a failed create to the next look.
+const BACKOFF_MS: u32 = 1000;
+
+/// How it is left open.
+const DARKNESS: [GatewayAnswer; 3] =
+    [GatewayAnswer::Status { status: 502 }, GatewayAnswer::Status { status: 504 }, GatewayAnswer::Hang];
+
+fn worker(stage: &Stage) -> Program {
+    stage
+        .worker("a")
+        .env("COMPUTE_GATEWAY_TIMEOUT_MS", PATIENCE_MS)
+        .env("WARMPROOF_CREATE_BACKOFF_BASE_MS", BACKOFF_MS)
+        .env("WARMPROOF_CREATE_BACKOFF_MAX_MS", BACKOFF_MS)
+}
+
+/// A lost run whose first create goes wrong in this way.
+async fn lost(stage: &Stage, effect: GatewayEffect, answer: GatewayAnswer) -> Dispatched {
+    let lost = stage.platform.dispatch().await;
+    let fault = GatewayFault { effect, answer };
+    stage.platform.simulator.faults().gateway.add(Rule::always(fault).of(&lost.run).times(1));
+    lost.schedule(&stage.db, SOON).await;
+    lost
+}
+
+/// Two creates under one name, and a probe before each of them.
+fn assert_looked_between(stage: &Stage, lost: &Dispatched, outcome: &Outcome) {
+    assert_eq!((outcome.outcome.as_str(), outcome.create_count, outcome.probe_count), ("fallback", 2, 2));
+    let probes = stage.platform.simulator.probes(&lost.run);
+    let creates = stage.platform.simulator.creates(&lost.run);
+    assert_eq!((probes.len(), creates.len()), (2, 2));
+    let order = [&probes[0], &creates[0], &probes[1], &creates[1]].map(|visit| visit.arrived_at);
+    assert!(order.is_sorted(), "{order:?}");
+    assert_eq!(creates[0].name, creates[1].name, "a second workload would have to be a second name");
+    assert_eq!(creates[0].name, outcome.workload);
+}
+
+#[tokio::test]
+async fn what_was_not_made_is_asked_for_again_after_another_look() {
+    let stage = Stage::set().await;
+    let a = worker(&stage).start();
+    let losses = join_all(DARKNESS.map(|answer| lost(&stage, GatewayEffect::None, answer))).await;
+    for lost in &losses {
+        let outcome = stage.outcome(&lost.run).await;
+        assert_looked_between(&stage, lost, &outcome);
+        assert_eq!(outcome.fallback_result.as_deref(), Some("created"));
+        stage.platform.executed(lost).await;
+        let record = stage.platform.simulator.record_of(&lost.run).unwrap();
+        assert_eq!((record.creates, record.executions), (1, 1));
+    }
+    stage.audit(&losses, vec![a]).await;
+}
+
+#[tokio::test]
+async fn what_was_made_and_still_boots_is_met_under_its_name() {
+    let stage = Stage::set_with(SimulatorOptions { boot: Duration::from_secs(10), ..options() }).await;
+    let a = worker(&stage).start();
+    let losses = join_all(DARKNESS.map(|answer| lost(&stage, GatewayEffect::Created, answer))).await;
+    for lost in &losses {
+        let outcome = stage.outcome(&lost.run).await;
+        assert_looked_between(&stage, lost, &outcome);
+        assert_eq!(outcome.fallback_result.as_deref(), Some("existed"));
+    }
+    for lost in &losses {
+        stage.platform.executed(lost).await;
+        let record = stage.platform.simulator.record_of(&lost.run).unwrap();
+        assert_eq!((record.creates, record.executions), (1, 1), "asked for twice, made once");
+    }
+    stage.audit(&losses, vec![a]).await;
+}
+
+/// The run is started and executed before its create comes to this end.
+async fn never_asked_for_twice(answer: GatewayAnswer) {
+    let stage = Stage::set().await;
+    let mut gateway = Receiver::start().await;
+    let a = worker(&stage)
+        .env("COMPUTE_GATEWAY_URL", &gateway.base_url)
+        // The last request is looked after as well.
+        .env("WARMPROOF_CREATE_ATTEMPTS", if answer == GatewayAnswer::Hang { 1 } else { 3 })
+        .start();
+    let lost = stage.hit().await;
+    let call = gateway.call().await;
+    let name = call.json()["name"].as_str().unwrap().to_owned();
+    start_cold(&stage.platform, &lost, &name).await;
+    let kept = match answer {
+        GatewayAnswer::Status { status } => {
+            call.answer(status);
+            None
+        }
+        GatewayAnswer::Hang | GatewayAnswer::Reset => Some(call),
+    };
+    let outcome = stage.outcome(&lost.run).await;
+    drop(kept);
+    assert_eq!((outcome.outcome.as_str(), outcome.fallback_result.as_deref()), ("fallback", Some("created")));
+    assert_eq!((outcome.create_count, outcome.probe_count), (1, 2), "{answer:?}");
+    assert!(gateway.is_quiet(), "{answer:?}");
+    let record = stage.platform.simulator.record_of(&lost.run).unwrap();
+    assert_eq!((record.creates, record.executions), (1, 1));
+    stage.audit(&[lost], vec![a]).await;
+}
+
+#[tokio::test]
+async fn a_run_that_started_meanwhile_is_never_created_twice() {
+    join_all(DARKNESS.map(never_asked_for_twice)).await;
+}
+
+#[tokio::test]
+async fn a_connection_that_broke_is_looked_after_even_if_it_was_the_last_try() {
+    let stage = Stage::set().await;
+    let a = worker(&stage)
+        .env("WARMPROOF_CREATE_ATTEMPTS", 1)
+        .env("WARMPROOF_CREATE_BACKOFF_BASE_MS", 3000)
+        .env("WARMPROOF_CREATE_BACKOFF_MAX_MS", 3000)
+        .start();
+    let lost = lost(&stage, GatewayEffect::Created, GatewayAnswer::Reset).await;
+    let outcome = stage.outcome(&lost.run).await;
+    assert_eq!(outcome.fallback_result.as_deref(), Some("created"), "not `failed`: it was made");
+    assert_eq!((outcome.create_count, outcome.probe_count), (1, 2));
+    stage.audit(&[lost], vec![a]).await;
+}
