@@ -1,7 +1,7 @@
 # Every command there is. If it is not a target here, it is not a step.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test takeover test-conformance bench profile bench-check check prepare
+.PHONY: help demo test test-docker takeover test-conformance bench profile bench-check check prepare
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -13,6 +13,11 @@ demo: ## Show warm starts getting lost and found; pass ARGS="--seconds 30 --json
 test: ## Run every test; installs PostgreSQL's programs if there are none
 	@scripts/bootstrap --test
 	cargo test
+	@scripts/dockerd --if-possible cargo test --test docker
+
+test-docker: ## Run the tests against a real Docker engine, which is installed and started if need be; needs root and Linux
+	@scripts/bootstrap
+	scripts/dockerd cargo test --test docker $(ARGS)
 
 takeover: ## Kill a hundred workers and print how fast others took over
 	@scripts/bootstrap --test
@@ -36,6 +41,7 @@ bench-check: ## Hold the JSON document of a run, FILE=bench.json, against the ba
 check: ## Format, lints, tidiness, docs, query metadata, dependencies
 	cargo fmt --check
 	cargo clippy --all-targets -- -D warnings
+	cargo clippy --test docker -- -D warnings
 	cargo test --test tidy
 	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --document-private-items
 	@scripts/bootstrap

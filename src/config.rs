@@ -11,6 +11,7 @@
 
 pub mod api;
 pub mod database;
+pub mod docker;
 pub mod environment;
 pub mod error;
 mod number;

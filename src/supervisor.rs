@@ -209,7 +209,7 @@ impl Supervisor {
             Ok(request) => request,
             Err(error) => return tracing::error!(%error, "a run cannot be cold-started"),
         };
-        let created = self.workload.create(CreateRequest {
+        let create = CreateRequest {
             name: request.workload_name(),
             verification_id: None,
             timings: None,
@@ -218,8 +218,12 @@ impl Supervisor {
             traceparent: request.traceparent(),
             request,
             message: message.get().to_owned(),
-        });
-        if let Err(error) = created.await {
+        };
+        let created = match self.workload.prepare(&create).await {
+            Ok(()) => self.workload.create(create).await.map(drop),
+            Err(error) => Err(error),
+        };
+        if let Err(error) = created {
             tracing::error!(%error, "a cold start failed; the platform's redrive remains");
         }
     }

@@ -14,12 +14,14 @@ use crate::transport::TransportError;
 
 mod answer;
 mod correlation;
+mod docker;
 mod gateway;
 mod hs256;
 pub mod runner_env;
 mod token;
 mod webhook;
 
+use docker::Docker;
 use gateway::Gateway;
 use runner_env::Runner;
 use token::DeploymentId;
@@ -35,6 +37,7 @@ pub struct Workload {
 
 #[derive(Debug, Clone)]
 enum Backend {
+    Docker(Docker),
     Gateway(Gateway),
     Webhook(Webhook),
 }
@@ -139,6 +142,7 @@ impl Workload {
     /// [`BuildError`], where the configuration was not read by `config`.
     pub fn new(config: &WorkloadConfig) -> Result<Self, BuildError> {
         let backend = match &config.backend {
+            workload::Backend::Docker(docker) => Backend::Docker(Docker::new(docker)),
             workload::Backend::Gateway(gateway) => Backend::Gateway(Gateway::new(gateway)?),
             workload::Backend::Webhook(webhook) => Backend::Webhook(Webhook::new(webhook)?),
         };
@@ -151,10 +155,10 @@ impl Workload {
     ///
     /// # Errors
     /// [`CreateError`]; no create was requested.
-    #[expect(clippy::unused_async, reason = "these have nothing to get ready, other backends have")]
     pub async fn prepare(&self, create: &CreateRequest) -> Result<(), CreateError> {
-        Order::check(create)?;
+        let order = Order::check(create)?;
         match &self.backend {
+            Backend::Docker(docker) => docker.prepare(&order).await,
             Backend::Gateway(_) | Backend::Webhook(_) => Ok(()),
         }
     }
@@ -163,10 +167,25 @@ impl Workload {
     ///
     /// # Errors
     /// Why it may still be there.
-    #[expect(clippy::unused_async, reason = "these start what they make, other backends may be cut short")]
-    pub async fn discard(&self, _name: &str, _snapshot_id: &SnapshotId) -> Result<(), BackendError> {
+    pub async fn discard(&self, name: &str, snapshot_id: &SnapshotId) -> Result<(), BackendError> {
         match &self.backend {
+            Backend::Docker(docker) => docker.discard(name, snapshot_id).await,
+            // What they make they start.
             Backend::Gateway(_) | Backend::Webhook(_) => Ok(()),
+        }
+    }
+
+    /// Removes what requests of any worker left behind without ever starting it, minutes ago; answers how many.
+    ///
+    /// For what [`Self::discard`] never hears of, such as the container of a worker that died after its last look.
+    ///
+    /// # Errors
+    /// Why some may still be there.
+    pub async fn reap(&self) -> Result<usize, BackendError> {
+        match &self.backend {
+            Backend::Docker(docker) => docker.reap().await,
+            // What they make they start.
+            Backend::Gateway(_) | Backend::Webhook(_) => Ok(0),
         }
     }
 
@@ -174,9 +193,9 @@ impl Workload {
     ///
     /// # Errors
     /// What is wrong, for people.
-    #[expect(clippy::unused_async, reason = "these cannot be asked, other backends can")]
     pub async fn check(&self) -> Result<(), BackendError> {
         match &self.backend {
+            Backend::Docker(docker) => docker.check().await,
             Backend::Gateway(_) | Backend::Webhook(_) => Ok(()),
         }
     }
@@ -184,6 +203,7 @@ impl Workload {
     /// The backend's name: `docker`, `kubernetes`, `gateway` or `webhook`.
     pub fn backend(&self) -> &'static str {
         match &self.backend {
+            Backend::Docker(_) => "docker",
             Backend::Gateway(_) => "gateway",
             Backend::Webhook(_) => "webhook",
         }
@@ -200,6 +220,7 @@ impl Workload {
         })?;
         let runner = Runner { create: &create, deployment: order.deployment, deployment_id: &deployment_id };
         match &self.backend {
+            Backend::Docker(docker) => Box::pin(docker.create(&order, &runner, &self.runner)).await,
             Backend::Gateway(gateway) => gateway.create(&order, &runner, &self.runner).await,
             Backend::Webhook(webhook) => webhook.create(&create).await,
         }

@@ -3,6 +3,7 @@ use std::time::Duration;
 use secrecy::ExposeSecret;
 
 use super::*;
+use crate::config::docker::{ApiVersion, DockerHost, RegistryConfig};
 use crate::config::verify::DisabledReason;
 use crate::config::webhook::WebhookConfig;
 use crate::config::workload::Backend;
@@ -166,6 +167,71 @@ fn a_value_that_does_not_fit_its_place_is_refused_without_being_repeated() {
     }
 }
 
+fn docker_of(changes: &[(&'static str, Option<&str>)]) -> Result<docker::DockerConfig, ConfigErrors> {
+    let changes: Vec<_> = changes.iter().copied().chain([("COMPUTE_GATEWAY_URL", None)]).collect();
+    let Backend::Docker(docker) = worker(&changes)?.pools.remove(0).workload.backend else {
+        panic!("no docker")
+    };
+    Ok(docker)
+}
+
+#[test]
+fn where_nothing_else_is_chosen_docker_is() {
+    let docker = docker_of(&[]).expect("docker needs nothing");
+    assert_eq!(docker.host, DockerHost::Unix("/var/run/docker.sock".to_owned()));
+    assert_eq!((docker.api_version, docker.platform, docker.networks), (None, None, vec!["host".to_owned()]));
+    assert!(docker.strip_image_digest && docker.enforce_machine_presets && docker.autoremove);
+    assert!(matches!(docker.registry, RegistryConfig::Anonymous));
+    let errors = worker(&[("WARMPROOF_BACKEND", Some("gateway")), ("COMPUTE_GATEWAY_URL", None)]);
+    assert_eq!(errors.expect_err("no address").variables(), ["COMPUTE_GATEWAY_URL"]);
+}
+
+#[test]
+fn an_engines_address_is_a_socket_or_plain_tcp() {
+    for (text, expected) in [
+        ("unix:///a/b.sock", DockerHost::Unix("/a/b.sock".to_owned())),
+        ("tcp://engine.example", DockerHost::Tcp("engine.example:2375".to_owned())),
+        ("http://[::1]:4243/", DockerHost::Tcp("[::1]:4243".to_owned())),
+    ] {
+        assert_eq!(docker_of(&[("DOCKER_HOST", Some(text))]).expect(text).host, expected);
+    }
+    let version = docker_of(&[("DOCKER_API_VERSION", Some("1.41"))]).expect("a version").api_version;
+    assert_eq!(version, Some(ApiVersion { major: 1, minor: 41 }));
+    let wrong = [
+        ("DOCKER_HOST", "ssh://engine.example"),
+        ("DOCKER_HOST", "unix://relative.sock"),
+        ("DOCKER_HOST", "tcp://hidden:hidden@engine.example"),
+        ("DOCKER_HOST", "tcp://engine.example/path"),
+        ("DOCKER_TLS_VERIFY", "1"),
+        ("DOCKER_API_VERSION", "v1"),
+        ("DOCKER_RUNNER_NETWORKS", "blue, green"),
+        ("DOCKER_RUNNER_NETWORKS", "host,blue"),
+        ("DOCKER_RUNNER_NETWORKS", ","),
+    ];
+    for (variable, value) in wrong {
+        let errors = docker_of(&[(variable, Some(value))]).expect_err(value);
+        assert_eq!(errors.variables(), [variable], "{value}");
+        assert!(!errors.to_string().contains("hidden"), "{errors}");
+    }
+}
+
+#[test]
+fn a_registry_is_told_by_three_variables_or_by_amazons() {
+    let of = |set: &[&'static str]| {
+        let changes: Vec<_> = set.iter().map(|name| (*name, Some("hidden"))).collect();
+        docker_of(&changes).map(|docker| docker.registry)
+    };
+    let all = ["DOCKER_REGISTRY_USERNAME", "DOCKER_REGISTRY_PASSWORD", "DOCKER_REGISTRY_URL"];
+    assert!(matches!(of(&all), Ok(RegistryConfig::Static { .. })));
+    assert_eq!(of(&all[..2]).expect_err("one is missing").variables(), ["DOCKER_REGISTRY_URL"]);
+    for one in ["AWS_PROFILE", "AWS_ROLE_ARN", "AWS_WEB_IDENTITY_TOKEN_FILE"] {
+        assert!(matches!(of(&[one]), Ok(RegistryConfig::Ecr)), "{one}");
+    }
+    let keys = ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"];
+    assert!(matches!(of(&keys), Ok(RegistryConfig::Ecr)));
+    assert!(matches!(of(&keys[..1]), Ok(RegistryConfig::Anonymous)), "half a key is none");
+}
+
 #[test]
 fn settings_can_be_printed_without_giving_secrets_away() {
     let settings = worker(&[("RUNNER_ADDITIONAL_ENV_VARS", Some("TOKEN=hidden"))]).expect("settings");
@@ -227,6 +293,7 @@ fn the_documentation_has_every_variable_with_its_default_and_bounds() {
     let _ = WorkerSettings::read(VerifyConfig { delay: Duration::ZERO }, &mut reader);
     let _ = ApiConfig::read(&mut reader);
     let _ = verify::read_broker(&mut reader);
+    let _ = docker::DockerConfig::read(&mut reader);
     let _ = WebhookConfig::read(&mut reader);
     for (variable, asked) in reader.asked() {
         let row = DOCUMENTATION

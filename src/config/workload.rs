@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use secrecy::SecretString;
 
+use super::docker::DockerConfig;
 use super::platform;
 use super::reader::Reader;
 use super::runner::RunnerEnvConfig;
@@ -27,6 +28,8 @@ pub struct WorkloadConfig {
 /// What makes workloads; chosen as upstream chooses (contract §5.1).
 #[derive(Debug, Clone)]
 pub enum Backend {
+    /// The Docker engine, where nothing else is chosen.
+    Docker(DockerConfig),
     /// The compute gateway, chosen by `COMPUTE_GATEWAY_URL`.
     Gateway(GatewayConfig),
     /// A signed call to whoever starts runs; chosen by name only.
@@ -79,13 +82,14 @@ impl Backend {
             (false, false) => "docker",
         };
         match reader.optional_one_of("WARMPROOF_BACKEND", &kinds).unwrap_or(chosen) {
+            "docker" => DockerConfig::read(reader).map(Self::Docker),
             "gateway" => GatewayConfig::read(reader).map(Self::Gateway),
             "webhook" => WebhookConfig::read(reader).map(Self::Webhook),
             other => {
                 reader.fault(
                     "WARMPROOF_BACKEND",
                     format!("`{other}` is not supported yet"),
-                    "use `gateway` or `webhook`",
+                    "use `docker`, `gateway` or `webhook`",
                 );
                 None
             }

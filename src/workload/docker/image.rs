@@ -1,0 +1,270 @@
+//! Images: there, or pulled once for everybody who waits for them.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bollard::models::ImageInspect;
+use bollard::query_parameters::CreateImageOptionsBuilder;
+use futures_util::future::{BoxFuture, FutureExt, Shared};
+use futures_util::{StreamExt, TryStreamExt};
+
+use crate::config::docker::DockerConfig;
+use crate::workload::CreateError;
+use crate::workload::answer::presentable;
+
+use super::engine::{Engine, EngineError};
+use super::registry::{Credentials, Registry};
+use super::wording::{judge, transient};
+
+/// Statuses of a pull that will not change: no such image, or not for us.
+const PULL_PERMANENT: [u16; 4] = [400, 401, 403, 404];
+
+/// A registry's own refusals. Engines pass them on as a 500 or in the middle of the progress, so that the words
+/// are all there is to tell them from an outage by.
+const REGISTRY_REFUSALS: [&str; 6] = [
+    "unauthorized",
+    "no basic auth credentials",
+    "authentication required",
+    "access denied",
+    "manifest unknown",
+    "name unknown",
+];
+
+type Pull = Shared<BoxFuture<'static, Result<(), CreateError>>>;
+
+/// The engine's images. Clones share the pulls under way.
+#[derive(Clone)]
+pub(super) struct Images {
+    engine: Engine,
+    registry: Registry,
+    platform: Option<String>,
+    timeout: Duration,
+    pulls: Arc<Mutex<HashMap<String, Pull>>>,
+}
+
+impl std::fmt::Debug for Images {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Images").field("registry", &self.registry).finish_non_exhaustive()
+    }
+}
+
+/// The image to ask for, without its digest if images go by tag.
+pub(super) fn reference(image: &str, strip_digest: bool) -> Result<String, CreateError> {
+    let image = image.split('@').next().filter(|_| strip_digest).unwrap_or(image);
+    // It stands in a path of the engine's API.
+    let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"._-:/@[]".contains(&byte);
+    if image.is_empty()
+        || !image.bytes().all(fits)
+        || image.split('/').any(|part| matches!(part, "" | "." | ".."))
+    {
+        return Err(CreateError::Permanent { reason: "the run's image is no image's name".to_owned() });
+    }
+    Ok(image.to_owned())
+}
+
+impl Images {
+    pub(super) fn new(engine: &Engine, config: &DockerConfig) -> Self {
+        Self {
+            engine: engine.clone(),
+            registry: Registry::new(config),
+            platform: config.platform.clone(),
+            timeout: config.pull_timeout,
+            pulls: Arc::default(),
+        }
+    }
+
+    /// Pulls the image unless it is there for the wanted platform.
+    pub(super) async fn ensure(&self, image: String) -> Result<(), CreateError> {
+        match self.look(&image).await? {
+            Look::There => Ok(()),
+            Look::Missing | Look::OtherPlatform { .. } => self.pull(image).await,
+        }
+    }
+
+    /// Joins the pull under way, or begins one. It goes on when nobody waits any more: the next one finds the image.
+    async fn pull(&self, image: String) -> Result<(), CreateError> {
+        let pull = {
+            let mut pulls = self.pulls.lock().unwrap_or_else(PoisonError::into_inner);
+            let begin = || {
+                let (images, image) = (self.clone(), image.clone());
+                let task = tokio::spawn(async move {
+                    let _over = Over { images: &images, image: &image };
+                    images.pull_alone(&image).await
+                });
+                task.map(|ended| {
+                    ended.unwrap_or_else(|error| Err(transient(format!("the pull was cut short: {error}"))))
+                })
+                .boxed()
+                .shared()
+            };
+            pulls.entry(image.clone()).or_insert_with(begin).clone()
+        };
+        pull.await
+    }
+
+    async fn pull_alone(&self, image: &str) -> Result<(), CreateError> {
+        tracing::info!(image, "pulling an image");
+        let pulled = tokio::time::timeout(self.timeout, self.pull_and_look(image)).await;
+        pulled.unwrap_or_else(|_| {
+            let limit = self.timeout.as_millis();
+            Err(transient(format!("the image `{image}` was not pulled within {limit} ms")))
+        })
+    }
+
+    async fn pull_and_look(&self, image: &str) -> Result<(), CreateError> {
+        let credentials = self.registry.credentials().await.map_err(transient)?;
+        if let Err(error) = self.stream(image, credentials.as_ref()).await {
+            let password = credentials.as_ref().map(Credentials::secret);
+            let error = pull_error(image, &error, password.as_slice());
+            if matches!(error, CreateError::Permanent { .. }) {
+                self.registry.refused().await;
+            }
+            return Err(error);
+        }
+        // The end of the progress is no proof: the connection may have ended it.
+        match self.look(image).await? {
+            Look::There => Ok(()),
+            Look::Missing => Err(transient(format!("the pull of `{image}` ended without the image"))),
+            Look::OtherPlatform { architecture } => {
+                let wanted = self.platform.as_deref().unwrap_or_default();
+                let reason = format!("the image `{image}` is for `{architecture}`, wanted is `{wanted}`");
+                Err(CreateError::Permanent { reason })
+            }
+        }
+    }
+
+    /// Reads the whole progress: errors inside it are the pull's.
+    async fn stream(&self, image: &str, credentials: Option<&Credentials>) -> Result<(), EngineError> {
+        // Without a tag the engine would pull all of them.
+        let tag = if is_name_only(image) { "latest" } else { "" };
+        let options = CreateImageOptionsBuilder::default()
+            .from_image(image)
+            .tag(tag)
+            .platform(self.platform.as_deref().unwrap_or_default())
+            .build();
+        let docker = self.engine.client().await?;
+        let progress = docker.create_image(Some(options), None, credentials.map(Credentials::for_engine));
+        progress.map(|step| step.map(drop)).try_collect::<()>().await.map_err(EngineError::from)
+    }
+
+    async fn look(&self, image: &str) -> Result<Look, CreateError> {
+        let inspect = |docker: bollard::Docker| async move { docker.inspect_image(image).await };
+        match self.engine.call(inspect).await {
+            Ok(found) => Ok(Look::at(&found, self.platform.as_deref())),
+            Err(EngineError::Refused { status: 404, .. }) => Ok(Look::Missing),
+            Err(error) => Err(transient(presentable(&format!("could not look the image up: {error}"), &[]))),
+        }
+    }
+}
+
+/// Takes a pull off the list when it is over, also by a panic.
+struct Over<'a> {
+    images: &'a Images,
+    image: &'a str,
+}
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.images.pulls.lock().unwrap_or_else(PoisonError::into_inner).remove(self.image);
+    }
+}
+
+/// What the engine has under a reference.
+#[derive(Debug, PartialEq, Eq)]
+enum Look {
+    There,
+    Missing,
+    OtherPlatform { architecture: String },
+}
+
+impl Look {
+    /// The platform has to contain the image's architecture, as text (contract §5.4).
+    fn at(found: &ImageInspect, platform: Option<&str>) -> Self {
+        let architecture = found.architecture.as_deref().unwrap_or_default();
+        match platform {
+            Some(platform) if !platform.contains(architecture) => {
+                Self::OtherPlatform { architecture: architecture.to_owned() }
+            }
+            Some(_) | None => Self::There,
+        }
+    }
+}
+
+/// Whether a reference has neither tag nor digest. A colon before the last `/` is a port's.
+fn is_name_only(image: &str) -> bool {
+    let last = image.rsplit('/').next().unwrap_or(image);
+    !last.contains([':', '@'])
+}
+
+/// Nothing is made by a pull, so a failed one is never uncertain.
+fn pull_error(image: &str, error: &EngineError, secrets: &[&str]) -> CreateError {
+    match judge(&format!("pull `{image}`"), error, &PULL_PERMANENT, secrets) {
+        CreateError::Permanent { reason } => CreateError::Permanent { reason },
+        CreateError::Transient { reason, .. } | CreateError::Uncertain { reason } => {
+            let words = error.to_string().to_lowercase();
+            if REGISTRY_REFUSALS.iter().any(|phrase| words.contains(phrase)) {
+                return CreateError::Permanent { reason };
+            }
+            transient(reason)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_image_goes_by_tag_unless_told_otherwise() {
+        let full = "registry.example:5000/a/b:1@sha256:abc";
+        assert_eq!(reference(full, true).unwrap(), "registry.example:5000/a/b:1");
+        assert_eq!(reference(full, false).unwrap(), full);
+        for bad in ["", "@sha256:abc", "a/../../containers/json", "a?b", "a b", "a#b", "a//b", "%2e"] {
+            assert!(matches!(reference(bad, true), Err(CreateError::Permanent { .. })), "{bad}");
+        }
+    }
+
+    #[test]
+    fn only_a_name_without_tag_and_digest_gets_a_tag() {
+        for (image, expected) in [
+            ("a", true),
+            ("localhost:5000/a", true),
+            ("a:1", false),
+            ("r:5000/a:1", false),
+            ("a@sha256:b", false),
+        ] {
+            assert_eq!(is_name_only(image), expected, "{image}");
+        }
+    }
+
+    #[test]
+    fn an_image_of_another_architecture_is_not_the_wanted_one() {
+        let image = ImageInspect { architecture: Some("arm64".to_owned()), ..ImageInspect::default() };
+        assert_eq!(Look::at(&image, None), Look::There);
+        assert_eq!(Look::at(&image, Some("linux/arm64/v8")), Look::There);
+        let other = Look::OtherPlatform { architecture: "arm64".to_owned() };
+        assert_eq!(Look::at(&image, Some("linux/amd64")), other);
+    }
+
+    #[test]
+    fn a_refused_pull_is_for_good_and_a_broken_one_is_not() {
+        let refused = |status, message: &str| {
+            pull_error("a", &EngineError::Refused { status, message: message.to_owned() }, &[])
+        };
+        for (status, message) in [
+            (404, ""),
+            (401, ""),
+            (403, ""),
+            (500, "manifest unknown"),
+            (500, "Get x: no basic auth credentials"),
+        ] {
+            assert!(matches!(refused(status, message), CreateError::Permanent { .. }), "{status} {message}");
+        }
+        for (status, message) in [(500, "connection refused"), (429, "slow down"), (503, "")] {
+            assert!(matches!(refused(status, message), CreateError::Transient { .. }), "{status} {message}");
+        }
+        let cut = EngineError::Unanswered { reason: "the stream ended".to_owned() };
+        assert!(matches!(pull_error("a", &cut, &[]), CreateError::Transient { .. }));
+    }
+}
