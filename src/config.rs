@@ -13,6 +13,7 @@ pub mod api;
 pub mod database;
 pub mod environment;
 pub mod error;
+pub mod kubernetes;
 mod number;
 pub mod platform;
 pub mod postgres;

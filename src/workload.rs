@@ -14,10 +14,12 @@ use crate::domain::ids::{SnapshotId, VerificationId};
 mod answer;
 mod gateway;
 mod hs256;
+mod kubernetes;
 pub mod runner_env;
 mod token;
 
 use gateway::Gateway;
+use kubernetes::Kubernetes;
 use runner_env::Runner;
 use token::DeploymentId;
 
@@ -32,6 +34,7 @@ pub struct Workload {
 #[derive(Debug, Clone)]
 enum Backend {
     Gateway(Gateway),
+    Kubernetes(Kubernetes),
 }
 
 /// One request for a workload.
@@ -121,6 +124,7 @@ impl Workload {
     pub fn new(config: &WorkloadConfig) -> Result<Self, BuildError> {
         let backend = match &config.backend {
             workload::Backend::Gateway(gateway) => Backend::Gateway(Gateway::new(gateway)?),
+            workload::Backend::Kubernetes(kubernetes) => Backend::Kubernetes(Kubernetes::new(kubernetes)),
         };
         let deployment_id = DeploymentId::new(&config.token);
         Ok(Self { backend, deployment_id, runner: config.runner.clone() })
@@ -131,11 +135,12 @@ impl Workload {
     ///
     /// # Errors
     /// [`CreateError`]; no create was requested.
-    #[expect(clippy::unused_async, reason = "the gateway has nothing to get ready, other backends have")]
+    #[expect(clippy::unused_async, reason = "these backends have nothing to get ready, others have")]
     pub async fn prepare(&self, create: &CreateRequest) -> Result<(), CreateError> {
         Order::check(create)?;
         match &self.backend {
-            Backend::Gateway(_) => Ok(()),
+            // A pod's image is pulled by its node.
+            Backend::Gateway(_) | Backend::Kubernetes(_) => Ok(()),
         }
     }
 
@@ -143,13 +148,11 @@ impl Workload {
     ///
     /// # Errors
     /// Why it may still be there.
-    #[expect(
-        clippy::unused_async,
-        reason = "the gateway starts what it makes, other backends may be cut short"
-    )]
+    #[expect(clippy::unused_async, reason = "these backends start what they make, others may be cut short")]
     pub async fn discard(&self, _name: &str, _snapshot_id: &SnapshotId) -> Result<(), BackendError> {
         match &self.backend {
-            Backend::Gateway(_) => Ok(()),
+            // A pod that is there starts by itself.
+            Backend::Gateway(_) | Backend::Kubernetes(_) => Ok(()),
         }
     }
 
@@ -157,10 +160,10 @@ impl Workload {
     ///
     /// # Errors
     /// What is wrong, for people.
-    #[expect(clippy::unused_async, reason = "the gateway cannot be asked, other backends can")]
     pub async fn check(&self) -> Result<(), BackendError> {
         match &self.backend {
             Backend::Gateway(_) => Ok(()),
+            Backend::Kubernetes(kubernetes) => kubernetes.check().await,
         }
     }
 
@@ -168,6 +171,7 @@ impl Workload {
     pub fn backend(&self) -> &'static str {
         match &self.backend {
             Backend::Gateway(_) => "gateway",
+            Backend::Kubernetes(_) => "kubernetes",
         }
     }
 
@@ -183,6 +187,7 @@ impl Workload {
         let runner = Runner { create: &create, deployment: order.deployment, deployment_id: &deployment_id };
         match &self.backend {
             Backend::Gateway(gateway) => gateway.create(&order, &runner, &self.runner).await,
+            Backend::Kubernetes(kubernetes) => kubernetes.create(&order, &runner, &self.runner).await,
         }
     }
 }

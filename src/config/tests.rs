@@ -53,7 +53,7 @@ fn a_complete_environment_gives_every_default() {
     assert!(settings.worker.wide_events, "events are on unless switched off");
     assert_eq!(settings.worker.node_id, "node-a");
     assert!(settings.worker.name.as_str().starts_with("node-a-"));
-    let Backend::Gateway(gateway) = settings.workload.backend;
+    let Backend::Gateway(gateway) = settings.workload.backend else { panic!("another backend") };
     assert_eq!(gateway.url, "https://gateway.example/", "the base stays as it was written");
     let api = ApiSettings::from_environment(&complete_but(&[])).expect("a complete environment");
     let Switch::Enabled(api) = api else { panic!("disabled") };
@@ -211,6 +211,7 @@ fn the_documentation_has_every_variable_with_its_default_and_bounds() {
     let _ = VerifyConfig::read(&mut reader);
     let _ = WorkerSettings::read(VerifyConfig { delay: Duration::ZERO }, &mut reader);
     let _ = ApiConfig::read(&mut reader);
+    let _ = kubernetes::KubernetesConfig::read(&mut reader);
     let _ = verify::read_broker(&mut reader);
     for (variable, asked) in reader.asked() {
         let row = DOCUMENTATION

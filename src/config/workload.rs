@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use secrecy::SecretString;
 
+use super::kubernetes::KubernetesConfig;
 use super::platform;
 use super::reader::Reader;
 use super::runner::RunnerEnvConfig;
@@ -28,6 +29,8 @@ pub struct WorkloadConfig {
 pub enum Backend {
     /// The compute gateway, chosen by `COMPUTE_GATEWAY_URL`.
     Gateway(GatewayConfig),
+    /// Pods of a Kubernetes cluster, chosen by `KUBERNETES_FORCE_ENABLED`.
+    Kubernetes(Box<KubernetesConfig>),
 }
 
 /// The compute gateway.
@@ -72,8 +75,13 @@ impl Backend {
         };
         match reader.one_of("WARMPROOF_BACKEND", chosen, &kinds) {
             "gateway" => GatewayConfig::read(reader).map(Self::Gateway),
+            "kubernetes" => Some(Self::Kubernetes(Box::new(KubernetesConfig::read(reader)))),
             other => {
-                reader.fault("WARMPROOF_BACKEND", format!("`{other}` is not supported yet"), "use `gateway`");
+                reader.fault(
+                    "WARMPROOF_BACKEND",
+                    format!("`{other}` is not supported yet"),
+                    "use `gateway` or `kubernetes`",
+                );
                 None
             }
         }

@@ -80,7 +80,7 @@ impl Answer<'_> {
 /// A foreign text without our secrets, on one line, cut to [`ERROR_BYTES_MAX`].
 ///
 /// Secrets go first: a cut could leave the half of one that no longer matches.
-fn presentable(text: &str, secrets: &[&str]) -> String {
+pub(super) fn presentable(text: &str, secrets: &[&str]) -> String {
     let hidden = secrets
         .iter()
         .filter(|secret| secret.len() >= SECRET_BYTES_MIN)
