@@ -132,7 +132,7 @@ fn values_that_make_no_sense_together_are_refused() {
         ("WARMPROOF_CREATE_BACKOFF_BASE_MS", "10001", "WARMPROOF_CREATE_BACKOFF_MAX_MS"),
         ("TRIGGER_WORKLOAD_API_DOMAIN", "", "TRIGGER_WORKLOAD_API_DOMAIN"),
         ("COMPUTE_SNAPSHOTS_ENABLED", "1", "TRIGGER_METADATA_URL"),
-        ("COMPUTE_GATEWAY_URL", "", "COMPUTE_GATEWAY_URL"),
+        ("WARMPROOF_BACKEND", "nomad", "WARMPROOF_BACKEND"),
     ];
     for (variable, value, at_fault) in cases {
         let errors = worker(&[(variable, Some(value))]).expect_err(variable);

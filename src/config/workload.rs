@@ -73,7 +73,8 @@ impl Backend {
             (false, true) => "kubernetes",
             (false, false) => "docker",
         };
-        match reader.one_of("WARMPROOF_BACKEND", chosen, &kinds) {
+        let named = reader.optional_text("WARMPROOF_BACKEND").is_some();
+        match if named { reader.one_of("WARMPROOF_BACKEND", chosen, &kinds) } else { chosen } {
             "gateway" => GatewayConfig::read(reader).map(Self::Gateway),
             "kubernetes" => Some(Self::Kubernetes(Box::new(KubernetesConfig::read(reader)))),
             other => {

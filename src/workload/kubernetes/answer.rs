@@ -81,12 +81,10 @@ pub(super) fn posted(reply: &Result<Reply, Failure>, name: &str, secrets: &[&str
     match reply.status.as_u16() {
         200..=299 => {
             let pod = reply.read::<Pod>();
-            match pod.is_some_and(|pod| pod.metadata.name.as_deref() == Some(name)) {
-                true => Posted::Created,
-                false => {
-                    Posted::Unclear(CreateError::Uncertain { reason: format!("{reason} without the pod") })
-                }
+            if pod.is_some_and(|pod| pod.metadata.name.as_deref() == Some(name)) {
+                return Posted::Created;
             }
+            Posted::Unclear(CreateError::Uncertain { reason: format!("{reason} without the pod") })
         }
         409 if status.is_some_and(|status| status.reason == "AlreadyExists") => Posted::Taken,
         // Another object was changed at the same time, such as a quota; or too much is asked of the server.

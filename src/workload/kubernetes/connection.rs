@@ -109,7 +109,7 @@ impl Connection {
         let request = request.map_err(|error| not_sent(format!("could not form the request: {error}")))?;
         let client = self.client.get_or_try_init(|| connect(&self.access)).await.map_err(not_sent)?;
         let answer = async {
-            let response = client.send(request.map(Body::from)).await.map_err(failure)?;
+            let response = client.send(request.map(Body::from)).await.map_err(|error| failure(&error))?;
             let (parts, body) = response.into_parts();
             let body = to_bytes(AnyBody::new(body), BODY_BYTES_MAX).await.ok();
             Ok(Reply { status: parts.status, body })
@@ -145,22 +145,20 @@ async fn connect(access: &Access) -> Result<Client, String> {
     config.reset_reader_on_write = true;
     // A kubeconfig may name a program that brings credentials, and the client waits for it.
     let client = tokio::task::spawn_blocking(move || Client::try_from(config)).await;
-    client.map_err(|error| failed(&error))?.map_err(|error| match error {
-        // The program's output may hold what it was asked for.
-        kube::Error::Auth(_) => CREDENTIALS.to_owned(),
-        #[expect(clippy::wildcard_enum_match_arm, reason = "a library's errors, of which one is special")]
-        error => failed(&error),
+    client.map_err(|error| failed(&error))?.map_err(|error| {
+        // A program's output may hold what it was asked for.
+        if matches!(error, kube::Error::Auth(_)) { CREDENTIALS.to_owned() } else { failed(&error) }
     })
 }
 
 const CREDENTIALS: &str = "could not get credentials for the Kubernetes API: look at the kubeconfig's user or the service account's token";
 
-fn failure(error: kube::Error) -> Failure {
-    if let kube::Error::Auth(_) = &error {
+fn failure(error: &kube::Error) -> Failure {
+    if let kube::Error::Auth(_) = error {
         return Failure::NotSent { reason: CREDENTIALS.to_owned() };
     }
-    let reason = format!("could not reach the Kubernetes API: {}", chain(&error));
-    let kube::Error::Service(inner) = &error else { return Failure::Unanswered { reason } };
+    let reason = format!("could not reach the Kubernetes API: {}", chain(error));
+    let kube::Error::Service(inner) = error else { return Failure::Unanswered { reason } };
     match inner.downcast_ref::<legacy::Error>() {
         Some(error) if error.is_connect() => Failure::NotSent { reason },
         Some(_) | None => Failure::Unanswered { reason },

@@ -71,7 +71,7 @@ pub(super) fn pod(
         restart_policy: Some("Never".to_owned()),
         automount_service_account_token: Some(false),
         termination_grace_period_seconds: Some(TERMINATION_GRACE_SECONDS),
-        image_pull_secrets: some(config.image.pull_secrets.iter().map(secret).collect()),
+        image_pull_secrets: some(config.image.pull_secrets.iter().map(|name| secret(name)).collect()),
         scheduler_name: config.scheduler_name.clone(),
         priority_class_name: config.priority_class_name.clone(),
         node_selector: some(placement::node_selector(config, request)),
@@ -137,8 +137,8 @@ fn own_metadata(create: &CreateRequest) -> (BTreeMap<String, String>, BTreeMap<S
     .partition(|(_, value)| names::is_label_value(value))
 }
 
-fn secret(name: &String) -> LocalObjectReference {
-    LocalObjectReference { name: name.clone() }
+fn secret(name: &str) -> LocalObjectReference {
+    LocalObjectReference { name: name.to_owned() }
 }
 
 fn dns(ndots: u32) -> PodDNSConfig {

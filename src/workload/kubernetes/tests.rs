@@ -195,10 +195,12 @@ fn failed(pod: &mut Value) {
     pod["status"]["phase"] = json!("Failed");
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "what a create comes to")]
 fn created() -> Result<Created, CreateError> {
     Ok(Created::Created { workload: NAME.to_owned() })
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "what a create comes to")]
 fn existed() -> Result<Created, CreateError> {
     Ok(Created::Existed { workload: NAME.to_owned() })
 }
@@ -339,5 +341,38 @@ async fn a_cluster_that_cannot_be_reached_is_an_error_and_no_panic() {
         let unusable = workload.check().await.expect_err("no cluster").to_string();
         assert!(unusable.contains("Kubernetes") && !unusable.contains(SECRET), "{unusable}");
         assert!(!format!("{workload:?}").contains(SECRET));
+    }
+}
+
+#[tokio::test]
+async fn a_busy_server_is_asked_once() {
+    let asked = Arc::new(std::sync::atomic::AtomicU32::new(0));
+    let count = Arc::clone(&asked);
+    let app = axum::Router::new().fallback(move || {
+        count.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        async { (StatusCode::TOO_MANY_REQUESTS, [("retry-after", "1")], "busy") }
+    });
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("an address").to_string();
+    tokio::spawn(async move { axum::serve(listener, app).await });
+    let directory = tempfile::tempdir().expect("a directory");
+    let config = config(&[("WARMPROOF_KUBECONFIG", &kubeconfig(&directory, &address))]);
+    let result = Workload::new(&config).expect("a workload").create(fresh()).await;
+    assert!(matches!(result, Err(CreateError::Transient { name_may_be_taken: false, .. })), "{result:?}");
+    assert_eq!(
+        asked.load(std::sync::atomic::Ordering::SeqCst),
+        1,
+        "asking again is not the client's business"
+    );
+}
+
+#[tokio::test]
+async fn where_nobody_may_ask_for_rights_a_list_must_do() {
+    let forbidden = Refuse(403, "Forbidden");
+    for (list, usable) in [(Work, true), (forbidden.clone(), false)] {
+        let (client, server) = server(vec![forbidden.clone(), list], Some(ours()));
+        let checked = workload(client).check().await;
+        assert_eq!(checked.is_ok(), usable, "{checked:?}");
+        assert_eq!(server.await.expect("a server that did not panic"), [Method::POST, Method::GET]);
     }
 }

@@ -7,6 +7,7 @@ use super::*;
 const NAME: &str = "runner-a";
 const SNAPSHOT: &str = "snapshot_a";
 
+#[expect(clippy::unnecessary_wraps, reason = "the type that is judged")]
 fn reply(code: u16, body: &str) -> Result<Reply, Failure> {
     let status = StatusCode::from_u16(code).expect("a status");
     Ok(Reply { status, body: Some(Bytes::copy_from_slice(body.as_bytes())) })

@@ -60,7 +60,7 @@ fn flat(value: &Value, path: &str, into: &mut BTreeMap<String, Value>) {
                 flat(member, &format!("{path}[{name}]"), into);
             }
         }
-        scalar => {
+        scalar @ (Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_)) => {
             into.insert(path.to_owned(), scalar.clone());
         }
     }
