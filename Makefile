@@ -1,7 +1,7 @@
 # Every command there is. If it is not a target here, it is not a step.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-docker takeover test-conformance bench profile bench-check check prepare
+.PHONY: help demo test test-docker test-kubernetes takeover test-conformance bench profile bench-check check prepare
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -14,6 +14,7 @@ test: ## Run every test; installs PostgreSQL's programs if there are none
 	@scripts/bootstrap --test
 	cargo test
 	@scripts/dockerd --if-possible cargo test --test docker
+	@if scripts/kube-apiserver cached; then $(MAKE) --no-print-directory test-kubernetes; else scripts/kube-apiserver skipped; fi
 
 test-docker: ## Run the tests against a real Docker engine, which is installed and started if need be; needs root and Linux
 	@scripts/bootstrap
@@ -25,6 +26,11 @@ takeover: ## Kill a hundred workers and print how fast others took over
 
 test-conformance: ## Drive the simulator with the platform's published client; needs Node.js and npm
 	@scripts/test-conformance
+
+test-kubernetes: ## Test against a real Kubernetes API server; the first time builds it from Debian's source
+	@scripts/kube-apiserver build
+	cargo test --test kubernetes --no-run
+	scripts/kube-apiserver run cargo test --test kubernetes
 
 bench: ## Measure a release build; pass ARGS="--full --json" on
 	@scripts/bootstrap
@@ -42,6 +48,7 @@ check: ## Format, lints, tidiness, docs, query metadata, dependencies
 	cargo fmt --check
 	cargo clippy --all-targets -- -D warnings
 	cargo clippy --test docker -- -D warnings
+	cargo clippy --test kubernetes -- -D warnings
 	cargo test --test tidy
 	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --document-private-items
 	@scripts/bootstrap

@@ -14,6 +14,7 @@ pub mod database;
 pub mod docker;
 pub mod environment;
 pub mod error;
+pub mod kubernetes;
 mod number;
 pub mod platform;
 pub mod pools;

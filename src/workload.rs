@@ -17,12 +17,14 @@ mod correlation;
 mod docker;
 mod gateway;
 mod hs256;
+mod kubernetes;
 pub mod runner_env;
 mod token;
 mod webhook;
 
 use docker::Docker;
 use gateway::Gateway;
+use kubernetes::Kubernetes;
 use runner_env::Runner;
 use token::DeploymentId;
 use webhook::Webhook;
@@ -40,6 +42,7 @@ enum Backend {
     Docker(Docker),
     Gateway(Gateway),
     Webhook(Webhook),
+    Kubernetes(Kubernetes),
 }
 
 /// One request for a workload.
@@ -145,6 +148,7 @@ impl Workload {
             workload::Backend::Docker(docker) => Backend::Docker(Docker::new(docker)),
             workload::Backend::Gateway(gateway) => Backend::Gateway(Gateway::new(gateway)?),
             workload::Backend::Webhook(webhook) => Backend::Webhook(Webhook::new(webhook)?),
+            workload::Backend::Kubernetes(kubernetes) => Backend::Kubernetes(Kubernetes::new(kubernetes)),
         };
         let deployment_id = DeploymentId::new(&config.token);
         Ok(Self { backend, deployment_id, runner: config.runner.clone() })
@@ -159,7 +163,8 @@ impl Workload {
         let order = Order::check(create)?;
         match &self.backend {
             Backend::Docker(docker) => docker.prepare(&order).await,
-            Backend::Gateway(_) | Backend::Webhook(_) => Ok(()),
+            // A pod's image is pulled by its node.
+            Backend::Gateway(_) | Backend::Kubernetes(_) | Backend::Webhook(_) => Ok(()),
         }
     }
 
@@ -171,7 +176,7 @@ impl Workload {
         match &self.backend {
             Backend::Docker(docker) => docker.discard(name, snapshot_id).await,
             // What they make they start.
-            Backend::Gateway(_) | Backend::Webhook(_) => Ok(()),
+            Backend::Gateway(_) | Backend::Kubernetes(_) | Backend::Webhook(_) => Ok(()),
         }
     }
 
@@ -185,7 +190,7 @@ impl Workload {
         match &self.backend {
             Backend::Docker(docker) => docker.reap().await,
             // What they make they start.
-            Backend::Gateway(_) | Backend::Webhook(_) => Ok(0),
+            Backend::Gateway(_) | Backend::Kubernetes(_) | Backend::Webhook(_) => Ok(0),
         }
     }
 
@@ -196,6 +201,7 @@ impl Workload {
     pub async fn check(&self) -> Result<(), BackendError> {
         match &self.backend {
             Backend::Docker(docker) => docker.check().await,
+            Backend::Kubernetes(kubernetes) => kubernetes.check().await,
             Backend::Gateway(_) | Backend::Webhook(_) => Ok(()),
         }
     }
@@ -206,6 +212,7 @@ impl Workload {
             Backend::Docker(_) => "docker",
             Backend::Gateway(_) => "gateway",
             Backend::Webhook(_) => "webhook",
+            Backend::Kubernetes(_) => "kubernetes",
         }
     }
 
@@ -222,6 +229,7 @@ impl Workload {
         match &self.backend {
             Backend::Docker(docker) => Box::pin(docker.create(&order, &runner, &self.runner)).await,
             Backend::Gateway(gateway) => gateway.create(&order, &runner, &self.runner).await,
+            Backend::Kubernetes(kubernetes) => kubernetes.create(&order, &runner, &self.runner).await,
             Backend::Webhook(webhook) => webhook.create(&create).await,
         }
     }

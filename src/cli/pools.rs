@@ -143,9 +143,9 @@ pub(super) async fn pools(args: PoolsArgs) -> anyhow::Result<ExitCode> {
         anyhow::bail!("there is no pool `{}`; there is: {}", output::plain(&name), known.join(", "));
     };
     if args.json {
-        output::json(&changed)?
+        output::json(&changed)?;
     } else {
-        show(std::slice::from_ref(&changed))?
+        show(std::slice::from_ref(&changed))?;
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -115,6 +115,13 @@ impl<'e> Reader<'e> {
         known
     }
 
+    /// One of a few words, with a default.
+    pub fn one_of<'w>(&mut self, variable: &'static str, default: &'w str, words: &[&'w str]) -> &'w str {
+        let known = self.optional_one_of(variable, words);
+        self.asked.insert(variable, Asked { default: default.to_owned(), bounds: None });
+        known.unwrap_or(default)
+    }
+
     /// `true` or `1` in any case is true; every other text, the empty one included, is false (contract §6).
     pub fn flag(&mut self, variable: &'static str, default: bool) -> bool {
         let text = self.raw(variable, if default { "true" } else { "false" });
@@ -173,6 +180,23 @@ impl<'e> Reader<'e> {
                 None
             }
         }
+    }
+
+    /// A number within bounds.
+    pub fn number(&mut self, variable: &'static str, default: f64, bounds: RangeInclusive<f64>) -> f64 {
+        let text = self.raw(variable, &default.to_string()).map(str::to_owned);
+        text.and_then(|text| self.checked_number(variable, &text, &bounds)).unwrap_or(default)
+    }
+
+    /// A number within bounds that may be left out; the empty text is 0, as it is for `Number()`.
+    pub fn optional_number_in(&mut self, variable: &'static str, bounds: RangeInclusive<f64>) -> Option<f64> {
+        let text = self.raw(variable, "none")?.to_owned();
+        self.checked_number(variable, &text, &bounds)
+    }
+
+    /// A text with a default whose empty value means something of its own.
+    pub fn text_or_empty(&mut self, variable: &'static str, default: &str) -> String {
+        self.raw(variable, default).unwrap_or(default).to_owned()
     }
 
     /// An address with scheme `http` or `https` that must be there, exactly as it was written.
@@ -256,6 +280,27 @@ impl<'e> Reader<'e> {
             None if self.faults.iter().any(|fault| fault.variable == variable) => None,
             None => {
                 self.fault(variable, "is not set", hint);
+                None
+            }
+        }
+    }
+
+    fn checked_number(
+        &mut self,
+        variable: &'static str,
+        text: &str,
+        bounds: &RangeInclusive<f64>,
+    ) -> Option<f64> {
+        let allowed = match bounds.end() {
+            end if end.is_finite() => format!("{} to {end}", bounds.start()),
+            _ => format!("at least {}", bounds.start()),
+        };
+        self.asked.entry(variable).and_modify(|asked| asked.bounds = Some(allowed.clone()));
+        match number::parse(text) {
+            Some(value) if value.is_finite() && bounds.contains(&value) => Some(value),
+            Some(_) | None => {
+                let problem = format!("is not a number of {allowed}: `{}`", echo(text));
+                self.fault(variable, problem, format!("set it to a number of {allowed}"));
                 None
             }
         }

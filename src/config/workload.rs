@@ -8,6 +8,7 @@ use std::time::Duration;
 use secrecy::SecretString;
 
 use super::docker::DockerConfig;
+use super::kubernetes::KubernetesConfig;
 use super::platform;
 use super::reader::Reader;
 use super::runner::RunnerEnvConfig;
@@ -34,6 +35,8 @@ pub enum Backend {
     Gateway(GatewayConfig),
     /// A signed call to whoever starts runs; chosen by name only.
     Webhook(WebhookConfig),
+    /// Pods of a Kubernetes cluster, chosen by `KUBERNETES_FORCE_ENABLED`.
+    Kubernetes(Box<KubernetesConfig>),
 }
 
 /// The compute gateway.
@@ -82,17 +85,11 @@ impl Backend {
             (false, false) => "docker",
         };
         match reader.optional_one_of("WARMPROOF_BACKEND", &kinds).unwrap_or(chosen) {
-            "docker" => DockerConfig::read(reader).map(Self::Docker),
+            "kubernetes" => Some(Self::Kubernetes(Box::new(KubernetesConfig::read(reader)))),
             "gateway" => GatewayConfig::read(reader).map(Self::Gateway),
             "webhook" => WebhookConfig::read(reader).map(Self::Webhook),
-            other => {
-                reader.fault(
-                    "WARMPROOF_BACKEND",
-                    format!("`{other}` is not supported yet"),
-                    "use `docker`, `gateway` or `webhook`",
-                );
-                None
-            }
+            // Upstream's own last choice.
+            _ => DockerConfig::read(reader).map(Self::Docker),
         }
     }
 }

@@ -70,10 +70,11 @@ async fn create(shared: &Shared, held: &Held, look: &mut Look, seed: u64) -> Nex
         Err(error) => return failed(held, look, Some(error)),
     };
     let workload = &shared.served(held).workload;
-    let Some(_slot) = slot(&shared.fallback_slots, shared).await else { return untouched() };
+    // Before it takes a slot: who waits for an image keeps no other cold start waiting.
     if let Err(error) = workload.prepare(&asked).await {
         return unprepared(shared, held, look, seed, error);
     }
+    let Some(_slot) = slot(&shared.fallback_slots, shared).await else { return untouched() };
     // The wait for a slot and for an image may have been long, and the run may have moved meanwhile.
     if look.at.elapsed() > SIGHTING_FRESH {
         match verify::look(shared, held, look).await {

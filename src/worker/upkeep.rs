@@ -3,13 +3,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use super::Shared;
 use crate::store::upkeep::UpkeepTerms;
 
 /// How often a worker offers to do it.
 const ROUND: Duration = Duration::from_mins(1);
+/// How long a backend may take to remove what was never started.
+const REAP_MAX: Duration = Duration::from_secs(20);
 /// Daily partitions kept ready. Two weeks of them outlast any outage of all workers that goes unnoticed.
 const DAYS_AHEAD: u32 = 14;
 
@@ -27,6 +29,21 @@ pub(super) async fn keep(shared: Arc<Shared>) {
             Ok(Some(done)) => tracing::debug!(?done, "tables kept up"),
             Ok(None) => tracing::debug!("another worker keeps the tables up"),
             Err(error) => tracing::warn!(%error, "could not keep the tables up"),
+        }
+        reap(&shared).await;
+    }
+}
+
+/// Every worker for itself: what was left behind may be where only this one reaches.
+async fn reap(shared: &Shared) {
+    for (pool, served) in &shared.pools {
+        match timeout(REAP_MAX, served.workload.reap()).await {
+            Ok(Ok(0)) => {}
+            Ok(Ok(reaped)) => {
+                tracing::warn!(%pool, reaped, "workloads that were made and never started are removed");
+            }
+            Ok(Err(error)) => tracing::warn!(%pool, %error, "leftovers of the backend may stay behind"),
+            Err(_elapsed) => tracing::warn!(%pool, "the backend does not answer about leftovers"),
         }
     }
 }

@@ -137,8 +137,8 @@ async fn a_token_is_shown_once_and_stored_as_a_hash() {
     assert!(listed.contains("schedule, read") && !listed.contains(&token), "{listed}");
     let stored: Vec<u8> = db.value("select hash from token").await;
     assert_eq!(stored, warmproof::store::token::hash(&token));
-    let taken = run(&db, &["token", "create", "ci", "--scope", "read"]).await;
-    assert!(taken.code == Some(1) && taken.err.contains("there is a token `ci` already"), "{}", taken.err);
+    let again = run(&db, &["token", "create", "ci", "--scope", "read"]).await;
+    assert!(again.code == Some(1) && again.err.contains("there is a token `ci` already"), "{}", again.err);
     assert_eq!(run(&db, &["token", "revoke", "ci"]).await.code, Some(0));
     assert_eq!(run(&db, &["token", "revoke", "ci"]).await.code, Some(1));
 }

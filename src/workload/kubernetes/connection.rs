@@ -1,0 +1,180 @@
+//! One request to the API server and its answer, with an end to every wait.
+//!
+//! Bodies are read here and not by the client, which writes what it cannot read into
+//! the log: a pod's answer holds the runner's secrets.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::{Body as AnyBody, to_bytes};
+use axum::http;
+use bytes::Bytes;
+use hyper_util::client::legacy;
+use kube::client::Body;
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::{Client, Config};
+use reqwest::StatusCode;
+use tokio::sync::OnceCell;
+
+use crate::config::kubernetes::Access;
+
+/// Longest wait for a connection. Until it stands nothing was sent, so this error is harmless and may come early.
+const TIMEOUT_CONNECT: Duration = Duration::from_secs(10);
+
+/// Longest a request that changes something may take, answer included; the API server's own webhooks may take 30 s.
+const TIMEOUT_WRITE: Duration = Duration::from_secs(30);
+
+/// Longest a look may take.
+const TIMEOUT_LOOK: Duration = Duration::from_secs(10);
+
+/// Longest answer read, in bytes; etcd keeps no object larger than 1.5 MiB.
+const BODY_BYTES_MAX: usize = 4 << 20;
+
+/// The API server as it was configured. The client is made at its first use, and again until that succeeds.
+#[derive(Clone)]
+pub(super) struct Connection {
+    access: Access,
+    client: Arc<OnceCell<Client>>,
+    timeouts: Timeouts,
+}
+
+/// The longest each kind of request may take.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Timeouts {
+    pub(super) look: Duration,
+    pub(super) write: Duration,
+}
+
+/// What a request does, as far as waiting for it goes.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Purpose {
+    /// It changes nothing.
+    Look,
+    /// It may change something, and unseen so.
+    Write,
+}
+
+/// An answer as far as it came.
+pub(super) struct Reply {
+    pub(super) status: StatusCode,
+    /// `None` if the body broke off or was too long.
+    pub(super) body: Option<Bytes>,
+}
+
+/// No answer.
+pub(super) enum Failure {
+    /// Nothing was sent.
+    NotSent {
+        /// Why.
+        reason: String,
+    },
+    /// The request may have been heard.
+    Unanswered {
+        /// Why.
+        reason: String,
+    },
+}
+
+impl fmt::Debug for Connection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connection").field("access", &self.access).finish_non_exhaustive()
+    }
+}
+
+impl Connection {
+    pub(super) fn new(access: Access) -> Self {
+        let timeouts = Timeouts { look: TIMEOUT_LOOK, write: TIMEOUT_WRITE };
+        Self { access, client: Arc::default(), timeouts }
+    }
+
+    /// A connection over a client that a test brings.
+    #[cfg(test)]
+    pub(super) fn of(client: Client, timeouts: Timeouts) -> Self {
+        let client = Arc::new(OnceCell::new_with(Some(client)));
+        Self { access: Access::InCluster, client, timeouts }
+    }
+
+    /// Sends one request, once.
+    pub(super) async fn ask(
+        &self,
+        request: Result<http::Request<Vec<u8>>, kube::core::request::Error>,
+        purpose: Purpose,
+    ) -> Result<Reply, Failure> {
+        let timeout = match purpose {
+            Purpose::Look => self.timeouts.look,
+            Purpose::Write => self.timeouts.write,
+        };
+        let not_sent = |reason: String| Failure::NotSent { reason };
+        let request = request.map_err(|error| not_sent(format!("could not form the request: {error}")))?;
+        let client = self.client.get_or_try_init(|| connect(&self.access)).await.map_err(not_sent)?;
+        let answer = async {
+            let response = client.send(request.map(Body::from)).await.map_err(|error| failure(&error))?;
+            let (parts, body) = response.into_parts();
+            let body = to_bytes(AnyBody::new(body), BODY_BYTES_MAX).await.ok();
+            Ok(Reply { status: parts.status, body })
+        };
+        tokio::time::timeout(timeout, answer).await.unwrap_or_else(|_| {
+            let reason = format!("the Kubernetes API did not answer within {} ms", timeout.as_millis());
+            Err(Failure::Unanswered { reason })
+        })
+    }
+}
+
+/// Reads kubeconfig or service account and makes a client; sends nothing.
+async fn connect(access: &Access) -> Result<Client, String> {
+    let failed = |error: &dyn std::error::Error| format!("could not set the Kubernetes client up: {error}");
+    // The client takes its cryptography from the process; an embedder's choice stays.
+    let _theirs_if_taken = rustls::crypto::ring::default_provider().install_default();
+    let options = KubeConfigOptions::default();
+    let mut config = match access {
+        Access::File(path) => {
+            let kubeconfig = Kubeconfig::read_from(path).map_err(|error| failed(&error))?;
+            Config::from_custom_kubeconfig(kubeconfig, &options).await.map_err(|error| failed(&error))?
+        }
+        Access::InCluster => Config::incluster().map_err(|error| failed(&error))?,
+        Access::Kubeconfig => Config::from_kubeconfig(&options).await.map_err(|error| failed(&error))?,
+    };
+    // A create is not repeated behind our back: whether to ask again is the caller's decision.
+    config.default_retry = false;
+    config.connect_timeout = Some(TIMEOUT_CONNECT);
+    // The end of each request is ours. These end what it leaves behind on a dead connection, which the next
+    // requests would be given.
+    config.read_timeout = Some(TIMEOUT_WRITE);
+    config.write_timeout = Some(TIMEOUT_WRITE);
+    config.reset_reader_on_write = true;
+    // A kubeconfig may name a program that brings credentials, and the client waits for it.
+    let client = tokio::task::spawn_blocking(move || Client::try_from(config)).await;
+    client.map_err(|error| failed(&error))?.map_err(|error| {
+        // A program's output may hold what it was asked for.
+        if matches!(error, kube::Error::Auth(_)) { CREDENTIALS.to_owned() } else { failed(&error) }
+    })
+}
+
+const CREDENTIALS: &str = "could not get credentials for the Kubernetes API: look at the kubeconfig's user or the service account's token";
+
+fn failure(error: &kube::Error) -> Failure {
+    if let kube::Error::Auth(_) = error {
+        return Failure::NotSent { reason: CREDENTIALS.to_owned() };
+    }
+    let reason = format!("could not reach the Kubernetes API: {}", chain(error));
+    let kube::Error::Service(inner) = error else { return Failure::Unanswered { reason } };
+    match inner.downcast_ref::<legacy::Error>() {
+        Some(error) if error.is_connect() => Failure::NotSent { reason },
+        Some(_) | None => Failure::Unanswered { reason },
+    }
+}
+
+/// The causes of an error; its own text says only where in the client it arose.
+fn chain(error: &kube::Error) -> String {
+    let mut text = String::new();
+    let mut cause = std::error::Error::source(error);
+    while let Some(inner) = cause {
+        if !text.is_empty() {
+            text.push_str(": ");
+        }
+        text.push_str(&inner.to_string());
+        cause = inner.source();
+    }
+    if text.is_empty() { error.to_string() } else { text }
+}
