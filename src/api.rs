@@ -12,6 +12,7 @@ mod operate;
 mod pending;
 mod pools;
 mod problem;
+mod reports;
 mod room;
 mod schedule;
 mod verifications;
@@ -118,6 +119,7 @@ pub fn router(store: Store, config: ApiConfig, default_delay: Duration) -> Route
         .route("/v1/pools", get(operate::pools))
         .route("/v1/workers", get(operate::workers))
         .route("/v1/audit", get(operate::audit))
+        .route("/v1/reports/silent-loss", get(reports::silent_loss))
         .route_layer(middleware::from_fn_with_state(api.clone(), auth::require_read));
     let operators = Router::new()
         .route("/v1/pending/cancel", post(pending::cancel_where))

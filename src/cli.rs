@@ -9,6 +9,7 @@ pub mod migrate;
 mod output;
 mod pending;
 mod pools;
+mod report;
 mod show;
 pub mod simulate;
 pub mod supervise;
@@ -59,6 +60,8 @@ enum Command {
     Show(show::ShowArgs),
     /// Take promises back: of one run, or of all that a filter means.
     Cancel(pending::CancelArgs),
+    /// Report losses: rates with their intervals, where and since when.
+    Report(report::ReportArgs),
     /// Show pools and who serves them; pause, resume, shadow, delay or cap one.
     Pools(pools::PoolsArgs),
     /// Make, list and revoke tokens of the API.
@@ -121,6 +124,7 @@ pub fn run(cli: Cli) -> ExitCode {
             Command::Pending(args) => pending::pending(args).await,
             Command::Show(args) => show::show(args).await,
             Command::Cancel(args) => pending::cancel(args).await,
+            Command::Report(args) => report::report(args).await,
             Command::Pools(args) => pools::pools(args).await,
             Command::Token(args) => token::token(args).await,
             Command::Doctor(args) => doctor::doctor(args).await,

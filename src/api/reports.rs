@@ -1,0 +1,47 @@
+//! `GET /v1/reports/silent-loss`: rates with their intervals, from counts.
+
+use axum::Json;
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Query, State};
+use chrono::{DateTime, TimeDelta, Utc};
+use serde::{Deserialize, Serialize};
+
+use super::Api;
+use super::problem::{FieldError, Problem};
+use crate::store::report::{LossBy, Losses, Step};
+
+/// What is reported unless asked otherwise.
+const SINCE_DEFAULT: TimeDelta = TimeDelta::hours(1);
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Asked {
+    since: Option<DateTime<Utc>>,
+    step: Option<Step>,
+    by: Option<LossBy>,
+}
+
+#[derive(Serialize)]
+pub(super) struct Report {
+    since: DateTime<Utc>,
+    step: Step,
+    by: LossBy,
+    lines: Vec<Losses>,
+}
+
+/// Losses since an instant, a line for each step and key.
+pub(super) async fn silent_loss(
+    State(api): State<Api>,
+    asked: Result<Query<Asked>, QueryRejection>,
+) -> Result<Json<Report>, Problem> {
+    let Query(asked) =
+        asked.map_err(|error| Problem::invalid(vec![FieldError::new("query", error.body_text())]))?;
+    let database = |error| Problem::database(&error);
+    let since = match asked.since {
+        Some(since) => since,
+        None => api.store.clock().await.map_err(database)? - SINCE_DEFAULT,
+    };
+    let (step, by) = (asked.step.unwrap_or_default(), asked.by.unwrap_or_default());
+    let lines = api.store.losses(since, step, by).await.map_err(database)?;
+    Ok(Json(Report { since, step, by, lines }))
+}
