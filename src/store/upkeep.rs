@@ -52,7 +52,7 @@ impl Store {
             return Ok(None);
         };
         let Some(counts_folded) = self.fold_counts().await? else { return Ok(None) };
-        if self.drop_passing().await?.is_none() {
+        if self.drop_passing(terms.retention_days).await?.is_none() {
             return Ok(None);
         }
         let partitions_dropped = self.drop_old_outcomes(terms.retention_days).await?;
@@ -96,8 +96,8 @@ impl Store {
     }
 
     /// Drops what is of no use any more: counts by minute after two days, which stand in the hours as well,
-    /// windows of caps, and tallies.
-    async fn drop_passing(&self) -> Result<Option<()>, StoreError> {
+    /// windows of caps, tallies, workers that fell silent, and second looks as old as the outcomes that go.
+    async fn drop_passing(&self, retention_days: u32) -> Result<Option<()>, StoreError> {
         let failed = StoreError::doing(DOING);
         let Some(mut tx) = self.take_turn().await? else { return Ok(None) };
         sqlx::query!("delete from outcome_minute where minute < clock_timestamp() - interval '2 days'")
@@ -112,6 +112,17 @@ impl Store {
             .execute(&mut *tx)
             .await
             .map_err(&failed)?;
+        sqlx::query!("delete from worker where seen_at < clock_timestamp() - interval '1 day'")
+            .execute(&mut *tx)
+            .await
+            .map_err(&failed)?;
+        sqlx::query!(
+            "delete from second_look where settled_at < clock_timestamp() - $1 * interval '1 day'",
+            f64::from(retention_days)
+        )
+        .execute(&mut *tx)
+        .await
+        .map_err(&failed)?;
         tx.commit().await.map_err(&failed)?;
         Ok(Some(()))
     }

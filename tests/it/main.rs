@@ -24,6 +24,7 @@ mod outages;
 mod pools;
 mod rarer_ends;
 mod second_look;
+mod secrets;
 mod sql_calls;
 mod sql_counts;
 mod sql_queries;
