@@ -11,11 +11,12 @@ use axum::body::{Body as AnyBody, to_bytes};
 use axum::http;
 use bytes::Bytes;
 use hyper_util::client::legacy;
+use k8s_openapi::jiff::Timestamp;
 use kube::client::Body;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 use reqwest::StatusCode;
-use tokio::sync::OnceCell;
+use tokio::sync::Mutex;
 
 use crate::config::kubernetes::Access;
 
@@ -31,11 +32,11 @@ const TIMEOUT_LOOK: Duration = Duration::from_secs(10);
 /// Longest answer read, in bytes; etcd keeps no object larger than 1.5 MiB.
 const BODY_BYTES_MAX: usize = 4 << 20;
 
-/// The API server as it was configured. The client is made at its first use, and again until that succeeds.
+/// The API server as it was configured. The client is made at its first use, and anew when its credentials ended.
 #[derive(Clone)]
 pub(super) struct Connection {
     access: Access,
-    client: Arc<OnceCell<Client>>,
+    client: Arc<Mutex<Option<Client>>>,
     timeouts: Timeouts,
 }
 
@@ -91,7 +92,7 @@ impl Connection {
     /// A connection over a client that a test brings.
     #[cfg(test)]
     pub(super) fn of(client: Client, timeouts: Timeouts) -> Self {
-        let client = Arc::new(OnceCell::new_with(Some(client)));
+        let client = Arc::new(Mutex::new(Some(client)));
         Self { access: Access::InCluster, client, timeouts }
     }
 
@@ -107,17 +108,33 @@ impl Connection {
         };
         let not_sent = |reason: String| Failure::NotSent { reason };
         let request = request.map_err(|error| not_sent(format!("could not form the request: {error}")))?;
-        let client = self.client.get_or_try_init(|| connect(&self.access)).await.map_err(not_sent)?;
+        let client = self.client().await.map_err(not_sent)?;
         let answer = async {
             let response = client.send(request.map(Body::from)).await.map_err(|error| failure(&error))?;
             let (parts, body) = response.into_parts();
             let body = to_bytes(AnyBody::new(body), BODY_BYTES_MAX).await.ok();
             Ok(Reply { status: parts.status, body })
         };
-        tokio::time::timeout(timeout, answer).await.unwrap_or_else(|_| {
+        let reply = tokio::time::timeout(timeout, answer).await.unwrap_or_else(|_| {
             let reason = format!("the Kubernetes API did not answer within {} ms", timeout.as_millis());
             Err(Failure::Unanswered { reason })
-        })
+        })?;
+        if reply.status == StatusCode::UNAUTHORIZED {
+            // The file may hold other credentials by now; the next request reads it again.
+            *self.client.lock().await = None;
+        }
+        Ok(reply)
+    }
+
+    async fn client(&self) -> Result<Client, String> {
+        let mut kept = self.client.lock().await;
+        let ended = |until: &Timestamp| *until <= Timestamp::now();
+        if let Some(client) = kept.as_ref().filter(|client| !client.valid_until().as_ref().is_some_and(ended))
+        {
+            return Ok(client.clone());
+        }
+        let client = connect(&self.access).await?;
+        Ok(kept.insert(client).clone())
     }
 }
 
@@ -137,6 +154,8 @@ async fn connect(access: &Access) -> Result<Client, String> {
     };
     // A create is not repeated behind our back: whether to ask again is the caller's decision.
     config.default_retry = false;
+    // The environment's proxy for the internet is not the way to the cluster; upstream knows none either.
+    config.proxy_url = None;
     config.connect_timeout = Some(TIMEOUT_CONNECT);
     // The end of each request is ours. These end what it leaves behind on a dead connection, which the next
     // requests would be given.

@@ -1,4 +1,4 @@
-//! Faults between us and the API server: a played server, and sockets that break.
+//! Faults between us and the API server, played by a server in this process; `sockets` has the real ones.
 
 use std::time::Duration;
 
@@ -7,8 +7,6 @@ use bytes::Bytes;
 use kube::Client;
 use kube::client::Body;
 use serde_json::{Value, json};
-use tokio::io::AsyncReadExt;
-use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tower_test::mock::{self, SendResponse};
 
@@ -20,6 +18,8 @@ use crate::config::workload::{Backend as ConfiguredBackend, WorkloadConfig};
 use crate::domain::dispatch::ColdStartRequest;
 use crate::workload::token::DeploymentId;
 use crate::workload::{Backend, CreateRequest, Workload};
+
+mod sockets;
 
 const FRESH: &str = include_str!("../../../tests/fixtures/dequeued-message.fresh.json");
 const NAME: &str = "runner-06n8r0j5c2p5ve1k3m7qfa9he1-dyx4b7nk";
@@ -298,73 +298,6 @@ async fn a_name_that_is_freed_between_two_requests_is_taken() {
     let (result, methods) = outcome(&[taken.clone(), Work, taken, Work]).await;
     assert!(matches!(result, Err(CreateError::Transient { .. })), "{result:?}");
     assert_eq!(methods, "POST GET POST GET");
-}
-
-/// A kubeconfig that leads to this address without encryption.
-fn kubeconfig(directory: &tempfile::TempDir, address: &str) -> String {
-    let path = directory.path().join("kubeconfig");
-    let text = json!({
-        "current-context": "test",
-        "clusters": [{"name": "test", "cluster": {"server": format!("http://{address}")}}],
-        "contexts": [{"name": "test", "context": {"cluster": "test", "user": "test"}}],
-        "users": [{"name": "test", "user": {"token": SECRET}}],
-    });
-    std::fs::write(&path, text.to_string()).expect("a file");
-    path.to_str().expect("a path").to_owned()
-}
-
-#[tokio::test]
-async fn a_connection_that_breaks_after_the_request_is_uncertain() {
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-    let address = listener.local_addr().expect("an address").to_string();
-    tokio::spawn(async move {
-        loop {
-            let (mut stream, _) = listener.accept().await.expect("a connection");
-            let _begun = stream.read(&mut [0; 1024]).await;
-        }
-    });
-    let directory = tempfile::tempdir().expect("a directory");
-    let config = config(&[("WARMPROOF_KUBECONFIG", &kubeconfig(&directory, &address))]);
-    let result = Workload::new(&config).expect("a workload").create(fresh()).await;
-    assert!(matches!(result, Err(CreateError::Uncertain { .. })), "{result:?}");
-}
-
-#[tokio::test]
-async fn a_cluster_that_cannot_be_reached_is_an_error_and_no_panic() {
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-    let closed = listener.local_addr().expect("an address").to_string();
-    drop(listener);
-    let directory = tempfile::tempdir().expect("a directory");
-    for path in [kubeconfig(&directory, &closed), "/nowhere/kubeconfig".to_owned()] {
-        let workload = Workload::new(&config(&[("WARMPROOF_KUBECONFIG", &path)])).expect("a workload");
-        let error = workload.create(fresh()).await.expect_err("no cluster");
-        assert!(matches!(error, CreateError::Transient { name_may_be_taken: false, .. }), "{error:?}");
-        let unusable = workload.check().await.expect_err("no cluster").to_string();
-        assert!(unusable.contains("Kubernetes") && !unusable.contains(SECRET), "{unusable}");
-        assert!(!format!("{workload:?}").contains(SECRET));
-    }
-}
-
-#[tokio::test]
-async fn a_busy_server_is_asked_once() {
-    let asked = Arc::new(std::sync::atomic::AtomicU32::new(0));
-    let count = Arc::clone(&asked);
-    let app = axum::Router::new().fallback(move || {
-        count.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
-        async { (StatusCode::TOO_MANY_REQUESTS, [("retry-after", "1")], "busy") }
-    });
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-    let address = listener.local_addr().expect("an address").to_string();
-    tokio::spawn(async move { axum::serve(listener, app).await });
-    let directory = tempfile::tempdir().expect("a directory");
-    let config = config(&[("WARMPROOF_KUBECONFIG", &kubeconfig(&directory, &address))]);
-    let result = Workload::new(&config).expect("a workload").create(fresh()).await;
-    assert!(matches!(result, Err(CreateError::Transient { name_may_be_taken: false, .. })), "{result:?}");
-    assert_eq!(
-        asked.load(std::sync::atomic::Ordering::SeqCst),
-        1,
-        "asking again is not the client's business"
-    );
 }
 
 #[tokio::test]
