@@ -124,6 +124,7 @@ pub(crate) fn dispatch(changes: &[(&str, &str)]) -> CreateRequest {
         name: request.workload_name(),
         verification_id: Some(VerificationId::fresh()),
         request,
+        message: message.to_string(),
         timings: None,
         pod_scheduled_at_ms: 1_787_336_882_500,
         request_id: None,
