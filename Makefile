@@ -1,7 +1,7 @@
 # Every command there is. If it is not a target here, it is not a step.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-docker test-kubernetes takeover test-conformance bench profile bench-check check prepare
+.PHONY: help demo test test-docker test-kubernetes takeover test-conformance bench bench-pages profile bench-check check prepare
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -40,6 +40,10 @@ profile: ## Sample a release build at work; PHASES="life schedule" names what
 	@scripts/bootstrap
 	cargo build --quiet --release --bin warmproof
 	scripts/profile $(PHASES)
+
+bench-pages: ## Time reports, answers, pages and commands over ten million outcomes
+	@scripts/bootstrap
+	cargo run --quiet --release --bin warmproof -- bench --full --phases reading $(ARGS)
 
 bench-check: ## Hold the JSON document of a run, FILE=bench.json, against the bars
 	cargo run --quiet --release --bin warmproof -- bench --check $(or $(FILE),bench.json)

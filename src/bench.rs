@@ -26,6 +26,7 @@ pub mod pace;
 pub mod platform;
 pub mod probe;
 pub mod process;
+pub mod reading;
 pub mod rows;
 pub mod schedule;
 pub mod server;

@@ -79,6 +79,8 @@ enum Phase {
     CancelHeavy,
     /// Schedules through the api beside the library
     Http,
+    /// Reports, answers and commands over a day of many outcomes
+    Reading,
 }
 
 impl Phase {
@@ -99,6 +101,7 @@ impl Phase {
             Self::Held => "held",
             Self::CancelHeavy => "cancel_heavy",
             Self::Http => "http",
+            Self::Reading => "reading",
         }
     }
 
@@ -119,6 +122,7 @@ impl Phase {
             Self::Held => bench::held::run(context).await,
             Self::CancelHeavy => bench::cancel_heavy::run(context).await,
             Self::Http => bench::http::run(context).await,
+            Self::Reading => bench::reading::run(context).await,
         }
     }
 }

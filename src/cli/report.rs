@@ -7,7 +7,7 @@ use clap::{Args, ValueEnum};
 use serde_json::json;
 
 use super::output;
-use crate::store::report::{Latency, Losses, LossBy, Step};
+use crate::store::report::{Latency, LossBy, Losses, Step};
 
 /// Shares of a spark line, from none to the highest.
 const SPARKS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
@@ -73,10 +73,8 @@ pub(super) async fn report(args: ReportArgs) -> anyhow::Result<ExitCode> {
     let since = store.clock().await? - args.since;
     let lines = store.losses(since, step, by).await?;
     let totals = totals(&lines);
-    let latencies = (
-        store.latencies(Latency::Verdict, since).await?,
-        store.latencies(Latency::Connect, since).await?,
-    );
+    let latencies =
+        (store.latencies(Latency::Verdict, since).await?, store.latencies(Latency::Connect, since).await?);
     if args.json {
         output::json(&json!({
             "since": since, "step": step, "by": by, "totals": totals, "lines": lines,
@@ -89,8 +87,7 @@ pub(super) async fn report(args: ReportArgs) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     print(by, &lines, &totals)?;
-    print_latencies(&latencies.0, &latencies.1)
-        .map(|()| ExitCode::SUCCESS)
+    print_latencies(&latencies.0, &latencies.1).map(|()| ExitCode::SUCCESS)
 }
 
 /// One key's sums over all lines.
@@ -125,10 +122,13 @@ fn totals(lines: &[Losses]) -> Vec<Total> {
     }
     for total in &mut totals {
         if let Some((rate, low, high)) = wilson(total.lost, total.observed) {
-            (total.loss_rate, total.loss_rate_low, total.loss_rate_high) = (Some(rate), Some(low), Some(high));
+            (total.loss_rate, total.loss_rate_low, total.loss_rate_high) =
+                (Some(rate), Some(low), Some(high));
         }
     }
-    totals.sort_by(|one, other| other.loss_rate.partial_cmp(&one.loss_rate).unwrap_or(std::cmp::Ordering::Equal));
+    totals.sort_by(|one, other| {
+        other.loss_rate.partial_cmp(&one.loss_rate).unwrap_or(std::cmp::Ordering::Equal)
+    });
     totals
 }
 
@@ -147,14 +147,24 @@ fn wilson(lost: i64, observed: i64) -> Option<(f64, f64, f64)> {
 }
 
 fn print(by: LossBy, lines: &[Losses], totals: &[Total]) -> anyhow::Result<()> {
-    let header =
-        [by.as_str(), "loss rate", "95 % interval", "lost", "of", "overtaken", "probe errors", "late", "trend"];
+    let header = [
+        by.as_str(),
+        "loss rate",
+        "95 % interval",
+        "lost",
+        "of",
+        "overtaken",
+        "probe errors",
+        "late",
+        "trend",
+    ];
     let row = |total: &Total| {
         let interval = match (total.loss_rate_low, total.loss_rate_high) {
             (Some(low), Some(high)) => format!("{} to {}", percent(low), percent(high)),
             _ => "-".to_owned(),
         };
-        let key = if by == LossBy::Nothing { "all".to_owned() } else { output::or_dash(total.key.as_deref()) };
+        let key =
+            if by == LossBy::Nothing { "all".to_owned() } else { output::or_dash(total.key.as_deref()) };
         vec![
             key,
             total.loss_rate.map_or("-".to_owned(), percent),
@@ -237,7 +247,9 @@ mod tests {
         assert_eq!(wilson(0, 0), None);
         // Worked by hand for 2 of 3 and for 0 of 10.
         let (rate, low, high) = wilson(2, 3).expect("a rate");
-        assert!((rate - 0.666_67).abs() < 1e-4 && (low - 0.207_66).abs() < 1e-4 && (high - 0.938_51).abs() < 1e-4);
+        assert!(
+            (rate - 0.666_67).abs() < 1e-4 && (low - 0.207_66).abs() < 1e-4 && (high - 0.938_51).abs() < 1e-4
+        );
         let (_, low, high) = wilson(0, 10).expect("a rate");
         assert!(low.abs() < 1e-9 && (high - 0.277_53).abs() < 1e-4, "{low} {high}");
     }

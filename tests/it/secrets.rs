@@ -37,7 +37,8 @@ async fn kept(stage: &Stage) -> String {
     let mut kept = String::new();
     for table in tables {
         let sql = format!("select coalesce(string_agg(t::text, ' '), '') from warmproof.\"{table}\" t");
-        kept += &sqlx::query_scalar::<_, String>(AssertSqlSafe(sql)).fetch_one(stage.db.pool()).await.unwrap();
+        kept +=
+            &sqlx::query_scalar::<_, String>(AssertSqlSafe(sql)).fetch_one(stage.db.pool()).await.unwrap();
     }
     kept
 }
@@ -59,7 +60,10 @@ async fn nothing_shows(stage: &Stage, program: Program, expected: &str) {
     assert!(error.contains(expected), "the secret's way was taken: {error}");
     assert_eq!(worker.terminate().await, Some(0));
     let told = format!("{}\n{}", worker.stdout().join("\n"), worker.stderr().join("\n"));
-    assert!(told.contains("worker started") && told.contains("wide_event"), "there is something to look through");
+    assert!(
+        told.contains("worker started") && told.contains("wide_event"),
+        "there is something to look through"
+    );
     for (place, text) in [("told", told), ("kept", kept(stage).await), ("recorded", format!("{outcome:?}"))] {
         if let Some(at) = text.find(PLANTED) {
             let from = text.floor_char_boundary(at.saturating_sub(300));
