@@ -14,6 +14,7 @@ pub mod codec;
 pub mod connect;
 pub mod error;
 pub mod fleet;
+pub mod gauges;
 pub mod lease;
 pub mod lookup;
 pub mod loss;

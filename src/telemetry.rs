@@ -1,9 +1,11 @@
-//! What the process says about itself: logs on stderr, wide events on stdout.
+//! What the process says about itself: logs on stderr, wide events on stdout, metrics.
 //!
 //! Nothing here knows what is said. Secrets never reach this layer: callers hold
 //! them in types that print nothing.
 
 pub mod event;
+pub mod metrics;
+pub mod readiness;
 
 use std::io::IsTerminal;
 

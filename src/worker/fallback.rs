@@ -25,6 +25,7 @@ use crate::domain::verdict::Verdict;
 use crate::store::StoreError;
 use crate::store::lease::Release;
 use crate::store::loss::{Fenced, Permit, StoredMessage};
+use crate::telemetry::metrics;
 use crate::workload::{CreateError, CreateRequest, Created, next_name};
 
 /// How fast a fenced step is repeated after a lost reply, while the lease lasts.
@@ -51,6 +52,7 @@ pub(super) async fn fall_back(shared: &Shared, held: &Held, look: &mut Look, see
             look.settlement(held, Ending::Fallback { result: FallbackResult::Suppressed, error: None }),
         ),
         Some(Fenced::Held(Permit::Held { reason })) => {
+            metrics::held(&held.claim.pool, &reason);
             tracing::info!(run.id = %held.claim.key.run_id, reason, "a loss is held and looked at again");
             Next::Drop
         }
@@ -99,10 +101,24 @@ async fn create(shared: &Shared, held: &Held, look: &mut Look, seed: u64) -> Nex
     }
     asked.pod_scheduled_at_ms = held.clock.now().timestamp_millis();
     let retry = Retry { count, base_name: asked.request.workload_name(), seed };
-    match workload.create(asked).await {
+    let asked_at = Instant::now();
+    let answer = workload.create(asked).await;
+    metrics::create_requested(&held.claim.pool, asked_at.elapsed(), told(&answer));
+    match answer {
         Ok(Created::Created { workload }) => confirmed(held, look, FallbackResult::Created, workload),
         Ok(Created::Existed { workload }) => confirmed(held, look, FallbackResult::Existed, workload),
         Err(error) => retry.after(shared, held, look, error),
+    }
+}
+
+/// The answer in a word.
+const fn told(answer: &Result<Created, CreateError>) -> &'static str {
+    match answer {
+        Ok(Created::Created { .. }) => "created",
+        Ok(Created::Existed { .. }) => "existed",
+        Err(CreateError::Permanent { .. }) => "permanent",
+        Err(CreateError::Transient { .. }) => "transient",
+        Err(CreateError::Uncertain { .. }) => "uncertain",
     }
 }
 

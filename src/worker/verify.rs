@@ -10,6 +10,7 @@ use super::{Shared, fallback, settle};
 use crate::domain::outcome::{Ending, FallbackResult, Settlement};
 use crate::domain::verdict::{LatestSnapshot, ProbeFailure, Verdict, judge};
 use crate::store::lease::Release;
+use crate::telemetry::metrics;
 
 /// What is left to do with a claim. Each claim ends in exactly one of these.
 pub(super) enum Next {
@@ -122,9 +123,12 @@ pub(super) async fn slot<'a>(
 async fn probe(shared: &Shared, held: &Held, look: &mut Look) -> Result<LatestSnapshot, ProbeFailure> {
     look.probes += 1;
     let sighting = shared.served(held).probe.latest_snapshot(&held.claim.key.run_id).await;
-    look.probe_ms = u32::try_from(look.at.elapsed().as_millis()).ok();
+    let took = look.at.elapsed();
+    let lag = look.probe_ms.is_none().then(|| held.clock.at(look.at) - held.claim.look_at);
+    look.probe_ms = u32::try_from(took.as_millis()).ok();
     look.failure = sighting.as_ref().err().cloned();
     shared.tally.count(&held.claim.pool, look.failure.as_ref());
+    metrics::probed(&held.claim.pool, took, look.failure.as_ref(), lag);
     sighting
 }
 

@@ -6,5 +6,6 @@ mod health;
 mod hostile;
 mod limits;
 mod lookup;
+mod openapi;
 mod schedule;
 mod secrets;

@@ -18,6 +18,7 @@ mod five_behaviours;
 mod gateway_uncertainty;
 mod kills;
 mod many_workers;
+mod metrics;
 mod open_transactions;
 mod outages;
 mod pools;
