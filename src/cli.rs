@@ -84,7 +84,17 @@ pub fn run(cli: Cli) -> ExitCode {
         Format::Text => LogFormat::Text,
         Format::Json => LogFormat::Json,
     };
-    telemetry::init_logs(&cli.log, format);
+    let traces = match &cli.command {
+        Command::Worker(_) => worker::traces(),
+        Command::Demo(_)
+        | Command::Api(_)
+        | Command::Migrate(_)
+        | Command::Simulate(_)
+        | Command::Bench(_)
+        | Command::Supervise(_)
+        | Command::BenchWorker(_) => None,
+    };
+    telemetry::init_logs(&cli.log, format, traces.as_ref());
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return fail(&anyhow::Error::new(error).context("could not start the runtime")),

@@ -29,12 +29,16 @@ const CANCEL_MAX: u32 = 100_000;
 #[into_params(parameter_in = Query)]
 pub(super) struct Asked {
     /// In this pool.
+    #[param(min_length = 1, max_length = 200)]
     pool: Option<String>,
     /// From this supervisor.
+    #[param(min_length = 1, max_length = 200)]
     supervisor: Option<String>,
     /// From this region.
+    #[param(min_length = 1, max_length = 200)]
     region: Option<String>,
     /// Of this deployment version.
+    #[param(min_length = 1, max_length = 200)]
     deployment_version: Option<String>,
     /// That stand so.
     standing: Option<Standing>,

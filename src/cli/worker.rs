@@ -5,11 +5,13 @@ use tokio::net::TcpListener;
 use super::Lifetime;
 use crate::config::WorkerSettings;
 use crate::config::environment::Environment;
-use crate::config::metrics::MetricsConfig;
+use crate::config::metrics::{MetricsConfig, TracesConfig};
 use crate::config::verify::Switch;
 use crate::store::Store;
 use crate::telemetry::event::Events;
 use crate::telemetry::metrics;
+use crate::telemetry::traces::{self, Exporter};
+use crate::transport;
 use crate::worker::{PARTING_MAX, Served, Worker};
 
 /// Runs a worker until SIGTERM or SIGINT.
@@ -61,4 +63,25 @@ async fn listen(config: &MetricsConfig) -> Option<TcpListener> {
             None
         }
     }
+}
+
+/// Where traces go, if anywhere. Before the runtime starts: the exporter works on a thread of its own.
+pub(super) fn traces() -> Option<Exporter> {
+    let endpoint = TracesConfig::ahead(&Environment::from_process())?.endpoint;
+    let exporter = transport::blocking_client(endpoint.scheme(), traces::SEND_MAX)
+        .map_err(anyhow::Error::new)
+        .and_then(|client| Exporter::new(endpoint.as_str(), client).map_err(anyhow::Error::new));
+    match exporter {
+        Ok(exporter) => Some(exporter),
+        // A worker without traces does its work.
+        Err(error) => {
+            no_traces(&error);
+            None
+        }
+    }
+}
+
+#[expect(clippy::print_stderr, reason = "logs are set up after it")]
+fn no_traces(error: &anyhow::Error) {
+    eprintln!("warning: no traces are sent: {error:#}");
 }

@@ -49,15 +49,19 @@ impl Standing {
 pub struct PendingFilter {
     /// In this pool.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(min_length = 1, max_length = 200)]
     pub pool: Option<String>,
     /// From this supervisor.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(min_length = 1, max_length = 200)]
     pub supervisor: Option<String>,
     /// From this region.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(min_length = 1, max_length = 200)]
     pub region: Option<String>,
     /// Of this deployment version.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(min_length = 1, max_length = 200)]
     pub deployment_version: Option<String>,
     /// That stand so.
     #[serde(default, skip_serializing_if = "Option::is_none")]

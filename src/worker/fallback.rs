@@ -14,6 +14,7 @@
 use std::time::Duration;
 
 use tokio::time::Instant;
+use tracing::Instrument;
 
 use super::Shared;
 use super::in_hand::Held;
@@ -25,7 +26,7 @@ use crate::domain::verdict::Verdict;
 use crate::store::StoreError;
 use crate::store::lease::Release;
 use crate::store::loss::{Fenced, Permit, StoredMessage};
-use crate::telemetry::metrics;
+use crate::telemetry::{metrics, traces};
 use crate::workload::{CreateError, CreateRequest, Created, next_name};
 
 /// How fast a fenced step is repeated after a lost reply, while the lease lasts.
@@ -101,8 +102,10 @@ async fn create(shared: &Shared, held: &Held, look: &mut Look, seed: u64) -> Nex
     }
     asked.pod_scheduled_at_ms = held.clock.now().timestamp_millis();
     let retry = Retry { count, base_name: asked.request.workload_name(), seed };
-    let asked_at = Instant::now();
-    let answer = workload.create(asked).await;
+    let (asked_at, span) = (Instant::now(), traces::create(&asked.name));
+    asked.traceparent = traces::traceparent(&span).or(asked.traceparent);
+    let answer = workload.create(asked).instrument(span.clone()).await;
+    span.record("result", told(&answer));
     metrics::create_requested(&held.claim.pool, asked_at.elapsed(), told(&answer));
     match answer {
         Ok(Created::Created { workload }) => confirmed(held, look, FallbackResult::Created, workload),

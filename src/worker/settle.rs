@@ -126,6 +126,7 @@ fn report(shared: &Shared, ended: &Ended, answer: Result<Settled, StoreError>) {
     match answer {
         Ok(Settled::Recorded(outcome)) => {
             metrics::settled(&outcome);
+            ended.look.span.record("outcome", outcome.outcome.as_str());
             shared.events.emit(event::settled(
                 &shared.config,
                 claim,
@@ -136,6 +137,7 @@ fn report(shared: &Shared, ended: &Ended, answer: Result<Settled, StoreError>) {
         }
         Ok(Settled::Stale) => {
             metrics::stale(&claim.pool);
+            ended.look.span.record("outcome", "stale");
             tracing::info!(run.id = %claim.key.run_id, verification.id = %claim.key.id, "stale: the fence moved on");
         }
         Err(error) => {

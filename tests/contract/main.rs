@@ -27,6 +27,7 @@ const ENDED: &str = "run_mwtp8ui300000bj9lc3fwlbwr2";
 #[tokio::main]
 async fn main() -> ExitCode {
     let schemathesis = env::var("SCHEMATHESIS").unwrap();
+    warmproof::telemetry::metrics::install();
     let api = api().await;
     for run in [PENDING, ENDED] {
         assert_eq!(api.schedule(&hit(run, "snapshot_cmwtp9rtf0000dh5amclokb91")).await.status, 201);
@@ -40,6 +41,8 @@ async fn main() -> ExitCode {
         .args(["--header", &format!("Authorization: Bearer {TOKEN}")])
         .args(["--checks", CHECKS, "--phases", "examples,coverage,fuzzing"])
         .args(["--max-examples", &env::var("EXAMPLES").unwrap(), "--seed", &env::var("SEED").unwrap()])
+        // It leaves caches where it runs.
+        .current_dir(env!("CARGO_TARGET_TMPDIR"))
         .args(["--workers", "1", "--no-color", "--generation-database", "none"]);
     let held = tokio::task::spawn_blocking(move || command.status()).await.unwrap().unwrap();
     api.db.assert_conserved().await;

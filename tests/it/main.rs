@@ -33,5 +33,6 @@ mod store_plans;
 mod store_schedule;
 mod store_settle;
 mod takeover;
+mod traces;
 mod webhook;
 mod wide_event;
