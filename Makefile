@@ -1,7 +1,7 @@
 # Every command there is. If it is not a target here, it is not a step.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-docker test-kubernetes takeover test-conformance bench bench-pages profile bench-check check prepare
+.PHONY: help demo test test-docker test-kubernetes takeover test-conformance test-alerts test-contract openapi bench bench-pages profile bench-check check prepare
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -31,6 +31,19 @@ test-kubernetes: ## Test against a real Kubernetes API server; the first time bu
 	@scripts/kube-apiserver build
 	cargo test --test kubernetes --no-run
 	scripts/kube-apiserver run cargo test --test kubernetes
+
+test-contract: ## Look for answers that docs/openapi.json does not describe; needs Python and pip
+	@scripts/bootstrap
+	@scripts/test-contract
+
+openapi: ## Write the API's description anew, into docs/openapi.json
+	@scripts/bootstrap --test
+	WRITE_OPENAPI=1 cargo test --quiet --test it the_committed_description
+
+test-alerts: ## Test alerts and rules with Debian's promtool
+	@command -v promtool >/dev/null || { echo "test-alerts: \`promtool\` is not installed (apt-get install prometheus)" >&2; exit 1; }
+	promtool check rules deploy/prometheus/rules.yml
+	cd deploy/prometheus && promtool test rules rules_test.yml
 
 bench: ## Measure a release build; pass ARGS="--full --json" on
 	@scripts/bootstrap

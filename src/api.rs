@@ -7,7 +7,9 @@
 mod auth;
 mod body;
 mod cancel;
+mod gauges;
 mod health;
+mod openapi;
 mod operate;
 mod pending;
 mod pools;
@@ -25,7 +27,7 @@ use axum::error_handling::HandleErrorLayer;
 use axum::extract::DefaultBodyLimit;
 use axum::http::{HeaderName, Request, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, patch, post};
+use axum::routing::get;
 use axum::{Router, middleware};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
@@ -35,6 +37,9 @@ use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::request_id::{MakeRequestUuid, PropagateRequestIdLayer, SetRequestIdLayer};
 use tower_http::sensitive_headers::SetSensitiveRequestHeadersLayer;
 use tower_http::trace::TraceLayer;
+use utoipa::OpenApi as _;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use crate::config::api::ApiConfig;
 use crate::store::Store;
@@ -54,6 +59,7 @@ struct Inner {
     tokens: auth::Tokens,
     pools: pools::KnownPools,
     room: Semaphore,
+    gauges: gauges::Gauges,
 }
 
 impl std::ops::Deref for Api {
@@ -105,34 +111,11 @@ pub fn router(store: Store, config: ApiConfig, default_delay: Duration) -> Route
         config,
         default_delay,
         pools: pools::KnownPools::default(),
+        gauges: gauges::Gauges::default(),
     }));
-    // The last layer comes first: strangers take no room.
-    let clients = Router::new()
-        .route("/v1/verifications", post(schedule::schedule))
-        .route("/v1/cancellations", post(cancel::cancel))
-        .route_layer(middleware::from_fn_with_state(api.clone(), room::wait))
-        .route_layer(middleware::from_fn_with_state(api.clone(), auth::require_schedule));
-    let readers = Router::new()
-        .route("/v1/verifications/{id}", get(verifications::by_id))
-        .route("/v1/runs/{run}", get(verifications::of_run))
-        .route("/v1/pending", get(pending::page))
-        .route("/v1/pools", get(operate::pools))
-        .route("/v1/workers", get(operate::workers))
-        .route("/v1/audit", get(operate::audit))
-        .route("/v1/reports/silent-loss", get(reports::silent_loss))
-        .route_layer(middleware::from_fn_with_state(api.clone(), auth::require_read));
-    let operators = Router::new()
-        .route("/v1/pending/cancel", post(pending::cancel_where))
-        .route("/v1/runs/{run}/look-now", post(pending::look_now))
-        .route("/v1/pools/{pool}", patch(operate::change_pool))
-        .route_layer(middleware::from_fn_with_state(api.clone(), room::wait))
-        .route_layer(middleware::from_fn_with_state(api.clone(), auth::require_operate));
-    Router::new()
-        .route("/healthz", get(health::healthz))
-        .route("/readyz", get(health::readyz))
-        .merge(clients)
-        .merge(readers)
-        .merge(operators)
+    let (routes, description) = routes(&api).split_for_parts();
+    routes
+        .route("/openapi.json", get(openapi::handler(&description)))
         .fallback(async || Problem::not_found("no such path; docs/api.md lists them"))
         .method_not_allowed_fallback(async || Problem::method_not_allowed())
         .with_state(api)
@@ -148,6 +131,39 @@ pub fn router(store: Store, config: ApiConfig, default_delay: Duration) -> Route
                 .layer(tower::timeout::TimeoutLayer::new(timeout))
                 .layer(DefaultBodyLimit::max(limit)),
         )
+}
+
+/// The routes with their descriptions, and what each needs of a token.
+fn routes(api: &Api) -> OpenApiRouter<Api> {
+    let state = || api.clone();
+    // The last layer comes first: strangers take no room.
+    let clients = OpenApiRouter::new()
+        .routes(routes!(schedule::schedule))
+        .routes(routes!(cancel::cancel))
+        .route_layer(middleware::from_fn_with_state(state(), room::wait))
+        .route_layer(middleware::from_fn_with_state(state(), auth::require_schedule));
+    let readers = OpenApiRouter::new()
+        .routes(routes!(verifications::by_id))
+        .routes(routes!(verifications::of_run))
+        .routes(routes!(pending::page))
+        .routes(routes!(operate::pools))
+        .routes(routes!(operate::workers))
+        .routes(routes!(operate::audit))
+        .routes(routes!(reports::silent_loss))
+        .route_layer(middleware::from_fn_with_state(state(), auth::require_read));
+    let operators = OpenApiRouter::new()
+        .routes(routes!(pending::cancel_where))
+        .routes(routes!(pending::look_now))
+        .routes(routes!(operate::change_pool))
+        .route_layer(middleware::from_fn_with_state(state(), room::wait))
+        .route_layer(middleware::from_fn_with_state(state(), auth::require_operate));
+    OpenApiRouter::with_openapi(openapi::Description::openapi())
+        .routes(routes!(health::healthz))
+        .routes(routes!(health::readyz))
+        .routes(routes!(gauges::metrics))
+        .merge(clients)
+        .merge(readers)
+        .merge(operators)
 }
 
 fn request_span<B>(request: &Request<B>) -> tracing::Span {

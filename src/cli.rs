@@ -110,7 +110,9 @@ pub fn run(cli: Cli) -> ExitCode {
         Format::Text => LogFormat::Text,
         Format::Json => LogFormat::Json,
     };
-    telemetry::init_logs(&cli.log, format);
+    // Only workers have something to tell a tracing backend.
+    let traces = if matches!(cli.command, Command::Worker(_)) { worker::traces() } else { None };
+    telemetry::init_logs(&cli.log, format, traces.as_ref());
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return fail(&anyhow::Error::new(error).context("could not start the runtime")),

@@ -15,6 +15,7 @@ pub mod docker;
 pub mod environment;
 pub mod error;
 pub mod kubernetes;
+pub mod metrics;
 mod number;
 pub mod platform;
 pub mod pools;
@@ -31,6 +32,7 @@ use api::ApiConfig;
 use database::DatabaseConfig;
 use environment::Environment;
 use error::ConfigErrors;
+use metrics::{MetricsConfig, TracesConfig};
 use platform::PlatformConfig;
 use pools::PoolConfig;
 use reader::Reader;
@@ -74,6 +76,8 @@ pub struct ApiSettings {
     pub database: DatabaseConfig,
     /// The API itself.
     pub api: ApiConfig,
+    /// What is recorded of it.
+    pub metrics: MetricsConfig,
 }
 
 /// What a worker's process needs.
@@ -87,6 +91,10 @@ pub struct WorkerSettings {
     pub worker: WorkerConfig,
     /// The pools it serves; never empty.
     pub pools: Vec<PoolConfig>,
+    /// What is recorded of it.
+    pub metrics: MetricsConfig,
+    /// Where its traces go, if anywhere.
+    pub traces: Option<TracesConfig>,
 }
 
 impl SchedulerSettings {
@@ -109,7 +117,8 @@ impl ApiSettings {
     pub fn from_environment(environment: &Environment) -> Result<Switch<Self>, ConfigErrors> {
         read_switched(environment, |verify, reader| {
             let (database, api) = (DatabaseConfig::read(reader), ApiConfig::read(reader));
-            Some(Self { verify, database: database?, api: api? })
+            let metrics = MetricsConfig::read(reader);
+            Some(Self { verify, database: database?, api: api?, metrics })
         })
     }
 }
@@ -127,7 +136,8 @@ impl WorkerSettings {
         let database = DatabaseConfig::read(reader);
         let worker = WorkerConfig::read(reader);
         let pools = pools::read(reader);
-        Some(Self { verify, database: database?, worker: worker?, pools: pools? })
+        let (metrics, traces) = (MetricsConfig::read(reader), TracesConfig::read(reader));
+        Some(Self { verify, database: database?, worker: worker?, pools: pools?, metrics, traces })
     }
 }
 

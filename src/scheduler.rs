@@ -30,6 +30,7 @@ use crate::domain::verification::{
 };
 use crate::store::coalesce::{Coalescer, SharedError};
 use crate::store::{self, Store, StoreError};
+use crate::telemetry::metrics;
 
 /// Schedules and cancels verifications, or does nothing when verification is off.
 #[derive(Debug, Clone)]
@@ -156,7 +157,10 @@ impl Scheduler {
     pub async fn schedule(&self, hit: Hit) -> Result<Option<Scheduled>, ScheduleError> {
         let Some(active) = &self.active else { return Ok(None) };
         check(&hit.0)?;
-        Ok(Some(active.coalescer.schedule(hit.0).await??))
+        let pool = hit.0.pool.clone();
+        let scheduled = active.coalescer.schedule(hit.0).await??;
+        metrics::scheduled(&pool, scheduled.result);
+        Ok(Some(scheduled))
     }
 
     /// The same inside the caller's own transaction: the promise holds when it commits.
@@ -182,7 +186,10 @@ impl Scheduler {
     /// The database could not be reached; the call may be repeated as it is.
     pub async fn cancel(&self, cancellation: Cancellation) -> Result<Option<Cancelled>, SharedError> {
         let Some(active) = &self.active else { return Ok(None) };
-        Ok(Some(active.coalescer.cancel(cancellation).await?))
+        let reason = cancellation.reason;
+        let cancelled = active.coalescer.cancel(cancellation).await?;
+        metrics::cancelled(reason, &cancelled);
+        Ok(Some(cancelled))
     }
 }
 

@@ -15,6 +15,7 @@ pub mod connect;
 pub mod doctor;
 pub mod error;
 pub mod fleet;
+pub mod gauges;
 pub mod lease;
 pub mod lookup;
 pub mod loss;

@@ -1,13 +1,19 @@
-//! What the process says about itself: logs on stderr, wide events on stdout.
+//! What the process says about itself: logs on stderr, wide events on stdout, metrics, traces.
 //!
 //! Nothing here knows what is said. Secrets never reach this layer: callers hold
 //! them in types that print nothing.
 
 pub mod event;
+pub mod metrics;
+pub mod readiness;
+pub mod traces;
 
 use std::io::IsTerminal;
 
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Layer};
 
 /// How log lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,19 +24,27 @@ pub enum LogFormat {
     Json,
 }
 
-/// Sends logs to stderr. `filter` is a tracing directive such as `warmproof=debug`.
+/// Sends logs to stderr, and spans of ours to `traces`. `filter` is a tracing directive such as `warmproof=debug`.
 ///
 /// A second call in one process changes nothing, so tests may call it freely.
-pub fn init_logs(filter: &str, format: LogFormat) {
-    let filter = EnvFilter::try_new(filter).unwrap_or_else(|_| EnvFilter::new("info"));
+pub fn init_logs(filter: &str, format: LogFormat, traces: Option<&traces::Exporter>) {
+    // Spans that only traces want would stand in every line of a verbose log.
+    let without_spans = |filter: &str| EnvFilter::try_new(format!("{filter},{}=off", traces::TARGET));
+    let filter = without_spans(filter).unwrap_or_else(|_| EnvFilter::new("info"));
     // Colours are for a person at a terminal; a log collector would store them as noise.
     let colours = std::io::stderr().is_terminal();
-    let logs =
-        tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(std::io::stderr);
-    let installed = match format {
-        LogFormat::Text => logs.try_init(),
-        LogFormat::Json => logs.json().flatten_event(true).try_init(),
+    let logs = tracing_subscriber::fmt::layer().with_ansi(colours).with_writer(std::io::stderr);
+    let logs = match format {
+        LogFormat::Text => logs.boxed(),
+        LogFormat::Json => logs.json().flatten_event(true).boxed(),
     };
+    let spans = traces.map(|exporter| {
+        let ours = Targets::new().with_target(traces::TARGET, tracing::Level::TRACE);
+        // Where the code stands and which thread ran it tell nothing about a verification.
+        let layer = tracing_opentelemetry::layer().with_tracer(exporter.tracer()).with_location(false);
+        layer.with_threads(false).with_tracked_inactivity(false).with_target(false).with_filter(ours)
+    });
+    let installed = tracing_subscriber::registry().with(spans).with(logs.with_filter(filter)).try_init();
     if installed.is_err() {
         tracing::debug!("logs were set up already");
     }

@@ -16,6 +16,7 @@ use rustls_platform_verifier::BuilderVerifierExt;
 /// Idle connections are closed before a load balancer or NAT forgets them silently;
 /// a forgotten one costs a probe its whole timeout.
 const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(30);
+const USER_AGENT: &str = concat!("warmproof/", env!("CARGO_PKG_VERSION"));
 /// Most causes of an error that are told; the chain below adds nothing a reader needs.
 const CAUSES_MAX: usize = 4;
 
@@ -49,6 +50,30 @@ pub(crate) fn http_client(scheme: &str, headers: HeaderMap) -> Result<reqwest::C
 /// Roots are the operating system's; plain HTTP loads none, so that it works on
 /// machines that have none.
 pub(crate) fn builder(scheme: &str) -> Result<reqwest::ClientBuilder, TransportError> {
+    Ok(reqwest::Client::builder()
+        .tls_backend_preconfigured(tls(scheme)?)
+        .redirect(reqwest::redirect::Policy::none())
+        .retry(reqwest::retry::never())
+        .user_agent(USER_AGENT)
+        .pool_idle_timeout(POOL_IDLE_TIMEOUT))
+}
+
+/// A client for threads of somebody else's, with the same rules. Not to be built on a runtime's thread.
+pub(crate) fn blocking_client(
+    scheme: &str,
+    timeout: Duration,
+) -> Result<reqwest::blocking::Client, TransportError> {
+    reqwest::blocking::Client::builder()
+        .tls_backend_preconfigured(tls(scheme)?)
+        .redirect(reqwest::redirect::Policy::none())
+        .retry(reqwest::retry::never())
+        .user_agent(USER_AGENT)
+        .timeout(timeout)
+        .build()
+        .map_err(|error| TransportError::Build(describe(error)))
+}
+
+fn tls(scheme: &str) -> Result<rustls::ClientConfig, rustls::Error> {
     let builder = rustls::ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()?;
     let mut tls = if scheme == "https" {
@@ -57,12 +82,7 @@ pub(crate) fn builder(scheme: &str) -> Result<reqwest::ClientBuilder, TransportE
         builder.with_root_certificates(rustls::RootCertStore::empty()).with_no_client_auth()
     };
     tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    Ok(reqwest::Client::builder()
-        .tls_backend_preconfigured(tls)
-        .redirect(reqwest::redirect::Policy::none())
-        .retry(reqwest::retry::never())
-        .user_agent(concat!("warmproof/", env!("CARGO_PKG_VERSION")))
-        .pool_idle_timeout(POOL_IDLE_TIMEOUT))
+    Ok(tls)
 }
 
 /// Ends what [`builder`] began.

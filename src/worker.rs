@@ -19,6 +19,7 @@ mod claim_ahead;
 mod event;
 mod fallback;
 mod in_hand;
+mod listen;
 mod renew;
 mod second_look;
 mod settle;
@@ -32,6 +33,7 @@ use std::time::Duration;
 
 use rand::SeedableRng;
 use rand::rngs::StdRng;
+use tokio::net::TcpListener;
 use tokio::sync::{Mutex, Semaphore, mpsc};
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
@@ -113,6 +115,7 @@ struct Shared {
     pools: BTreeMap<PoolName, Served>,
     events: Events,
     in_hand: Arc<InHand>,
+    health: Arc<listen::Health>,
     tally: Tally,
     probe_slots: Semaphore,
     fallback_slots: Semaphore,
@@ -197,7 +200,7 @@ impl Worker {
     /// Nothing happens before [`WorkerBuilder::run`].
     #[must_use]
     pub fn builder(config: WorkerConfig, store: Store, pools: BTreeMap<PoolName, Served>) -> WorkerBuilder {
-        WorkerBuilder { store, pools, config, events: Events::Off }
+        WorkerBuilder { store, pools, config, events: Events::Off, listener: None }
     }
 }
 
@@ -208,6 +211,7 @@ pub struct WorkerBuilder {
     pools: BTreeMap<PoolName, Served>,
     config: WorkerConfig,
     events: Events,
+    listener: Option<TcpListener>,
 }
 
 impl WorkerBuilder {
@@ -218,20 +222,40 @@ impl WorkerBuilder {
         self
     }
 
+    /// Where `/healthz`, `/readyz` and `/metrics` are served, without a token; nowhere by default.
+    #[must_use]
+    pub fn listener(mut self, listener: Option<TcpListener>) -> Self {
+        self.listener = listener;
+        self
+    }
+
     /// Runs the worker until `stop` is cancelled, then drains it: no new claim, no new
     /// fallback; what is in hand may finish within the grace period, the rest is given back.
     ///
     /// # Errors
     /// The database refused at the start, such as when its schema is missing. Other trouble with the database or
     /// the platform is waited out.
-    pub async fn run(self, stop: CancellationToken) -> Result<Drained, StoreError> {
+    pub async fn run(mut self, stop: CancellationToken) -> Result<Drained, StoreError> {
+        let (in_hand, health) = (Arc::<InHand>::default(), Arc::<listen::Health>::default());
+        let _listening = self.listener.take().map(|listener| {
+            let watched = listen::Watched {
+                store: self.store.clone(),
+                health: Arc::clone(&health),
+                in_hand: Arc::clone(&in_hand),
+                in_hand_max: self.config.claims_in_hand_max as usize,
+            };
+            let done = CancellationToken::new();
+            tokio::spawn(listen::serve(listener, watched, done.clone()));
+            done.drop_guard()
+        });
         self.register(&stop).await?;
         if stop.is_cancelled() {
             return Ok(Drained { released: 0 });
         }
         let (settle, orders) = mpsc::channel(self.config.claims_in_hand_max as usize);
         let shared = Arc::new(Shared {
-            in_hand: Arc::default(),
+            in_hand,
+            health,
             tally: Tally::default(),
             probe_slots: Semaphore::new(self.config.probe_concurrency as usize),
             fallback_slots: Semaphore::new(self.config.fallback_concurrency as usize),

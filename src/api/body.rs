@@ -6,11 +6,13 @@ use axum::http::StatusCode;
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 use serde_path_to_error::{Path, Segment};
+use utoipa::ToSchema;
 
 use super::problem::{FieldError, Problem};
 
 /// What a body held.
-#[derive(Debug)]
+#[derive(Debug, ToSchema)]
+#[serde(untagged)]
 pub(super) enum OneOrMany<T> {
     /// One object.
     One(T),

@@ -9,21 +9,28 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::Api;
 use super::auth::Caller;
-use super::body;
+use super::body::{self, OneOrMany};
+use super::openapi::{BodyRefusals, Refusals};
 use super::problem::Problem;
 use crate::domain::ids::{RunId, SnapshotId};
 use crate::domain::verification::{CancelReason, Cancellation, Cancelled};
 use crate::store::token::Scope;
+use crate::telemetry::metrics;
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-struct Request {
+#[schema(as = Cancel, example = json!({"run_id": "run_mwtp8ui300000bj9lc3fwlbwr1", "reason": "connected"}))]
+pub(super) struct Request {
+    /// The run.
     run_id: RunId,
+    /// The dispatch the caller speaks of; one for another snapshot is left alone.
     #[serde(default)]
     snapshot_id: Option<SnapshotId>,
+    /// Why. `operator` needs the scope `operate` as well.
     reason: CancelReason,
 }
 
@@ -34,14 +41,24 @@ impl From<Request> for Cancellation {
     }
 }
 
-#[derive(Serialize)]
-struct Answer {
+#[derive(Serialize, ToSchema)]
+#[schema(as = CancelResult)]
+pub(super) struct Answer {
     run_id: RunId,
     #[serde(flatten)]
     cancelled: Cancelled,
 }
 
-/// 200 when all results agree, 207 when an array has mixed ones.
+/// Cancel: a promise is taken back. 200 when all results agree, 207 when an array has mixed ones.
+#[utoipa::path(
+    post, path = "/v1/cancellations", tag = "supervisors", security(("token" = ["schedule"])),
+    request_body = OneOrMany<Request>,
+    responses(
+        (status = 200, body = OneOrMany<Answer>, description = "All results agree"),
+        (status = 207, body = Vec<Answer>, description = "The results differ"),
+        Refusals, BodyRefusals
+    )
+)]
 pub(super) async fn cancel(
     State(api): State<Api>,
     Extension(caller): Extension<Caller>,
@@ -71,7 +88,10 @@ pub(super) async fn cancel(
     let mut answers: Vec<Answer> = batch
         .into_iter()
         .zip(cancelled)
-        .map(|(cancellation, cancelled)| Answer { run_id: cancellation.run_id, cancelled })
+        .map(|(cancellation, cancelled)| {
+            metrics::cancelled(cancellation.reason, &cancelled);
+            Answer { run_id: cancellation.run_id, cancelled }
+        })
         .collect();
     Ok(match (is_array, answers.pop()) {
         (false, Some(one)) => (status, Json(one)).into_response(),

@@ -5,11 +5,14 @@ use axum::extract::rejection::{BytesRejection, PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
 use axum::{Extension, Json};
 use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
 
 use super::Api;
 use super::auth::Caller;
 use super::body;
+use super::openapi::{BodyRefusals, Invalid, NotFound, Refusals};
 use super::problem::{FieldError, Problem};
+use crate::domain::ids::parse_name;
 use crate::store::StoreError;
 use crate::store::audit::Audited;
 use crate::store::fleet::{PoolServed, WorkerSeen};
@@ -19,7 +22,7 @@ use crate::store::pool::{Pool, PoolChange};
 /// Entries of the audit in one answer.
 const AUDIT_MAX: u32 = 200;
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 pub(super) struct PoolAnswer {
     #[serde(flatten)]
     settings: Pool,
@@ -30,6 +33,10 @@ pub(super) struct PoolAnswer {
 }
 
 /// All pools: settings, who serves them, what is pending.
+#[utoipa::path(
+    get, path = "/v1/pools", tag = "lookup", security(("token" = ["read"])),
+    responses((status = 200, body = Vec<PoolAnswer>, description = "All pools"), Refusals)
+)]
 pub(super) async fn pools(State(api): State<Api>) -> Result<Json<Vec<PoolAnswer>>, Problem> {
     let database = |error: StoreError| Problem::database(&error);
     let settings = api.store.pool_settings().await.map_err(database)?;
@@ -44,13 +51,21 @@ pub(super) async fn pools(State(api): State<Api>) -> Result<Json<Vec<PoolAnswer>
 }
 
 /// Changes a pool's settings; workers feel it with their next statement.
+#[utoipa::path(
+    patch, path = "/v1/pools/{pool}", tag = "operators", security(("token" = ["operate"])),
+    params(("pool" = String, Path, description = "The pool")),
+    request_body(content = PoolChange, description = "What to change: absent stays, `null` is taken away"),
+    responses((status = 200, body = Pool, description = "As it is now"), Refusals, BodyRefusals, NotFound)
+)]
 pub(super) async fn change_pool(
     State(api): State<Api>,
     Extension(caller): Extension<Caller>,
     pool: Result<Path<String>, PathRejection>,
     bytes: Result<Bytes, BytesRejection>,
 ) -> Result<Json<Pool>, Problem> {
-    let Path(pool) = pool.map_err(|_| Problem::not_found("no such pool"))?;
+    let nobodys = || Problem::not_found("no such pool; a worker that serves it makes it known");
+    let Path(pool) = pool.map_err(|_| nobodys())?;
+    parse_name(&pool).map_err(|_| nobodys())?;
     let bytes = body::bytes(bytes, api.config.body_bytes_max)?;
     let change: PoolChange = body::read_one(&bytes)?;
     change.check().map_err(|faults| {
@@ -60,25 +75,31 @@ pub(super) async fn change_pool(
         Problem::invalid(faults.iter().map(error).collect())
     })?;
     let changed = api.store.change_pool(&pool, &change, &caller.actor()).await;
-    changed
-        .map_err(|error| Problem::database(&error))?
-        .map(Json)
-        .ok_or_else(|| Problem::not_found("no such pool; a worker that serves it makes it known"))
+    changed.map_err(|error| Problem::database(&error))?.map(Json).ok_or_else(nobodys)
 }
 
 /// The workers heard of lately.
+#[utoipa::path(
+    get, path = "/v1/workers", tag = "lookup", security(("token" = ["read"])),
+    responses((status = 200, body = Vec<WorkerSeen>, description = "Running ones first"), Refusals)
+)]
 pub(super) async fn workers(State(api): State<Api>) -> Result<Json<Vec<WorkerSeen>>, Problem> {
     api.store.workers().await.map(Json).map_err(|error| Problem::database(&error))
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub(super) struct AuditAsked {
     /// Only entries with a smaller id.
     before: Option<i64>,
 }
 
-/// What operators did, newest first.
+/// What operators did, newest first; at most 200 entries.
+#[utoipa::path(
+    get, path = "/v1/audit", tag = "lookup", security(("token" = ["read"])), params(AuditAsked),
+    responses((status = 200, body = Vec<Audited>, description = "The audit"), Refusals, Invalid)
+)]
 pub(super) async fn audit(
     State(api): State<Api>,
     asked: Result<Query<AuditAsked>, QueryRejection>,

@@ -5,14 +5,16 @@ use axum::body::Bytes;
 use axum::extract::rejection::{BytesRejection, PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
 use axum::{Extension, Json};
-use chrono::DateTime;
+use chrono::{DateTime, Datelike};
 use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
 
 use super::Api;
 use super::auth::Caller;
 use super::body;
+use super::openapi::{BodyRefusals, Invalid, Refusals};
 use super::problem::{FieldError, Problem};
-use crate::domain::ids::RunId;
+use crate::domain::ids::{RunId, parse_name};
 use crate::store::lookup::Pending;
 use crate::store::pending::{PageKey, PendingFilter, Standing};
 
@@ -22,20 +24,32 @@ const LIMIT_MAX: u32 = 500;
 /// Most verifications that one call cancels by a filter.
 const CANCEL_MAX: u32 = 100_000;
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub(super) struct Asked {
+    /// In this pool.
+    #[param(min_length = 1, max_length = 200)]
     pool: Option<String>,
+    /// From this supervisor.
+    #[param(min_length = 1, max_length = 200)]
     supervisor: Option<String>,
+    /// From this region.
+    #[param(min_length = 1, max_length = 200)]
     region: Option<String>,
+    /// Of this deployment version.
+    #[param(min_length = 1, max_length = 200)]
     deployment_version: Option<String>,
+    /// That stand so.
     standing: Option<Standing>,
+    /// Rows on a page; 50.
+    #[param(minimum = 1, maximum = 500)]
     limit: Option<u32>,
     /// `next` of the page before.
     after: Option<String>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 pub(super) struct Page {
     pending: Vec<Pending>,
     /// For `after` of the next page; absent on the last one.
@@ -44,6 +58,10 @@ pub(super) struct Page {
 }
 
 /// A page of what is pending, in the order in which it is looked at.
+#[utoipa::path(
+    get, path = "/v1/pending", tag = "lookup", security(("token" = ["read"])), params(Asked),
+    responses((status = 200, body = Page, description = "A page"), Refusals, Invalid)
+)]
 pub(super) async fn page(
     State(api): State<Api>,
     asked: Result<Query<Asked>, QueryRejection>,
@@ -62,6 +80,7 @@ pub(super) async fn page(
         deployment_version: asked.deployment_version,
         standing: asked.standing,
     };
+    check(&filter, "")?;
     let pending = api
         .store
         .pending_page(&filter, after.as_ref(), limit)
@@ -85,21 +104,25 @@ pub(crate) fn read_key(text: &str) -> Result<PageKey, Problem> {
     let place = || invalid("after", "must be `next` of an earlier page");
     let (micros, run_id) = text.split_once('.').ok_or_else(place)?;
     let micros: i64 = micros.parse().map_err(|_| place())?;
-    let look_at = DateTime::from_timestamp_micros(micros).ok_or_else(place)?;
+    // The database's years end before ours do.
+    let look_at = DateTime::from_timestamp_micros(micros)
+        .filter(|at| (1..=9999).contains(&at.year()))
+        .ok_or_else(place)?;
     RunId::parse(run_id).map_err(|_| place())?;
     Ok(PageKey { look_at, run_id: run_id.to_owned() })
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-struct CancelAsked {
+pub(super) struct CancelAsked {
+    /// Which; it must name something.
     filter: PendingFilter,
     /// Count and change nothing.
     #[serde(default)]
     preview: bool,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 pub(super) struct CancelAnswer {
     /// How many the filter means; at most 100000 are counted.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -110,6 +133,11 @@ pub(super) struct CancelAnswer {
 }
 
 /// Cancels everything a filter means, or counts it.
+#[utoipa::path(
+    post, path = "/v1/pending/cancel", tag = "operators", security(("token" = ["operate"])),
+    request_body = CancelAsked,
+    responses((status = 200, body = CancelAnswer, description = "How many"), Refusals, BodyRefusals)
+)]
 pub(super) async fn cancel_where(
     State(api): State<Api>,
     Extension(caller): Extension<Caller>,
@@ -121,6 +149,7 @@ pub(super) async fn cancel_where(
         let message = "names nothing; to cancel all that is pending, cancel it pool by pool";
         return Err(invalid("/filter", message));
     }
+    check(&asked.filter, "/filter/")?;
     let answer = if asked.preview {
         let matching = api.store.count_pending(&asked.filter, CANCEL_MAX).await;
         matching.map(|matching| CancelAnswer { matching: Some(matching), cancelled: None })
@@ -131,7 +160,7 @@ pub(super) async fn cancel_where(
     answer.map(Json).map_err(|error| Problem::database(&error))
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 pub(super) struct Moved {
     run_id: RunId,
     /// False if the run has no pending verification, or a worker has it in hand already.
@@ -139,6 +168,11 @@ pub(super) struct Moved {
 }
 
 /// Has a run looked at now.
+#[utoipa::path(
+    post, path = "/v1/runs/{run}/look-now", tag = "operators", security(("token" = ["operate"])),
+    params(("run" = RunId, Path, description = "The run")),
+    responses((status = 200, body = Moved, description = "Whether it is"), Refusals, Invalid)
+)]
 pub(super) async fn look_now(
     State(api): State<Api>,
     Extension(caller): Extension<Caller>,
@@ -149,6 +183,22 @@ pub(super) async fn look_now(
     let looks_now =
         api.store.look_now(&run_id, &caller.actor()).await.map_err(|error| Problem::database(&error))?;
     Ok(Json(Moved { run_id, looks_now }))
+}
+
+/// Names as they are stored; the database takes no others, not even to compare.
+fn check(filter: &PendingFilter, place: &str) -> Result<(), Problem> {
+    let names = [
+        ("pool", &filter.pool),
+        ("supervisor", &filter.supervisor),
+        ("region", &filter.region),
+        ("deployment_version", &filter.deployment_version),
+    ];
+    let faults = names.into_iter().filter_map(|(field, name)| {
+        let error = parse_name(name.as_deref()?).err()?;
+        Some(FieldError::new(format!("{place}{field}"), error.to_string()))
+    });
+    let faults: Vec<FieldError> = faults.collect();
+    if faults.is_empty() { Ok(()) } else { Err(Problem::invalid(faults)) }
 }
 
 fn invalid(field: &str, message: &str) -> Problem {

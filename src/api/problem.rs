@@ -4,12 +4,13 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use tower::BoxError;
+use utoipa::ToSchema;
 
 use crate::store::StoreError;
 use crate::store::token::Scope;
 
 /// A refusal, ready to be sent.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub(super) struct Problem {
     #[serde(rename = "type")]
     kind: &'static str,
@@ -21,7 +22,7 @@ pub(super) struct Problem {
 }
 
 /// One field that is at fault.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub(super) struct FieldError {
     /// JSON pointer (RFC 6901) into the body, or the name of a parameter.
     pub(super) field: String,

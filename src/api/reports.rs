@@ -5,23 +5,32 @@ use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
 
 use super::Api;
+use super::openapi::{Invalid, Refusals};
 use super::problem::{FieldError, Problem};
 use crate::store::report::{LossBy, Losses, Step};
 
 /// What is reported unless asked otherwise.
 const SINCE_DEFAULT: TimeDelta = TimeDelta::hours(1);
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Asked {
+    /// From when on; an hour ago by default.
+    #[param(required = false)]
     since: Option<DateTime<Utc>>,
+    /// How long a line is.
+    #[param(required = false)]
     step: Option<Step>,
+    /// What to tell apart.
+    #[param(required = false)]
     by: Option<LossBy>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 pub(super) struct Report {
     since: DateTime<Utc>,
     step: Step,
@@ -30,6 +39,11 @@ pub(super) struct Report {
 }
 
 /// Losses since an instant, a line for each step and key.
+#[utoipa::path(
+    get, path = "/v1/reports/silent-loss", tag = "lookup", security(("token" = ["read"])),
+    params(Asked),
+    responses((status = 200, body = Report, description = "Rates with their intervals"), Refusals, Invalid)
+)]
 pub(super) async fn silent_loss(
     State(api): State<Api>,
     asked: Result<Query<Asked>, QueryRejection>,

@@ -11,8 +11,10 @@ use axum::response::{IntoResponse, Response};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
+use utoipa::ToSchema;
 
 use super::body::{self, OneOrMany};
+use super::openapi::{BodyRefusals, DequeuedMessage, Refusals};
 use super::problem::{FieldError, Problem};
 use super::{Api, pools};
 use crate::domain::dispatch::Dispatch;
@@ -21,35 +23,64 @@ use crate::domain::verification::{
     DELAY_MAX, DELAY_MIN, Intent, NewVerification, ScheduleRefusal, ScheduleResult, Scheduled,
 };
 use crate::store::schedule::ScheduleAnswer;
+use crate::telemetry::metrics;
 
 // Unknown keys are refused, so that a misspelt one is not silently ignored.
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-struct Request {
+#[schema(as = Schedule, example = json!({"dequeued_message": {
+        "version": "1", "dequeuedAt": "2026-11-23T20:09:29.000Z",
+        "run": {"friendlyId": "run_mwtp8ui300000bj9lc3fwlbwr1"},
+        "snapshot": {"friendlyId": "snapshot_cmwtp9rtf0000dh5amclokb91"},
+        "backgroundWorker": {"version": "20260821.3"}
+    }, "supervisor": "supervisor-1"}))]
+pub(super) struct Request {
+    /// The message as the platform handed it out. Kept byte for byte.
+    #[schema(value_type = DequeuedMessage)]
     dequeued_message: Box<RawValue>,
+    /// The supervisor's timings. Kept byte for byte and handed to the workload.
     #[serde(default)]
+    #[schema(value_type = Option<Object>)]
     timings: Option<Box<RawValue>>,
+    /// From now to `due_at`. Else the pool's own delay, else the API's.
     #[serde(default)]
+    #[schema(value_type = Option<u64>, minimum = 1000, maximum = 60_000)]
     delay_ms: Option<serde_json::Number>,
+    /// Whose backend starts the run cold; `default`.
     #[serde(default)]
     pool: Option<PoolName>,
+    /// For reports.
     #[serde(default)]
+    #[schema(min_length = 1, max_length = 200)]
     supervisor: Option<String>,
+    /// For reports.
     #[serde(default)]
+    #[schema(min_length = 1, max_length = 200)]
     region: Option<String>,
+    /// Why it is scheduled.
     #[serde(default)]
     intent: Intent,
 }
 
-#[derive(Serialize)]
-struct Answer {
+#[derive(Serialize, ToSchema)]
+#[schema(as = Scheduled)]
+pub(super) struct Answer {
     id: VerificationId,
     run_id: RunId,
     due_at: DateTime<Utc>,
     result: ScheduleResult,
 }
 
-/// 201 when all results agree, 207 when an array has mixed ones.
+/// Schedule: a hit becomes a promise. 201 when all results agree, 207 when an array has mixed ones.
+#[utoipa::path(
+    post, path = "/v1/verifications", tag = "supervisors", security(("token" = ["schedule"])),
+    request_body = OneOrMany<Request>,
+    responses(
+        (status = 201, body = OneOrMany<Answer>, description = "On disk; all results agree"),
+        (status = 207, body = Vec<Answer>, description = "On disk; the results differ"),
+        Refusals, BodyRefusals
+    )
+)]
 pub(super) async fn schedule(
     State(api): State<Api>,
     bytes: Result<Bytes, BytesRejection>,
@@ -60,12 +91,16 @@ pub(super) async fn schedule(
     let (batch, is_array) = request.into_elements();
     pools::check(&api, batch.iter().map(|new| &new.pool), is_array).await?;
 
-    let run_ids: Vec<RunId> = batch.iter().map(|new| new.dispatch.run_id.clone()).collect();
+    let asked: Vec<(RunId, PoolName)> =
+        batch.iter().map(|new| (new.dispatch.run_id.clone(), new.pool.clone())).collect();
     let answers = promise(&api, batch, is_array).await?;
-    let mut scheduled = Vec::with_capacity(run_ids.len());
-    for (run_id, answer) in run_ids.into_iter().zip(answers) {
+    let mut scheduled = Vec::with_capacity(asked.len());
+    for ((run_id, pool), answer) in asked.into_iter().zip(answers) {
         match answer {
-            Ok(Scheduled { result, id, due_at }) => scheduled.push(Answer { id, run_id, due_at, result }),
+            Ok(Scheduled { result, id, due_at }) => {
+                metrics::scheduled(&pool, result);
+                scheduled.push(Answer { id, run_id, due_at, result });
+            }
             // The pool was there a moment ago: a deletion by hand crossed this request, and the
             // elements beside it may be written. Repeated, they are duplicates and this one a 422.
             Err(ScheduleRefusal::UnknownPool(pool)) => {

@@ -4,9 +4,11 @@ use axum::Json;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use serde::Serialize;
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::Api;
+use super::openapi::{Invalid, NotFound, Refusals};
 use super::problem::{FieldError, Problem};
 use crate::domain::ids::{RunId, VerificationId};
 use crate::domain::outcome::Outcome;
@@ -17,7 +19,7 @@ use crate::store::lookup::Pending;
 const HISTORY_MAX: i64 = 100;
 
 /// A verification: pending with its state, or settled with its outcome.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 #[serde(tag = "state", rename_all = "snake_case")]
 pub(super) enum Verification {
     Pending(Box<Pending>),
@@ -25,7 +27,7 @@ pub(super) enum Verification {
     Settled(Box<Outcome>),
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 pub(super) struct History {
     run_id: RunId,
     /// The pending one first, then the past, newest first.
@@ -33,6 +35,11 @@ pub(super) struct History {
 }
 
 /// One verification by its id.
+#[utoipa::path(
+    get, path = "/v1/verifications/{id}", tag = "lookup", security(("token" = ["read"])),
+    params(("id" = Uuid, Path, description = "The verification")),
+    responses((status = 200, body = Verification, description = "It"), Refusals, NotFound, Invalid)
+)]
 pub(super) async fn by_id(
     State(api): State<Api>,
     id: Result<Path<String>, PathRejection>,
@@ -51,7 +58,12 @@ pub(super) async fn by_id(
         .ok_or_else(absent)
 }
 
-/// All verifications of a run.
+/// All verifications of a run: the pending one first, then at most 100 past ones, newest first.
+#[utoipa::path(
+    get, path = "/v1/runs/{run}", tag = "lookup", security(("token" = ["read"])),
+    params(("run" = RunId, Path, description = "The run")),
+    responses((status = 200, body = History, description = "They"), Refusals, NotFound, Invalid)
+)]
 pub(super) async fn of_run(
     State(api): State<Api>,
     run: Result<Path<String>, PathRejection>,

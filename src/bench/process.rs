@@ -36,6 +36,7 @@ pub fn environment(context: &Context) -> Vec<(String, String)> {
         ("WARMPROOF_API_LISTEN", "127.0.0.1:0"),
         ("WARMPROOF_API_TOKEN", "benchmark-api-token"),
         ("WARMPROOF_LOG", "warn"),
+        ("METRICS_PORT", "0"),
     ]
     .map(|(name, value)| (name.to_owned(), value.to_owned()))
     .to_vec()

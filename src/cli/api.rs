@@ -8,6 +8,7 @@ use crate::config::ApiSettings;
 use crate::config::environment::Environment;
 use crate::config::verify::Switch;
 use crate::store::Store;
+use crate::telemetry::metrics;
 
 /// Serves the API until SIGTERM or SIGINT, and says on stdout where once it listens.
 pub(super) async fn api(lifetime: &Lifetime) -> anyhow::Result<()> {
@@ -22,6 +23,9 @@ pub(super) async fn api(lifetime: &Lifetime) -> anyhow::Result<()> {
     };
     // Lazy: an API that starts before its database says so in `/readyz` and recovers by itself.
     let store = Store::connect_lazy(&settings.database)?;
+    if settings.metrics.enabled {
+        metrics::install();
+    }
     let listen = settings.api.listen;
     let listener = TcpListener::bind(listen)
         .await

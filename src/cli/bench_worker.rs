@@ -26,6 +26,7 @@ use crate::domain::ids::{RunId, SnapshotId};
 use crate::domain::verdict::LatestSnapshot;
 use crate::store::Store;
 use crate::telemetry::event::{Events, WideEvent};
+use crate::telemetry::metrics;
 use crate::worker::{Probe, Served, Worker};
 
 /// How often events are turned into figures, so that they do not pile up.
@@ -66,6 +67,10 @@ async fn work(args: &BenchWorkerArgs, stop: CancellationToken) -> anyhow::Result
         Switch::Disabled { reason } => anyhow::bail!("verification is off: {reason}"),
     };
     let store = Store::connect(&settings.database).await?;
+    // As in a worker as it comes.
+    if settings.metrics.enabled {
+        metrics::install();
+    }
     let (noted, mut looks) = mpsc::unbounded_channel();
     let mut pools = Served::set_up(&settings.pools)?;
     if !args.http {

@@ -43,7 +43,7 @@ enum ByArg {
 
 fn span(text: &str) -> Result<TimeDelta, String> {
     let told = || "say a number and a unit, such as `30m`, `1h` or `7d`".to_owned();
-    let (number, unit) = text.split_at(text.len().saturating_sub(1));
+    let (number, unit) = text.split_at_checked(text.len().saturating_sub(1)).ok_or_else(told)?;
     let number: i64 = number.parse().map_err(|_| told())?;
     let span = match unit {
         "m" => TimeDelta::try_minutes(number),

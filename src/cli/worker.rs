@@ -1,11 +1,17 @@
 //! `warmproof worker`
 
+use tokio::net::TcpListener;
+
 use super::Lifetime;
 use crate::config::WorkerSettings;
 use crate::config::environment::Environment;
+use crate::config::metrics::{MetricsConfig, TracesConfig};
 use crate::config::verify::Switch;
 use crate::store::Store;
 use crate::telemetry::event::Events;
+use crate::telemetry::metrics;
+use crate::telemetry::traces::{self, Exporter};
+use crate::transport;
 use crate::worker::{PARTING_MAX, Served, Worker};
 
 /// Runs a worker until SIGTERM or SIGINT.
@@ -23,7 +29,8 @@ pub(super) async fn worker(lifetime: &Lifetime) -> anyhow::Result<()> {
     let store = Store::connect_lazy(&settings.database)?;
     let pools = Served::set_up(&settings.pools)?;
     let events = if settings.worker.wide_events { Events::Stdout } else { Events::Off };
-    let worker = Worker::builder(settings.worker, store.clone(), pools).events(events);
+    let listener = listen(&settings.metrics).await;
+    let worker = Worker::builder(settings.worker, store.clone(), pools).events(events).listener(listener);
     let drained = worker.run(stop).await.map_err(|error| {
         let missing = error.is_schema_missing();
         let error = anyhow::Error::new(error);
@@ -35,4 +42,46 @@ pub(super) async fn worker(lifetime: &Lifetime) -> anyhow::Result<()> {
         tracing::warn!("connections are still in use and are cut");
     }
     Ok(())
+}
+
+/// Records metrics and opens the port where they are served, if they are wanted. A port that is taken is no
+/// reason not to work: another worker of this host has it.
+async fn listen(config: &MetricsConfig) -> Option<TcpListener> {
+    if !config.enabled {
+        return None;
+    }
+    metrics::install();
+    let (host, port) = (config.host.as_str(), config.port);
+    match TcpListener::bind((host, port)).await {
+        Ok(listener) => {
+            let address = listener.local_addr().map(|address| address.to_string()).unwrap_or_default();
+            tracing::info!(address, "metrics are served");
+            Some(listener)
+        }
+        Err(error) => {
+            tracing::warn!(%error, host, port, "metrics are not served (METRICS_HOST, METRICS_PORT)");
+            None
+        }
+    }
+}
+
+/// Where traces go, if anywhere. Before the runtime starts: the exporter works on a thread of its own.
+pub(super) fn traces() -> Option<Exporter> {
+    let endpoint = TracesConfig::ahead(&Environment::from_process())?.endpoint;
+    let exporter = transport::blocking_client(endpoint.scheme(), traces::SEND_MAX)
+        .map_err(anyhow::Error::new)
+        .and_then(|client| Exporter::new(endpoint.as_str(), client).map_err(anyhow::Error::new));
+    match exporter {
+        Ok(exporter) => Some(exporter),
+        // A worker without traces does its work.
+        Err(error) => {
+            no_traces(&error);
+            None
+        }
+    }
+}
+
+#[expect(clippy::print_stderr, reason = "logs are set up after it")]
+fn no_traces(error: &anyhow::Error) {
+    eprintln!("warning: no traces are sent: {error:#}");
 }

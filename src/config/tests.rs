@@ -293,6 +293,7 @@ fn the_documentation_has_every_variable_with_its_default_and_bounds() {
     let _ = WorkerSettings::read(VerifyConfig { delay: Duration::ZERO }, &mut reader);
     let _ = ApiConfig::read(&mut reader);
     let _ = kubernetes::KubernetesConfig::read(&mut reader);
+    let _ = (MetricsConfig::read(&mut reader), TracesConfig::read(&mut reader));
     let _ = verify::read_broker(&mut reader);
     let _ = docker::DockerConfig::read(&mut reader);
     let _ = WebhookConfig::read(&mut reader);

@@ -8,6 +8,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize};
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 /// Longest identifier or name accepted, in bytes.
@@ -74,9 +75,9 @@ pub fn parse_name(text: &str) -> Result<(), IdError> {
 
 macro_rules! text_id {
     ($(#[$doc:meta])* $name:ident, $check:expr) => {
-        $(#[$doc])*
-        #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+        #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, ToSchema)]
         #[serde(transparent)]
+        $(#[$doc])*
         pub struct $name(String);
 
         impl $name {
@@ -122,21 +123,25 @@ macro_rules! text_id {
 
 text_id!(
     /// A run's friendly id, `run_…` (contract §0).
+    #[schema(pattern = "^run_[0-9A-Za-z]+$", max_length = 200, example = "run_mwtp8ui300000bj9lc3fwlbwr1")]
     RunId,
     |text: &str| parse_platform_id("run", text)
 );
 text_id!(
     /// A snapshot's friendly id, `snapshot_…`; compared only for equality (contract §0).
+    #[schema(pattern = "^snapshot_[0-9A-Za-z]+$", max_length = 200, example = "snapshot_cmwtp9rtf0000dh5amclokb91")]
     SnapshotId,
     |text: &str| parse_platform_id("snapshot", text)
 );
 text_id!(
     /// A named group of runners with one backend for cold starts.
+    #[schema(min_length = 1, max_length = 200, example = "default")]
     PoolName,
     parse_name
 );
 text_id!(
     /// Who holds a claim, for people who look; rights come from the fence alone.
+    #[schema(min_length = 1, max_length = 200)]
     WorkerName,
     parse_name
 );
@@ -158,7 +163,7 @@ impl RunId {
 }
 
 /// Our own id of one verification: a time-ordered UUID (version 7).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(transparent)]
 pub struct VerificationId(pub Uuid);
 

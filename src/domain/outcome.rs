@@ -2,6 +2,7 @@
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::claim::ClaimKey;
@@ -98,7 +99,7 @@ pub enum Settled {
 }
 
 /// A recorded outcome, as it is stored.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct Outcome {
     /// When it ended, by the database's clock.
     pub settled_at: DateTime<Utc>,

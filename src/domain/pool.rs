@@ -1,9 +1,10 @@
 //! What an operator decides about a pool.
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 /// What a connect of a runner means in a pool.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, Default, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum OnConnect {
     /// The runner is alive: the verification is cancelled.

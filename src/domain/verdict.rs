@@ -64,6 +64,24 @@ pub enum ProbeFailure {
     },
 }
 
+impl ProbeFailure {
+    /// The word that its text begins with.
+    #[must_use]
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::ServerError { .. } => "server_error",
+            Self::Unauthorized => "unauthorized",
+            Self::RateLimited { .. } => "rate_limited",
+            Self::UnexpectedStatus { .. } => "unexpected_status",
+            Self::InvalidJson => "invalid_json",
+            Self::WrongSchema { .. } => "wrong_schema",
+            Self::BodyTooLarge { .. } => "body_too_large",
+            Self::Connection { .. } => "connection",
+            Self::Timeout { .. } => "timeout",
+        }
+    }
+}
+
 /// What a probe saw.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LatestSnapshot {

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::dispatch::Dispatch;
 use super::ids::{PoolName, RunId, SnapshotId, VerificationId};
@@ -18,7 +19,7 @@ pub const DELAY_MIN: Duration = Duration::from_secs(1);
 pub const DELAY_MAX: Duration = Duration::from_mins(1);
 
 /// Why the verification was scheduled.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Intent {
     /// The broker reported a hit.
@@ -57,7 +58,7 @@ pub struct NewVerification {
 }
 
 /// What became of a schedule call.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ScheduleResult {
     /// A new verification is pending.
@@ -68,6 +69,19 @@ pub enum ScheduleResult {
     Duplicate,
     /// A newer dispatch of the run is known; nothing changed.
     Outdated,
+}
+
+impl ScheduleResult {
+    /// The word in SQL and API.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Created => "created",
+            Self::Superseded => "superseded",
+            Self::Duplicate => "duplicate",
+            Self::Outdated => "outdated",
+        }
+    }
 }
 
 /// The answer to one schedule call. Returned means durable.
@@ -91,7 +105,7 @@ pub enum ScheduleRefusal {
 }
 
 /// Why a verification is cancelled.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum CancelReason {
     /// The runner connected.
@@ -126,7 +140,7 @@ pub struct Cancellation {
 }
 
 /// The answer to one cancel call.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case", tag = "result")]
 #[must_use = "a cancel may come too late"]
 pub enum Cancelled {
@@ -147,4 +161,17 @@ pub enum Cancelled {
     },
     /// No pending verification of that run, or none for that snapshot.
     NotFound,
+}
+
+impl Cancelled {
+    /// The word in SQL and API.
+    #[must_use]
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::Cancelled { .. } => "cancelled",
+            Self::Noted { .. } => "noted",
+            Self::TooLate { .. } => "too_late",
+            Self::NotFound => "not_found",
+        }
+    }
 }

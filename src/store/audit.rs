@@ -3,6 +3,7 @@
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 use sqlx::PgConnection;
+use utoipa::ToSchema;
 
 use super::{Store, StoreError};
 
@@ -11,7 +12,7 @@ use super::{Store, StoreError};
 pub struct Actor(pub String);
 
 /// One thing that an operator did.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct Audited {
     /// Its number; later ones are larger.
     pub id: i64,

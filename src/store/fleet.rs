@@ -4,6 +4,7 @@
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::{Store, StoreError};
 use crate::domain::ids::{PoolName, WorkerName};
@@ -35,7 +36,7 @@ pub struct Beat<'a> {
 }
 
 /// A worker as it was heard of last.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct WorkerSeen {
     /// Its name.
     pub name: String,
@@ -58,7 +59,7 @@ pub struct WorkerSeen {
 }
 
 /// How a pool is served.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct PoolServed {
     /// Its name.
     pub pool: String,

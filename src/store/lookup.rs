@@ -3,13 +3,14 @@
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 use sqlx::types::Uuid;
+use utoipa::ToSchema;
 
 use super::{Store, StoreError};
 use crate::domain::ids::{RunId, VerificationId};
 use crate::domain::outcome::Outcome;
 
 /// A pending verification, as it stands. The message stays where it is.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct Pending {
     /// The verification.
     pub id: Uuid,

@@ -3,6 +3,7 @@
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
+use utoipa::ToSchema;
 
 use super::audit::{self, Actor};
 use super::lookup::Pending;
@@ -11,12 +12,12 @@ use crate::domain::ids::{RunId, SnapshotId};
 use crate::domain::verification::{CancelReason, Cancellation, Cancelled};
 
 /// Past its look by more than this counts as overdue, in seconds.
-const OVERDUE_AFTER_SECONDS: f64 = 2.0;
+pub(super) const OVERDUE_AFTER_SECONDS: f64 = 2.0;
 /// Cancellations of a filter in one statement.
 const CANCEL_BATCH: i64 = 500;
 
 /// How a pending verification stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Standing {
     /// A worker holds it.
@@ -43,20 +44,24 @@ impl Standing {
 }
 
 /// Which pending verifications are meant. What is `None` does not matter.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PendingFilter {
     /// In this pool.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(min_length = 1, max_length = 200)]
     pub pool: Option<String>,
     /// From this supervisor.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(min_length = 1, max_length = 200)]
     pub supervisor: Option<String>,
     /// From this region.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(min_length = 1, max_length = 200)]
     pub region: Option<String>,
     /// Of this deployment version.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(min_length = 1, max_length = 200)]
     pub deployment_version: Option<String>,
     /// That stand so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -73,7 +78,7 @@ pub struct PageKey {
 }
 
 /// What is pending in one pool.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct PendingTotals {
     /// The pool.
     pub pool: String,

@@ -1,13 +1,14 @@
 //! Pools as operators see and change them. Workers feel a change with their next statement.
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::audit::{self, Actor};
 use super::{Store, StoreError};
 use crate::domain::pool::OnConnect;
 
 /// A pool with its settings.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Pool {
     /// Its name.
     pub name: String,
@@ -32,7 +33,7 @@ pub struct Pool {
 /// What to change; `None` leaves a setting as it is.
 ///
 /// In JSON a setting that is absent stays, and one that is `null` is taken away.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PoolChange {
     /// Claim nothing, or claim again.
@@ -43,21 +44,26 @@ pub struct PoolChange {
     pub shadow: Option<bool>,
     /// 1000 to 60000 ms, or none of its own.
     #[serde(default, with = "present", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<i32>, minimum = 1000, maximum = 60000)]
     pub delay_ms: Option<Option<i32>>,
     /// At least 0, or none.
     #[serde(default, with = "present", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<i32>, minimum = 0)]
     pub cap: Option<Option<i32>>,
     /// 100 to 3600000 ms.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 100, maximum = 3_600_000)]
     pub cap_window_ms: Option<i32>,
     /// What a connect means.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub on_connect: Option<OnConnect>,
     /// 0 to 600000 ms.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 0, maximum = 600_000)]
     pub settle_down_ms: Option<i32>,
     /// 1000 to 600000 ms, or no second look.
     #[serde(default, with = "present", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<i32>, minimum = 1000, maximum = 600_000)]
     pub second_look_after_ms: Option<Option<i32>>,
 }
 

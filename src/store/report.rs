@@ -5,12 +5,13 @@
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::{Store, StoreError};
 
 /// How long a line of a report is. A report begins with the whole step that its start falls into.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Step {
     /// Minutes, of the last two days.
@@ -38,7 +39,7 @@ impl Step {
 }
 
 /// What a report of losses tells apart.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum LossBy {
     /// Nothing: one line a step.
@@ -73,7 +74,7 @@ impl LossBy {
 
 /// One line of a report of losses. Rates are shares from 0 to 1, with their 95 % Wilson interval, and
 /// `None` where there was nothing to have a share of. `late` sightings are outside of all rates.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct Losses {
     /// When the step begins.
     pub at: DateTime<Utc>,

@@ -33,6 +33,7 @@ pub(super) async fn keep(shared: Arc<Shared>, done: CancellationToken) {
         }
         if Instant::now() >= check_at {
             served = check(&shared, &served).await;
+            shared.health.checked(&served);
             check_at = Instant::now() + CHECK_EVERY;
         }
         let beat = Beat { worker: &shared.config.name, in_hand: shared.in_hand.len(), pools: &served };

@@ -21,6 +21,7 @@ use crate::domain::claim::{Claim, Fence};
 use crate::domain::ids::PoolName;
 use crate::store::StoreError;
 use crate::store::claim::{ClaimTerms, Wanted};
+use crate::telemetry::metrics;
 
 /// How far the watermark stays behind: rows that commit this late are still seen by a claim.
 const WATERMARK_MARGIN: TimeDelta = TimeDelta::milliseconds(500);
@@ -134,6 +135,8 @@ impl ClaimAhead {
             horizon: shared.config.claim_ahead,
         };
         let claims = shared.store.claim(&wanted, terms).await?;
+        metrics::claimed(asked.elapsed(), claims.len());
+        shared.health.claimed();
         self.failures = 0;
         let nothing = claims.is_empty();
         let full = self.move_watermarks(&wanted, &claims, clock.at(asked));

@@ -14,6 +14,7 @@
 use std::time::Duration;
 
 use tokio::time::Instant;
+use tracing::Instrument;
 
 use super::Shared;
 use super::in_hand::Held;
@@ -25,6 +26,7 @@ use crate::domain::verdict::Verdict;
 use crate::store::StoreError;
 use crate::store::lease::Release;
 use crate::store::loss::{Fenced, Permit, StoredMessage};
+use crate::telemetry::{metrics, traces};
 use crate::workload::{CreateError, CreateRequest, Created, next_name};
 
 /// How fast a fenced step is repeated after a lost reply, while the lease lasts.
@@ -51,6 +53,7 @@ pub(super) async fn fall_back(shared: &Shared, held: &Held, look: &mut Look, see
             look.settlement(held, Ending::Fallback { result: FallbackResult::Suppressed, error: None }),
         ),
         Some(Fenced::Held(Permit::Held { reason })) => {
+            metrics::held(&held.claim.pool, &reason);
             tracing::info!(run.id = %held.claim.key.run_id, reason, "a loss is held and looked at again");
             Next::Drop
         }
@@ -100,10 +103,26 @@ async fn create(shared: &Shared, held: &Held, look: &mut Look, seed: u64) -> Nex
     }
     asked.pod_scheduled_at_ms = held.clock.now().timestamp_millis();
     let retry = Retry { count, base_name: asked.request.workload_name(), seed };
-    match workload.create(asked).await {
+    let (asked_at, span) = (Instant::now(), traces::create(&asked.name));
+    asked.traceparent = traces::traceparent(&span).or(asked.traceparent);
+    let answer = workload.create(asked).instrument(span.clone()).await;
+    span.record("result", told(&answer));
+    metrics::create_requested(&held.claim.pool, asked_at.elapsed(), told(&answer));
+    match answer {
         Ok(Created::Created { workload }) => confirmed(held, look, FallbackResult::Created, workload),
         Ok(Created::Existed { workload }) => confirmed(held, look, FallbackResult::Existed, workload),
         Err(error) => retry.after(shared, held, look, error),
+    }
+}
+
+/// The answer in a word.
+const fn told(answer: &Result<Created, CreateError>) -> &'static str {
+    match answer {
+        Ok(Created::Created { .. }) => "created",
+        Ok(Created::Existed { .. }) => "existed",
+        Err(CreateError::Permanent { .. }) => "permanent",
+        Err(CreateError::Transient { .. }) => "transient",
+        Err(CreateError::Uncertain { .. }) => "uncertain",
     }
 }
 

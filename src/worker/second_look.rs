@@ -14,6 +14,7 @@ use super::verify::slot;
 use crate::domain::claim::LATE_AFTER;
 use crate::domain::verdict::{Acted, Verdict, judge};
 use crate::store::second_look::{SecondLook, SecondLookResult};
+use crate::telemetry::metrics;
 
 /// How often due looks are asked for, and how many are taken at most.
 const ROUND: Duration = Duration::from_secs(5);
@@ -48,8 +49,10 @@ async fn look(shared: Arc<Shared>, taken: SecondLook, arrived: Instant) {
     let Some(served) = shared.pools.get(&taken.pool) else { return };
     let Some(slot) = slot(&shared.probe_slots, &shared).await else { return };
     let looked_at = DbClock::new(taken.taken_at, arrived).now();
+    let asked = Instant::now();
     let sighting = served.probe.latest_snapshot(&taken.run_id).await;
     drop(slot);
+    metrics::probed(&taken.pool, asked.elapsed(), sighting.as_ref().err(), None);
     shared.tally.count(&taken.pool, sighting.as_ref().err());
     let late = looked_at > taken.dequeued_at + LATE_AFTER;
     let (result, error) = match judge(&taken.snapshot_id, sighting) {
@@ -67,6 +70,7 @@ async fn look(shared: Arc<Shared>, taken: SecondLook, arrived: Instant) {
     }
     let recorded =
         shared.store.record_second_look(taken.verification_id, result, late, error.as_deref()).await;
+    metrics::second_look(&taken.pool, result.as_str());
     if let Err(error) = recorded {
         tracing::warn!(%error, run.id = %taken.run_id, "a second look is left to another");
     }

@@ -18,6 +18,7 @@ use super::{Shared, event};
 use crate::domain::backoff::Backoff;
 use crate::domain::outcome::{Settled, Settlement};
 use crate::store::StoreError;
+use crate::telemetry::metrics;
 
 /// Most settlements in one statement; beyond it only latency grows (measured).
 const BATCH_MAX: usize = 256;
@@ -124,6 +125,8 @@ fn report(shared: &Shared, ended: &Ended, answer: Result<Settled, StoreError>) {
     let claim = &ended.held.claim;
     match answer {
         Ok(Settled::Recorded(outcome)) => {
+            metrics::settled(&outcome);
+            ended.look.span.record("outcome", outcome.outcome.as_str());
             shared.events.emit(event::settled(
                 &shared.config,
                 claim,
@@ -133,6 +136,8 @@ fn report(shared: &Shared, ended: &Ended, answer: Result<Settled, StoreError>) {
             ));
         }
         Ok(Settled::Stale) => {
+            metrics::stale(&claim.pool);
+            ended.look.span.record("outcome", "stale");
             tracing::info!(run.id = %claim.key.run_id, verification.id = %claim.key.id, "stale: the fence moved on");
         }
         Err(error) => {

@@ -4,12 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
+use tracing::{Instrument, Span};
 
 use super::in_hand::Held;
 use super::{Shared, fallback, settle};
 use crate::domain::outcome::{Ending, FallbackResult, Settlement};
 use crate::domain::verdict::{LatestSnapshot, ProbeFailure, Verdict, judge};
 use crate::store::lease::Release;
+use crate::telemetry::{metrics, traces};
 
 /// What is left to do with a claim. Each claim ends in exactly one of these.
 pub(super) enum Next {
@@ -23,7 +25,8 @@ pub(super) enum Next {
 
 /// Verifies one claim to its end and hands the end over.
 pub(super) async fn run(shared: Arc<Shared>, held: Held, seed: u64) {
-    let mut look = Look { at: Instant::now(), probes: 0, probe_ms: None, failure: None };
+    let span = traces::verification(&held.claim);
+    let mut look = Look { at: Instant::now(), probes: 0, probe_ms: None, failure: None, span: span.clone() };
     let life = async {
         let next = verify(&shared, &held, &mut look, seed).await;
         if let Next::Settle(settlement) = &next {
@@ -32,7 +35,7 @@ pub(super) async fn run(shared: Arc<Shared>, held: Held, seed: u64) {
         settle::hand_over(&shared, held, look, next).await;
     };
     // Halted, it is dropped where it stands, and its claim is given back.
-    let _ = shared.halt.run_until_cancelled(life).await;
+    let _ = shared.halt.run_until_cancelled(life.instrument(span)).await;
 }
 
 async fn verify(shared: &Shared, held: &Held, look: &mut Look, seed: u64) -> Next {
@@ -82,6 +85,8 @@ pub(super) struct Look {
     pub(super) probe_ms: Option<u32>,
     /// Why it learned nothing.
     pub(super) failure: Option<ProbeFailure>,
+    /// What is traced of the claim; it ends with its settle.
+    pub(super) span: Span,
 }
 
 impl Look {
@@ -121,10 +126,16 @@ pub(super) async fn slot<'a>(
 
 async fn probe(shared: &Shared, held: &Held, look: &mut Look) -> Result<LatestSnapshot, ProbeFailure> {
     look.probes += 1;
-    let sighting = shared.served(held).probe.latest_snapshot(&held.claim.key.run_id).await;
-    look.probe_ms = u32::try_from(look.at.elapsed().as_millis()).ok();
+    let span = traces::probe();
+    let asked = shared.served(held).probe.latest_snapshot(&held.claim.key.run_id);
+    let sighting = asked.instrument(span.clone()).await;
+    let took = look.at.elapsed();
+    let lag = look.probe_ms.is_none().then(|| held.clock.at(look.at) - held.claim.look_at);
+    look.probe_ms = u32::try_from(took.as_millis()).ok();
     look.failure = sighting.as_ref().err().cloned();
     shared.tally.count(&held.claim.pool, look.failure.as_ref());
+    span.record("result", look.failure.as_ref().map_or("answered", ProbeFailure::kind));
+    metrics::probed(&held.claim.pool, took, look.failure.as_ref(), lag);
     sighting
 }
 

@@ -6,6 +6,7 @@ mod health;
 mod hostile;
 mod limits;
 mod lookup;
+mod openapi;
 mod operate;
 mod schedule;
 mod secrets;

@@ -197,6 +197,8 @@ fn environment(
         ("WARMPROOF_API_LISTEN", "127.0.0.1:0"),
         ("WARMPROOF_API_TOKEN", &secrets.api_token),
         ("WARMPROOF_LOG", "error"),
+        // Several workers, one host.
+        ("METRICS_PORT", "0"),
     ]
     .map(|(name, value)| (name.to_owned(), value.to_owned()))
     .to_vec()

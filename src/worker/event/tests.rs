@@ -142,7 +142,7 @@ fn failed_fallback(claim: &Claim, error: &str) -> Outcome {
 fn line(outcome: &Outcome, failure: Option<ProbeFailure>) -> String {
     let at = Instant::now();
     let clock = DbClock::new(due_at() + TimeDelta::milliseconds(2005), at);
-    let look = Look { at, probes: 1, probe_ms: Some(7), failure };
+    let look = Look { at, probes: 1, probe_ms: Some(7), failure, span: tracing::Span::none() };
     serde_json::to_string(&settled(&config(), &claim(), &clock, &look, outcome)).expect("JSON")
 }
 

@@ -59,6 +59,7 @@ impl Stage {
             ("TRIGGER_WARM_START_VERIFY_ENABLED", "true"),
             ("TRIGGER_WARM_START_URL", "http://broker.example"),
             ("TRIGGER_WARM_START_VERIFY_DELAY_MS", "1000"),
+            ("METRICS_PORT", "0"),
             ("WARMPROOF_DATABASE_URL", &self.db.url()),
         ]
         .map(|(name, value)| (name.to_owned(), value.to_owned()))

@@ -1,0 +1,131 @@
+//! `/metrics`: what this process counted, and how the fleet stands by the database.
+//!
+//! The database is asked at most every few seconds, however often and by however many it is scraped.
+
+use std::time::Duration;
+
+use axum::extract::State;
+use axum::http::header;
+use axum::response::{IntoResponse, Response};
+use tokio::time::Instant;
+
+use super::Api;
+use super::openapi::NotFound;
+use super::problem::Problem;
+use crate::store::Store;
+use crate::store::gauges::PoolGauges;
+use crate::telemetry::metrics::{self, names};
+
+/// How long a reading of the pools is good. One statement over what is pending.
+const POOLS_EVERY: Duration = Duration::from_secs(5);
+/// How long a reading of the account is good. It adds up all counts ever made.
+const CONSERVATION_EVERY: Duration = Duration::from_secs(30);
+
+/// When the database was asked last, and the pools it told of.
+#[derive(Debug, Default)]
+pub(super) struct Gauges(tokio::sync::Mutex<Readings>);
+
+#[derive(Debug, Default)]
+struct Readings {
+    pools_at: Option<Instant>,
+    conservation_at: Option<Instant>,
+    pools: Vec<String>,
+}
+
+/// All metrics in Prometheus' text format.
+#[utoipa::path(
+    get, path = "/metrics", tag = "health",
+    responses(
+        (status = 200, body = String, content_type = "text/plain", description = "What was counted"),
+        (status = 504, body = Problem, content_type = "application/problem+json", description = "`timeout`"),
+        NotFound
+    )
+)]
+pub(super) async fn metrics(State(api): State<Api>) -> Response {
+    // Asked for nobody, the database is left alone.
+    if metrics::render().is_none() {
+        return Problem::not_found("metrics are off (METRICS_ENABLED)").into_response();
+    }
+    api.gauges.refresh(&api.store).await;
+    let db = api.store.db();
+    metrics::connections(db.size(), db.num_idle(), db.options().get_max_connections());
+    let text = metrics::render().unwrap_or_default();
+    ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response()
+}
+
+impl Gauges {
+    async fn refresh(&self, store: &Store) {
+        let mut last = self.0.lock().await;
+        let old = |at: Option<Instant>, age: Duration| at.is_none_or(|at| at.elapsed() >= age);
+        if old(last.pools_at, POOLS_EVERY) {
+            last.read_pools(store).await;
+            last.pools_at = Some(Instant::now());
+        }
+        if old(last.conservation_at, CONSERVATION_EVERY) {
+            let read = store.conservation_soon().await;
+            metrics::reading("conservation", read.is_ok());
+            metrics::unaccounted(read.as_ref().map_or(f64::NAN, |read| count(read.unaccounted)));
+            if let Err(error) = read {
+                tracing::warn!(%error, "no gauge of conservation");
+            }
+            last.conservation_at = Some(Instant::now());
+        }
+    }
+}
+
+impl Readings {
+    async fn read_pools(&mut self, store: &Store) {
+        let read = store.pool_gauges().await;
+        metrics::reading("pools", read.is_ok());
+        match read {
+            Ok(pools) => {
+                pools.iter().for_each(show);
+                self.pools = pools.into_iter().map(|pool| pool.pool).collect();
+            }
+            Err(error) => {
+                tracing::warn!(%error, "no gauges of pools");
+                // Nobody shall take an old reading for how things stand.
+                self.pools.iter().for_each(|pool| show_unknown(pool));
+            }
+        }
+    }
+}
+
+fn show(pool: &PoolGauges) {
+    let gauges = [
+        (names::PENDING, count(pool.pending)),
+        (names::CLAIMED, count(pool.claimed)),
+        (names::OVERDUE, count(pool.overdue)),
+        (names::OVERDUE_LONGEST, pool.overdue_longest_seconds),
+        (names::LOST, count(pool.lost)),
+        (names::HELD, count(pool.held)),
+        (names::WORKERS, count(pool.workers)),
+        (names::PAUSED, f64::from(u8::from(pool.paused))),
+        (names::BROWN_OUT, f64::from(u8::from(pool.brown_out))),
+    ];
+    for (metric, value) in gauges {
+        metrics::of_pool(metric, &pool.pool, value);
+    }
+}
+
+fn show_unknown(pool: &str) {
+    let gauges = [
+        names::PENDING,
+        names::CLAIMED,
+        names::OVERDUE,
+        names::OVERDUE_LONGEST,
+        names::LOST,
+        names::HELD,
+        names::WORKERS,
+        names::PAUSED,
+        names::BROWN_OUT,
+    ];
+    for metric in gauges {
+        metrics::of_pool(metric, pool, f64::NAN);
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "exact up to nine quadrillions")]
+fn count(value: i64) -> f64 {
+    value as f64
+}
