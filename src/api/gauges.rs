@@ -7,19 +7,22 @@ use std::time::Duration;
 use axum::extract::State;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use super::Api;
 use super::openapi::NotFound;
 use super::problem::Problem;
-use crate::store::Store;
 use crate::store::gauges::PoolGauges;
+use crate::store::{Store, StoreError};
 use crate::telemetry::metrics::{self, names};
 
 /// How long a reading of the pools is good. One statement over what is pending.
 const POOLS_EVERY: Duration = Duration::from_secs(5);
 /// How long a reading of the account is good. It adds up all counts ever made.
 const CONSERVATION_EVERY: Duration = Duration::from_secs(30);
+
+/// How long a reading may take with the wait for a connection; two of them fit into a scrape's usual 10 s.
+const READING_MAX: Duration = Duration::from_secs(3);
 
 /// When the database was asked last, and the pools it told of.
 #[derive(Debug, Default)]
@@ -62,12 +65,8 @@ impl Gauges {
             last.pools_at = Some(Instant::now());
         }
         if old(last.conservation_at, CONSERVATION_EVERY) {
-            let read = store.conservation_soon().await;
-            metrics::reading("conservation", read.is_ok());
-            metrics::unaccounted(read.as_ref().map_or(f64::NAN, |read| count(read.unaccounted)));
-            if let Err(error) = read {
-                tracing::warn!(%error, "no gauge of conservation");
-            }
+            let read = soon("conservation", store.conservation_soon()).await;
+            metrics::unaccounted(read.map_or(f64::NAN, |read| count(read.unaccounted)));
             last.conservation_at = Some(Instant::now());
         }
     }
@@ -75,20 +74,31 @@ impl Gauges {
 
 impl Readings {
     async fn read_pools(&mut self, store: &Store) {
-        let read = store.pool_gauges().await;
-        metrics::reading("pools", read.is_ok());
-        match read {
-            Ok(pools) => {
-                pools.iter().for_each(show);
-                self.pools = pools.into_iter().map(|pool| pool.pool).collect();
-            }
-            Err(error) => {
-                tracing::warn!(%error, "no gauges of pools");
-                // Nobody shall take an old reading for how things stand.
-                self.pools.iter().for_each(|pool| show_unknown(pool));
-            }
+        if let Some(pools) = soon("pools", store.pool_gauges()).await {
+            pools.iter().for_each(show);
+            self.pools = pools.into_iter().map(|pool| pool.pool).collect();
+        } else {
+            // Nobody shall take an old reading for how things stand.
+            self.pools.iter().for_each(|pool| show_unknown(pool));
         }
     }
+}
+
+/// A reading, if the database gives it in time, and whether it did.
+async fn soon<T>(what: &'static str, reading: impl Future<Output = Result<T, StoreError>>) -> Option<T> {
+    let read = match timeout(READING_MAX, reading).await {
+        Ok(Ok(read)) => Some(read),
+        Ok(Err(error)) => {
+            tracing::warn!(%error, reading = what, "no gauges");
+            None
+        }
+        Err(_elapsed) => {
+            tracing::warn!(reading = what, "no gauges: the database does not answer");
+            None
+        }
+    };
+    metrics::reading(what, read.is_some());
+    read
 }
 
 fn show(pool: &PoolGauges) {

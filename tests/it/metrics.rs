@@ -100,6 +100,27 @@ async fn an_api_tells_how_the_fleet_stands() {
 }
 
 #[tokio::test]
+async fn without_a_database_nobody_is_told_old_numbers() {
+    let stage = Stage::set().await;
+    let away = "postgres://nobody@127.0.0.1:9/nothing";
+    let mut api = stage.api().env("WARMPROOF_DATABASE_URL", away).start();
+    let url = api.prints("api ready on ").await.replace("api ready on ", "");
+    let (status, text) = get(&format!("{url}/metrics")).await;
+    assert_eq!(status, 200, "what the process counted is told all the same");
+    assert_eq!(value(&text, r#"warmproof_reading_ok{reading="pools"}"#), Some(0.0), "{text}");
+    assert!(value(&text, "warmproof_unaccounted").is_some_and(f64::is_nan), "{text}");
+    assert_eq!(api.terminate().await, Some(0));
+
+    let mut worker = stage.worker("waits").env("WARMPROOF_DATABASE_URL", away).start();
+    let url = listens_at(&worker).await;
+    assert_eq!(get(&format!("{url}/healthz")).await.0, 200, "alive while it waits");
+    let (status, text) = get(&format!("{url}/readyz")).await;
+    assert_eq!(status, 503);
+    assert!(text.contains("the database") && text.contains("nothing was claimed yet"), "{text}");
+    assert_eq!(worker.terminate().await, Some(0));
+}
+
+#[tokio::test]
 async fn switched_off_nothing_is_served() {
     let stage = Stage::set().await;
     let mut api = stage.api().env("METRICS_ENABLED", "false").start();

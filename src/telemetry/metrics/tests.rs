@@ -4,6 +4,8 @@ use super::names::{ALL, Kind};
 
 const DOCUMENTATION: &str = include_str!("../../../docs/metrics.md");
 const RULES: &str = include_str!("../../../deploy/prometheus/rules.yml");
+const RULES_TEST: &str = include_str!("../../../deploy/prometheus/rules_test.yml");
+const OPERATING: &str = include_str!("../../../docs/operating.md");
 const DASHBOARD: &str = include_str!("../../../deploy/grafana/warmproof.json");
 
 /// Every name of ours in a text, without what Prometheus adds to a histogram's.
@@ -52,6 +54,24 @@ fn the_documentation_has_a_row_for_each_metric_and_no_other() {
         })
         .collect();
     assert_eq!(rows, expected);
+}
+
+#[test]
+fn each_alert_has_a_runbook_and_a_test() {
+    let anchor = |heading: &str| heading.to_lowercase().replace(':', "").replace(' ', "-");
+    let anchors: Vec<String> =
+        OPERATING.lines().filter_map(|line| line.strip_prefix("### ")).map(anchor).collect();
+    let runbooks: Vec<&str> = RULES.lines().filter_map(|line| line.split("operating.md#").nth(1)).collect();
+    let alerts: Vec<&str> = RULES.lines().filter_map(|line| line.split("- alert: ").nth(1)).collect();
+    assert_eq!(runbooks.len(), alerts.len());
+    for runbook in runbooks {
+        assert!(anchors.iter().any(|anchor| anchor == runbook), "{runbook} leads nowhere");
+    }
+    for alert in alerts {
+        let fires = format!("alertname: {alert}\n        exp_alerts:\n");
+        let rests = format!("alertname: {alert}, exp_alerts: []");
+        assert!(RULES_TEST.contains(&fires) && RULES_TEST.contains(&rests), "{alert} is not tested");
+    }
 }
 
 #[test]
