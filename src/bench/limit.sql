@@ -7,10 +7,13 @@
 
 -- step: stage (not timed)
 -- Copies of pending rows that the product has scheduled, under names of their own.
-create unlogged table staged (n bigint primary key, like pending)
+create unlogged table staged (n bigint primary key, like pending including defaults)
 
 -- step: stage rows (not timed; $1 copies of each pending row)
-insert into staged
+insert into staged (
+  n, id, run_id, snapshot_id, pool, supervisor, region, deployment_version, intent, dequeued_at, scheduled_at,
+  due_at, look_at, lease_expires_at, fence, worker, claim_count, probe_count, probe_failures, create_count,
+  connected_at, lost_at, create_permitted_at, workload, last_error, traceparent, timings, codec, message)
 select
   (copy - 1) * all_of_them + k, gen_random_uuid(), model.run_id || '_' || copy, snapshot_id, pool, supervisor,
   region, deployment_version, intent, dequeued_at, scheduled_at, due_at, look_at, lease_expires_at, fence, worker,
@@ -66,9 +69,10 @@ with gone as (
     now(), lost_at, create_permitted_at, workload, last_error, traceparent
   from gone
 )
-insert into outcome_count (minute, pool, supervisor, region, deployment_version, intent, outcome, reason, n)
+insert into outcome_count (
+  minute, pool, supervisor, region, deployment_version, intent, outcome, reason, n, latencies)
 select date_trunc('minute', now()), pool, supervisor, region, deployment_version, intent, 'cancelled', 'connected',
-  count(*)
+  count(*), array_agg(latency_bucket(now() - scheduled_at))
 from gone
 group by pool, supervisor, region, deployment_version, intent
 
@@ -111,9 +115,10 @@ with gone as (
     create_count, connected_at, lost_at, create_permitted_at, 0, workload, traceparent
   from gone
 )
-insert into outcome_count (minute, pool, supervisor, region, deployment_version, intent, outcome, reason, n)
+insert into outcome_count (
+  minute, pool, supervisor, region, deployment_version, intent, outcome, reason, n, latencies)
 select date_trunc('minute', now()), pool, supervisor, region, deployment_version, intent, 'delivered', 'started',
-  count(*)
+  count(*), array_agg(latency_bucket(now() - due_at))
 from gone
 group by pool, supervisor, region, deployment_version, intent
 
