@@ -30,7 +30,7 @@ pub struct WorkerConfig {
     /// Counted apart from probes, as one may take minutes. Too low and losses queue up; too high and an
     /// outage of warm starts floods the backend.
     pub fallback_concurrency: u32,
-    /// `WARMPROOF_CLAIMS_IN_HAND_MAX`: claims held at a time, 500 by default, 1 to 10000.
+    /// `WARMPROOF_CLAIMS_IN_HAND_MAX`: claims held at a time, 2000 by default, 1 to 10000.
     ///
     /// Too low and the worker idles between claims; too high and one worker hoards what others could do.
     pub claims_in_hand_max: u32,
@@ -104,7 +104,7 @@ impl WorkerConfig {
             name: name?,
             probe_concurrency: reader.count("WARMPROOF_PROBE_CONCURRENCY", 10, 1..=1000),
             fallback_concurrency: reader.count("WARMPROOF_FALLBACK_CONCURRENCY", 10, 1..=1000),
-            claims_in_hand_max: reader.count("WARMPROOF_CLAIMS_IN_HAND_MAX", 500, 1..=10_000),
+            claims_in_hand_max: reader.count("WARMPROOF_CLAIMS_IN_HAND_MAX", 2000, 1..=10_000),
             lease: reader.millis("WARMPROOF_LEASE_MS", 5000, 2000..=60_000),
             claim_ahead: reader.millis("WARMPROOF_CLAIM_AHEAD_MS", 600, 50..=5000),
             tick: reader.millis("WARMPROOF_TICK_MS", 250, 10..=5000),
