@@ -35,7 +35,7 @@ const REPEAT: Backoff = Backoff { base: Duration::from_millis(50), max: Duration
 /// Acts on a loss that `look` has just seen.
 pub(super) async fn fall_back(shared: &Shared, held: &Held, look: &mut Look, seed: u64) -> Next {
     match repeat(held, seed, || shared.store.mark_lost(&held.claim.key, look.probes)).await {
-        Some(Fenced::Held(_)) => look.probes = 0,
+        Some(Fenced::Held(lost_at)) => (look.probes, look.lost_at) = (0, Some(lost_at)),
         Some(Fenced::Stale) | None => return Next::Drop,
     }
     if held.claim.create_count >= shared.config.create_attempts {
