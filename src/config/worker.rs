@@ -32,6 +32,7 @@ pub struct WorkerConfig {
     pub fallback_concurrency: u32,
     /// `WARMPROOF_CLAIMS_IN_HAND_MAX`: claims held at a time, 2000 by default, 1 to 10000.
     ///
+    /// Half of them may be cold starts, which can take minutes; the other half is kept for looks.
     /// Too low and the worker idles between claims; too high and one worker hoards what others could do.
     pub claims_in_hand_max: u32,
     /// `WARMPROOF_LEASE_MS`: how long a claim holds without renewal, 5 s by default, 2 s to 60 s.
@@ -127,6 +128,11 @@ impl WorkerConfig {
         };
         config.check_together(reader);
         Some(config)
+    }
+
+    /// How many of the claims in hand may be cold starts. The rest is kept for looks, however long those take.
+    pub fn fallbacks_in_hand_max(&self) -> usize {
+        (self.claims_in_hand_max as usize / 2).max(1)
     }
 
     /// The wait after a failed probe.
