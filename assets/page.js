@@ -75,9 +75,9 @@
       legend: { show: false },
       cursor: { y: false, drag: { x: false, y: false }, points: { show: false } },
       tzDate: (seconds) => uPlot.tzDate(new Date(seconds * 1000), "Etc/UTC"),
-      scales: { y: { range: (_, _min, max) => [0, Math.max(max * 1.08, 4)] } },
+      scales: { x: { range: (_, min, max) => [min, max + 60] }, y: { range: (_, _min, max) => [0, Math.max(max * 1.08, 4)] } },
       axes: [
-        { ...axis, space: 70, values: [[60, "{HH}:{mm}", null, null, null, null, null, null, 1]], incrs: [300, 600, 900, 1800] },
+        { ...axis, size: 26, gap: 4, space: 70, values: [[60, "{HH}:{mm}", null, null, null, null, null, null, 1]], incrs: [300, 600, 900, 1800] },
         { ...axis, size: 44, incrs: [1, 2, 5, 10, 20, 25, 50, 100, 200, 250, 500, 1000, 2000, 2500, 5000, 10000, 20000, 50000, 100000] },
       ],
       series: [{}, ...series.reverse()],

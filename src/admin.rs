@@ -123,9 +123,10 @@ fn routes() -> Router<Admin> {
 async fn elsewhere(admin: Admin, rest: Router, request: Request) -> Response {
     let accepts = request.headers().get(header::ACCEPT).and_then(|accepts| accepts.to_str().ok());
     let is_person = accepts.is_some_and(|accepts| accepts.contains("text/html"));
+    let headers = request.headers().clone();
     let response = rest.oneshot(request).await.into_response();
     if is_person && response.status() == axum::http::StatusCode::NOT_FOUND {
-        return headers::secure(error::page(&admin, &PageError::NoPage));
+        return headers::secure(error::dressed(&admin, &PageError::NoPage, &headers).await);
     }
     response
 }

@@ -58,7 +58,7 @@ pub(super) async fn page(
 }
 
 fn row(entry: Audited) -> Row {
-    let detail = told(&entry.detail);
+    let detail = shown::plain(&told(&entry.detail));
     let is_long = detail.chars().count() > DETAIL_CHARS;
     let short = if is_long { detail.chars().take(DETAIL_CHARS).chain(['…']).collect() } else { detail };
     Row {

@@ -129,7 +129,7 @@ pub(super) fn spark(rates: &[Option<f64>]) -> String {
             if run.len() == 1 {
                 // A single point would not show.
                 let (x, y) = place(first, run[0].1);
-                points.push(format!("{:.1},{y:.1}", (x + step * 0.6).min(WIDE)));
+                points.insert(0, format!("{:.1},{y:.1}", (x - step.max(2.0)).max(0.0)));
             }
             let (x0, x1) = (place(first, 0.0).0, place(last, 0.0).0);
             let curve = points.join(" ");

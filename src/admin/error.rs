@@ -169,7 +169,8 @@ pub(super) async fn dress(State(admin): State<Admin>, request: Request, next: Ne
     }
 }
 
-async fn dressed(admin: &Admin, error: &PageError, headers: &HeaderMap) -> Response {
+/// The page for an error, for whoever has asked.
+pub(super) async fn dressed(admin: &Admin, error: &PageError, headers: &HeaderMap) -> Response {
     match error {
         PageError::SignIn { .. } | PageError::DatabaseAway | PageError::SchemaMissing | PageError::Broken => {
             page(admin, error)
@@ -189,7 +190,7 @@ async fn dressed(admin: &Admin, error: &PageError, headers: &HeaderMap) -> Respo
 }
 
 /// The page for an error, for a visitor nobody asked about.
-pub(super) fn page(admin: &Admin, error: &PageError) -> Response {
+fn page(admin: &Admin, error: &PageError) -> Response {
     match error {
         PageError::SignIn { next, from_elsewhere } => to_sign_in(admin, next, *from_elsewhere),
         other => write(admin, other, &Visitor::STRANGER),

@@ -151,12 +151,11 @@ fn loss(facts: &Facts) -> Tile {
 fn lag(facts: &Facts) -> Tile {
     Tile {
         id: "lag",
-        label: "Due to verdict, p50 / p99",
-        value: facts.lag.map_or(shown::NOTHING.to_owned(), |lag| {
-            format!("{} / {}", shown::millis(lag.p50_ms), shown::millis(lag.p99_ms))
-        }),
+        label: "Due to verdict, p99",
+        value: facts.lag.map_or(shown::NOTHING.to_owned(), |lag| shown::millis(lag.p99_ms)),
         told: facts.lag.map_or("no verdict in this hour or the last".to_owned(), |lag| {
-            format!("{} verdicts, this hour and the last", shown::number(lag.n))
+            let (p50, n) = (shown::millis(lag.p50_ms), shown::number(lag.n));
+            format!("p50 {p50} · {n} verdicts, this hour and the last")
         }),
         level: "",
         path: "/losses",
@@ -174,7 +173,7 @@ fn probe_errors(facts: &Facts) -> Tile {
         value: shown::number(failed),
         told: match ailing.as_slice() {
             [] => "no pool in a brown-out".to_owned(),
-            [one] => format!("{one} is in a brown-out"),
+            [one] => format!("{} is in a brown-out", shown::plain(one)),
             more => format!("{} pools are in a brown-out", more.len()),
         },
         level: if ailing.is_empty() { "" } else { "warn" },

@@ -12,6 +12,17 @@ pub(super) fn or_dash(text: Option<&str>) -> String {
     text.unwrap_or(NOTHING).to_owned()
 }
 
+/// A name inside a sentence of ours: what would turn our own words around is shown as a sign of its own.
+///
+/// A name that stands alone is isolated by its element instead.
+pub(super) fn plain(text: &str) -> String {
+    let turns = |c: char| {
+        c.is_control()
+            || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
+    text.chars().map(|c| if turns(c) { '\u{fffd}' } else { c }).collect()
+}
+
 /// `12 345`, with narrow spaces that do not break.
 pub(super) fn number(value: i64) -> String {
     let digits = value.unsigned_abs().to_string();
@@ -87,6 +98,11 @@ mod tests {
         let told = |value| number(value).replace('\u{202f}', " ");
         assert_eq!((told(0), told(999), told(1000)), ("0".into(), "999".into(), "1 000".into()));
         assert_eq!((told(1_234_567), told(-1_000)), ("1 234 567".into(), "−1 000".into()));
+    }
+
+    #[test]
+    fn nothing_turns_our_own_words_around() {
+        assert_eq!(plain("a\u{202e}b\u{2067}c\nä"), "a\u{fffd}b\u{fffd}c\u{fffd}ä");
     }
 
     #[test]

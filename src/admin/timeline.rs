@@ -22,11 +22,17 @@ pub(super) struct Moment {
 
 impl Moment {
     fn new(at: impl Into<Option<DateTime<Utc>>>, level: &'static str, what: impl Into<String>) -> Self {
-        Self { at: at.into(), since: String::new(), what: what.into(), told: String::new(), level }
+        Self {
+            at: at.into(),
+            since: String::new(),
+            what: shown::plain(&what.into()),
+            told: String::new(),
+            level,
+        }
     }
 
     fn told(self, facts: impl IntoIterator<Item = Option<String>>) -> Self {
-        Self { told: facts.into_iter().flatten().collect::<Vec<_>>().join(" · "), ..self }
+        Self { told: shown::plain(&facts.into_iter().flatten().collect::<Vec<_>>().join(" · ")), ..self }
     }
 
     /// For the template.

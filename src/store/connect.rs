@@ -53,7 +53,8 @@ impl Store {
     ) -> Result<Self, StoreError> {
         let config = DatabaseConfig {
             connections_max: LOOKS_CONNECTIONS_MAX.min(config.connections_max),
-            acquire_timeout: statement_timeout.min(config.acquire_timeout),
+            // Longer than a statement: who waits behind one that is given up learns why.
+            acquire_timeout: (2 * statement_timeout).min(config.acquire_timeout),
             statement_timeout: statement_timeout.min(config.statement_timeout),
             ..config.clone()
         };

@@ -1,6 +1,7 @@
 //! What needs attention, the worst first.
 
 use super::Facts;
+use crate::admin::shown;
 
 /// One thing to look at.
 pub(super) struct Warning {
@@ -22,7 +23,7 @@ pub(super) fn of(facts: &Facts) -> Vec<Warning> {
         add("bad", "conservation", told, None);
     }
     for pool in &facts.gauges {
-        let name = &pool.pool;
+        let name = shown::plain(&pool.pool);
         if pool.workers == 0 && pool.pending > 0 {
             let told =
                 format!("No running worker serves {name}, and {} verifications wait in it", pool.pending);
@@ -48,11 +49,19 @@ pub(super) fn of(facts: &Facts) -> Vec<Warning> {
     }
     for pool in &facts.served {
         for problem in &pool.problems {
-            add("bad", "backend", format!("{}: {problem}", pool.pool), Some("/workers"));
+            add(
+                "bad",
+                "backend",
+                format!("{}: {}", shown::plain(&pool.pool), shown::plain(problem)),
+                Some("/workers"),
+            );
         }
         if pool.backends.len() > 1 {
-            let told =
-                format!("{}: its workers differ in their backend: {}", pool.pool, pool.backends.join(", "));
+            let told = format!(
+                "{}: its workers differ in their backend: {}",
+                shown::plain(&pool.pool),
+                pool.backends.join(", ")
+            );
             add("bad", "backend", told, Some("/workers"));
         }
     }
