@@ -19,15 +19,24 @@ const HEIGHT: f64 = 220.0;
 /// The least share that fills a gauge, so that none looks like much.
 const GAUGE_LEAST: f64 = 0.02;
 
-/// What is told apart, from the bottom up: how it is called, its class, and what counts.
-const SERIES: [(&str, &str, fn(&Losses) -> i64); 5] = [
-    ("runner connected", "connected", |line| line.connected),
-    ("delivered when looked at", "delivered", |line| line.delivered),
-    ("missed, withdrawn, superseded, late", "other", |line| {
-        line.missed + line.withdrawn + line.superseded + line.late
-    }),
-    ("probe error", "probe-error", |line| line.probe_error),
-    ("lost", "lost", |line| line.lost),
+/// What is told apart.
+struct Kind {
+    label: &'static str,
+    class: &'static str,
+    count: fn(&Losses) -> i64,
+}
+
+/// All kinds, from the bottom of the chart up.
+const KINDS: [Kind; 5] = [
+    Kind { label: "runner connected", class: "connected", count: |line| line.connected },
+    Kind { label: "delivered when looked at", class: "delivered", count: |line| line.delivered },
+    Kind {
+        label: "missed, withdrawn, superseded, late",
+        class: "other",
+        count: |line| line.missed + line.withdrawn + line.superseded + line.late,
+    },
+    Kind { label: "probe error", class: "probe-error", count: |line| line.probe_error },
+    Kind { label: "lost", class: "lost", count: |line| line.lost },
 ];
 
 /// One entry of the legend.
@@ -55,21 +64,21 @@ pub(super) fn begin(now: DateTime<Utc>) -> DateTime<Utc> {
 /// The chart of these lines, a line a minute. Minutes in which nothing happened have none.
 pub(super) fn outcomes(lines: &[Losses], now: DateTime<Utc>) -> Chart {
     let begin = begin(now);
-    let mut values = vec![vec![0_i64; MINUTES]; SERIES.len()];
+    let mut values = vec![vec![0_i64; MINUTES]; KINDS.len()];
     for line in lines {
         let Ok(minute) = usize::try_from((line.at - begin).num_minutes()) else { continue };
-        for ((_, _, count), series) in SERIES.iter().zip(&mut values) {
+        for (kind, series) in KINDS.iter().zip(&mut values) {
             if let Some(place) = series.get_mut(minute) {
-                *place += count(line);
+                *place += (kind.count)(line);
             }
         }
     }
     let at: Vec<i64> =
         (0..MINUTES).map(|minute| begin.timestamp() + 60 * i64::try_from(minute).unwrap_or(0)).collect();
-    let classes: Vec<&str> = SERIES.iter().map(|(_, class, _)| *class).collect();
-    let series = SERIES.iter().zip(&values).map(|((label, class, _), values)| Series {
-        label,
-        class,
+    let classes: Vec<&str> = KINDS.iter().map(|kind| kind.class).collect();
+    let series = KINDS.iter().zip(&values).map(|(kind, values)| Series {
+        label: kind.label,
+        class: kind.class,
         total: shown::number(values.iter().sum()),
     });
     Chart {
@@ -88,9 +97,9 @@ fn stack(values: &[Vec<i64>]) -> String {
         r#"<svg viewBox="0 0 {WIDTH} {HEIGHT}" preserveAspectRatio="none" role="img" aria-label="Outcomes per minute, at most {highest}">"#
     );
     let mut floor = vec![0.0; MINUTES];
-    for (series, (_, class, _)) in values.iter().zip(SERIES) {
+    for (series, kind) in values.iter().zip(&KINDS) {
         // Writing to a text does not fail.
-        let _ = write!(svg, r#"<g class="{class}">"#);
+        let _ = write!(svg, r#"<g class="{}">"#, kind.class);
         for (minute, count) in series.iter().enumerate().filter(|(_, count)| **count > 0) {
             let tall = *count as f64 / highest * (HEIGHT - 10.0);
             floor[minute] += tall;
@@ -194,7 +203,7 @@ mod tests {
         let data: serde_json::Value = serde_json::from_str(&chart.data).expect("JSON");
         assert_eq!(data["at"].as_array().map(Vec::len), Some(MINUTES));
         assert_eq!(data["at"][MINUTES - 1], 1_795_467_600);
-        assert_eq!(data["values"].as_array().map(Vec::len), Some(SERIES.len()));
+        assert_eq!(data["values"].as_array().map(Vec::len), Some(KINDS.len()));
         assert!(!chart.svg.contains("<rect"), "{}", chart.svg);
     }
 

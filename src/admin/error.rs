@@ -191,9 +191,10 @@ pub(super) async fn dressed(admin: &Admin, error: &PageError, headers: &HeaderMa
 
 /// The page for an error, for a visitor nobody asked about.
 fn page(admin: &Admin, error: &PageError) -> Response {
-    match error {
-        PageError::SignIn { next, from_elsewhere } => to_sign_in(admin, next, *from_elsewhere),
-        other => write(admin, other, &Visitor::STRANGER),
+    if let PageError::SignIn { next, from_elsewhere } = error {
+        to_sign_in(admin, next, *from_elsewhere)
+    } else {
+        write(admin, error, &Visitor::STRANGER)
     }
 }
 

@@ -90,7 +90,7 @@ fn hide(value: &mut Value) {
     match value {
         Value::Null | Value::Bool(_) => {}
         Value::Object(_) | Value::Array(_) | Value::String(_) | Value::Number(_) => {
-            *value = Value::from(MASKED)
+            *value = Value::from(MASKED);
         }
     }
 }

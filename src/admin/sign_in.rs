@@ -81,10 +81,9 @@ pub(super) async fn sign_in(State(admin): State<Admin>, request: Request) -> Res
     let token = SecretString::from(token);
     admin.store.open_session(&session, &token, admin.config.session, &caller.actor()).await?;
     let mut response = redirect(&format!("{}{next}", admin.config.address.base));
-    let lines = [jar.set(Kind::Session, &session)?, jar.clear(Kind::SignIn)?];
-    lines.into_iter().for_each(|line| {
+    for line in [jar.set(Kind::Session, &session)?, jar.clear(Kind::SignIn)?] {
         response.headers_mut().append(header::SET_COOKIE, line);
-    });
+    }
     Ok(response)
 }
 
