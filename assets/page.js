@@ -42,9 +42,9 @@
   const charts = new Map();
 
   const stacked = (data) => {
-    // The highest first, so that each lower one is drawn over it.
-    const sums = data.values.map((_, index) =>
-      data.at.map((_, minute) => data.values.slice(0, index + 1).reduce((sum, series) => sum + series[minute], 0)));
+    // The highest first, so that each lower one is drawn over it. What adds nothing is left out, or its edge shows.
+    const sums = data.values.map((own, index) => data.at.map((_, minute) =>
+      own[minute] === 0 ? null : data.values.slice(0, index + 1).reduce((sum, series) => sum + series[minute], 0)));
     return [data.at, ...sums.reverse()];
   };
 

@@ -59,6 +59,7 @@ pub(super) async fn page(
 
 fn row(entry: Audited) -> Row {
     let detail = shown::plain(&told(&entry.detail));
+    let detail = if detail.is_empty() { shown::NOTHING.to_owned() } else { detail };
     let is_long = detail.chars().count() > DETAIL_CHARS;
     let short = if is_long { detail.chars().take(DETAIL_CHARS).chain(['…']).collect() } else { detail };
     Row {

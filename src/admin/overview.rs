@@ -186,13 +186,14 @@ fn workers(facts: &Facts) -> Tile {
     let running = facts.workers.iter().filter(|worker| worker.running);
     let (alive, in_hand) =
         running.fold((0_i64, 0_i64), |(n, claims), worker| (n + 1, claims + i64::from(worker.in_hand)));
-    let unserved = facts.gauges.iter().filter(|pool| pool.workers == 0).count();
-    let silent = if unserved > 0 { format!(" · {unserved} pools unserved") } else { String::new() };
+    let unserved: i64 = facts.gauges.iter().map(|pool| i64::from(pool.workers == 0)).sum();
+    let silent =
+        if unserved > 0 { format!(" · {} unserved", shown::times(unserved, "pool")) } else { String::new() };
     Tile {
         id: "workers",
         label: "Workers alive",
         value: shown::number(alive),
-        told: format!("{} claims in hand{silent}", shown::number(in_hand)),
+        told: format!("{} in hand{silent}", shown::times(in_hand, "claim")),
         level: match (alive, unserved) {
             (0, _) => "bad",
             (_, 0) => "",

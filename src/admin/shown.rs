@@ -36,6 +36,11 @@ pub(super) fn number(value: i64) -> String {
     if value < 0 { format!("−{told}") } else { told }
 }
 
+/// `1 claim`, `2 claims`.
+pub(super) fn times(n: i64, what: &str) -> String {
+    format!("{} {what}{}", number(n), if n == 1 { "" } else { "s" })
+}
+
 /// A share as per cent, with as many places as it takes to tell it from 0.
 pub(super) fn percent(share: f64) -> String {
     let percent = share * 100.0;
@@ -97,6 +102,7 @@ mod tests {
     fn numbers_are_told_in_groups() {
         let told = |value| number(value).replace('\u{202f}', " ");
         assert_eq!((told(0), told(999), told(1000)), ("0".into(), "999".into(), "1 000".into()));
+        assert_eq!((times(1, "claim"), times(0, "claim")), ("1 claim".into(), "0 claims".into()));
         assert_eq!((told(1_234_567), told(-1_000)), ("1 234 567".into(), "−1 000".into()));
     }
 

@@ -17,6 +17,8 @@ use super::visitor::{Visitor, local};
 #[template(path = "sign_in.html")]
 struct SignInPage {
     chrome: Chrome,
+    /// What this form repeats; it belongs to a cookie of its own.
+    form_token: String,
     /// Where to go then.
     next: String,
     /// Why it did not work.
@@ -45,9 +47,8 @@ fn show(
     let jar = Jar::of(&admin.config.address, headers);
     // The same for all open forms of a browser, so that two tabs do not spoil each other's.
     let cookie = jar.read(Kind::SignIn, headers).map_or_else(cookie::fresh, Ok)?;
-    let mut chrome = Chrome::still(admin, visitor, Tab::None);
-    chrome.form_token = cookie::form_token(&cookie);
-    let mut response = page::write(&SignInPage { chrome, next: next.to_owned(), problem })?;
+    let (chrome, form_token) = (Chrome::still(admin, visitor, Tab::None), cookie::form_token(&cookie));
+    let mut response = page::write(&SignInPage { chrome, form_token, next: next.to_owned(), problem })?;
     if problem.is_some() {
         *response.status_mut() = StatusCode::FORBIDDEN;
     }

@@ -63,13 +63,13 @@ pub(super) fn past(outcome: &Outcome, look: Option<&SecondLookTold>) -> Vec<Mome
         let who = outcome.worker.as_deref().unwrap_or("a worker");
         moments.push(
             Moment::new(None, "info", format!("Claimed by {who}"))
-                .told([Some(times(outcome.claim_count, "claim"))]),
+                .told([Some(shown::times(outcome.claim_count.into(), "claim"))]),
         );
     }
     if outcome.probe_count > 0 {
         moments.push(Moment::new(None, "info", "Probed").told([
             outcome.probe_ms.map(|ms| format!("the last probe took {ms} ms")),
-            Some(times(outcome.probe_count, "probe")),
+            Some(shown::times(outcome.probe_count.into(), "probe")),
             outcome.error.as_ref().filter(|_| outcome.outcome == "probe_error").cloned(),
         ]));
     }
@@ -77,7 +77,7 @@ pub(super) fn past(outcome: &Outcome, look: Option<&SecondLookTold>) -> Vec<Mome
     if outcome.create_count > 0 {
         moments.push(Moment::new(None, "warn", "Cold start requested").told([
             outcome.workload.as_ref().map(|name| format!("workload {name}")),
-            Some(times(outcome.create_count, "request")),
+            Some(shown::times(outcome.create_count.into(), "request")),
         ]));
     }
     moments.push(end(outcome));
@@ -102,14 +102,14 @@ pub(super) fn present(pending: &Pending, now: DateTime<Utc>) -> Vec<Moment> {
     if pending.probe_count > 0 {
         moments.push(
             Moment::new(None, "info", "Probed")
-                .told([Some(times(pending.probe_count, "probe")), pending.last_error.clone()]),
+                .told([Some(shown::times(pending.probe_count.into(), "probe")), pending.last_error.clone()]),
         );
     }
     moments.extend(steps(pending.connected_at, pending.lost_at, pending.create_permitted_at));
     if pending.create_count > 0 {
         moments.push(Moment::new(None, "warn", "Cold start requested").told([
             pending.workload.as_ref().map(|name| format!("workload {name}")),
-            Some(times(pending.create_count, "request")),
+            Some(shown::times(pending.create_count.into(), "request")),
         ]));
     }
     if is_claimed {
@@ -117,7 +117,7 @@ pub(super) fn present(pending: &Pending, now: DateTime<Utc>) -> Vec<Moment> {
         let lease = pending.lease_expires_at.map(|end| format!("its lease ends {}", shown::instant(end)));
         moments.push(
             Moment::new(None, "info", format!("In the hand of {who}"))
-                .told([lease, Some(times(pending.claim_count, "claim"))]),
+                .told([lease, Some(shown::times(pending.claim_count.into(), "claim"))]),
         );
     }
     if pending.look_at != pending.due_at || is_due {
@@ -176,6 +176,11 @@ fn end(outcome: &Outcome) -> Moment {
     Moment::new(outcome.settled_at, level, what).told([
         outcome.late.then(|| "late: it may show the redriven dispatch, and is outside the rates".to_owned()),
         outcome
+            .workload
+            .as_ref()
+            .filter(|_| outcome.create_count == 0)
+            .map(|name| format!("workload {name}")),
+        outcome
             .error
             .as_ref()
             .filter(|_| outcome.outcome != "probe_error")
@@ -206,10 +211,6 @@ fn second_look(look: &SecondLookTold) -> Moment {
         None => ("next", "Second look"),
     };
     Moment::new(look.looked_at.unwrap_or(look.look_at), level, what).told([look.error.clone()])
-}
-
-fn times(n: i32, what: &str) -> String {
-    if n == 1 { format!("1 {what}") } else { format!("{n} {what}s") }
 }
 
 /// By time. What has none stays behind what it follows from.

@@ -51,7 +51,7 @@ pub(super) async fn page(
         .fold((0_i64, 0_i64), |(n, claims), worker| (n + 1, claims + i64::from(worker.in_hand)));
     let now = chrome.clock();
     page::write(&WorkersPage {
-        told: format!("{} running · {} claims in hand", shown::number(running), shown::number(in_hand)),
+        told: format!("{} running · {} in hand", shown::number(running), shown::times(in_hand, "claim")),
         rows: workers.into_iter().map(|worker| row(worker, now)).collect(),
         chrome,
     })

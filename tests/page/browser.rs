@@ -1,4 +1,4 @@
-//! A headless Chromium, driven through WebDriver: the few commands that these tests need.
+//! A headless Chromium, driven through `WebDriver`: the few commands that these tests need.
 
 use std::process::Stdio;
 
@@ -12,7 +12,7 @@ use tokio::process::{Child, Command};
 
 use crate::support::wait::{until, within};
 
-/// Where WebDriver says that an element is.
+/// Where `WebDriver` says that an element is.
 const ELEMENT: &str = "element-6066-11e4-a52e-4f735466cecf";
 
 pub struct Browser {

@@ -70,6 +70,8 @@ async fn a_session_ends_with_its_token_its_time_and_the_sign_out() {
     let page = page().await;
     let mut browser = page.signed_in(READER).await;
     let mut same = browser.clone();
+    let again = browser.get("/sign-in").await.text;
+    assert!(again.matches("name=\"form_token\"").count() == 2 && again.contains("Sign out"), "{again}");
     assert_eq!(browser.submit("/", "/sign-out", &[]).await.status, 303);
     assert_eq!(same.get("/").await.status, 303, "a kept cookie is worth nothing after the sign-out");
 
