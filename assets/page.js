@@ -137,6 +137,8 @@
 
   const start = () => {
     readClock(document);
+    const here = document.querySelector(".tabs [aria-current]");
+    if (here) here.parentElement.scrollLeft = here.offsetLeft - (here.parentElement.clientWidth - here.offsetWidth) / 2;
     drawAll();
     countDown();
     setInterval(countDown, TICK_MS);
@@ -160,6 +162,7 @@
     let failed = false;
     const show = () => {
       button.textContent = failed ? "Offline" : paused ? "Paused" : "Live";
+      button.dataset.refresh = failed ? "failed" : paused ? "paused" : "live";
       button.setAttribute("aria-pressed", String(paused));
       button.title = failed ? "The last refresh failed; it is tried again" : paused ? "Refresh again" : "Stop refreshing";
     };

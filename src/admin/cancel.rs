@@ -1,8 +1,11 @@
 //! Cancelling: what would be cancelled, and then doing it.
 
+use std::time::Duration;
+
 use askama::Template;
 use axum::extract::State;
 use axum::response::Response;
+use tokio::time::timeout;
 
 use super::Admin;
 use super::error::{PageError, redirect};
@@ -12,10 +15,13 @@ use super::pending::{self, Row};
 use super::shown;
 use crate::domain::ids::{RunId, SnapshotId};
 use crate::domain::verification::Cancelled;
+use crate::store::audit::Actor;
 use crate::store::pending::PendingFilter;
 
 /// Most verifications that one confirmation cancels by a filter.
 const CANCEL_MAX: u32 = 100_000;
+/// How long a visitor waits for it; then it goes on without.
+const PATIENCE: Duration = Duration::from_secs(15);
 /// Most rows that are shown beforehand.
 const SAMPLE: u32 = 20;
 
@@ -80,9 +86,24 @@ pub(super) async fn confirmed(
     State(admin): State<Admin>,
     operating: Operating,
 ) -> Result<Response, PageError> {
-    let Operating { actor, fields, .. } = operating;
-    let base = &admin.config.address.base;
-    let told = match asked(&fields)? {
+    let base = admin.config.address.base.clone();
+    let asked = asked(&operating.fields)?;
+    // A task of its own: whoever closes the page must not leave a cancel half done and without its entry.
+    let doing = tokio::spawn(cancel(admin, asked, operating.actor));
+    let told = match timeout(PATIENCE, doing).await {
+        Ok(Ok(told)) => told?,
+        Ok(Err(error)) => {
+            tracing::error!(%error, "a cancel broke off");
+            return Err(PageError::Broken);
+        }
+        Err(_) => "cancelling=1".to_owned(),
+    };
+    Ok(redirect(&format!("{base}/pending?{told}")))
+}
+
+/// Cancels, and answers what the list says of it.
+async fn cancel(admin: Admin, asked: Asked, actor: Actor) -> Result<String, PageError> {
+    Ok(match asked {
         Asked::Rows(rows) => {
             let answers = admin.store.operator_cancel_these(&rows, &actor).await?;
             let gone = answers.iter().filter(|answer| matches!(answer, Cancelled::Cancelled { .. })).count();
@@ -92,8 +113,7 @@ pub(super) async fn confirmed(
             let gone = admin.store.operator_cancel_where(&filter, CANCEL_MAX, &actor).await?;
             format!("cancelled={gone}")
         }
-    };
-    Ok(redirect(&format!("{base}/pending?{told}")))
+    })
 }
 
 fn back(filter: &[(&'static str, String)]) -> String {

@@ -129,22 +129,18 @@ pub(super) fn spark(rates: &[Option<f64>]) -> String {
         let step = WIDE / (rates.len().max(2) - 1) as f64;
         let place = |at: usize, rate: f64| (at as f64 * step, TALL - 1.5 - rate / highest * (TALL - 4.0));
         for run in runs(rates) {
-            let (first, last) = (run[0].0, run[run.len() - 1].0);
-            let mut points: Vec<String> = run
-                .iter()
-                .map(|(at, rate)| place(*at, *rate))
-                .map(|(x, y)| format!("{x:.1},{y:.1}"))
-                .collect();
-            if run.len() == 1 {
+            let mut points: Vec<(f64, f64)> = run.iter().map(|(at, rate)| place(*at, *rate)).collect();
+            let (mut first, last) = (points[0].0, points[points.len() - 1].0);
+            if points.len() == 1 {
                 // A single point would not show.
-                let (x, y) = place(first, run[0].1);
-                points.insert(0, format!("{:.1},{y:.1}", (x - step.max(2.0)).max(0.0)));
+                first = (first - step.max(2.0)).max(0.0);
+                points.insert(0, (first, points[0].1));
             }
-            let (x0, x1) = (place(first, 0.0).0, place(last, 0.0).0);
+            let points: Vec<String> = points.iter().map(|(x, y)| format!("{x:.1},{y:.1}")).collect();
             let curve = points.join(" ");
             let _ = write!(
                 svg,
-                r#"<polygon class="area" points="{x0:.1},{TALL} {curve} {x1:.1},{TALL}"/><polyline class="curve" points="{curve}"/>"#
+                r#"<polygon class="area" points="{first:.1},{TALL} {curve} {last:.1},{TALL}"/><polyline class="curve" points="{curve}"/>"#
             );
         }
     } else {

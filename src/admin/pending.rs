@@ -208,6 +208,9 @@ fn told(totals: &[PendingTotals]) -> String {
 
 /// What a cancel did, told by numbers alone.
 fn notice(fields: &Fields) -> Option<String> {
+    if fields.get("cancelling").is_some() {
+        return Some("They are being cancelled. The audit tells how many when it is done.".to_owned());
+    }
     let cancelled: u32 = fields.get("cancelled")?.parse().ok()?;
     let asked: Option<u32> = fields.get("of").and_then(|asked| asked.parse().ok());
     let of = asked.map_or(String::new(), |asked| format!(" of {}", shown::number(asked.into())));

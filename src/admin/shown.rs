@@ -89,7 +89,10 @@ pub(super) fn millis(ms: f64) -> String {
     match ms {
         ms if ms < 10.0 => format!("{ms:.1} ms"),
         ms if ms < 1000.0 => format!("{ms:.0} ms"),
-        ms if ms < 60_000.0 => format!("{:.2} s", ms / 1000.0),
+        ms if ms < 60_000.0 => {
+            let seconds = format!("{:.2}", ms / 1000.0);
+            format!("{} s", seconds.trim_end_matches('0').trim_end_matches('.'))
+        }
         ms => format!("{:.1} min", ms / 60_000.0),
     }
 }
@@ -127,6 +130,7 @@ mod tests {
         assert_eq!((told(7), told(125)), ("7.0 s".into(), "2 min 05 s".into()));
         assert_eq!((told(-3720), told(90_000)), ("1 h 02 min".into(), "1 d 1 h".into()));
         assert_eq!((millis(4.26), millis(430.2)), ("4.3 ms".into(), "430 ms".into()));
+        assert_eq!((millis(30_000.0), millis(1500.0)), ("30 s".into(), "1.5 s".into()));
         assert_eq!((millis(2048.0), millis(90_000.0)), ("2.05 s".into(), "1.5 min".into()));
     }
 }

@@ -78,6 +78,10 @@ pub(super) async fn sign_in(State(admin): State<Admin>, request: Request) -> Res
     if !Visitor::may_read(&caller) {
         return refuse("That token may only schedule. Take one with the scope `read` or `operate`.");
     }
+    // Whoever signs in anew, perhaps as somebody else, leaves no session behind.
+    if let Some((cookie, actor)) = Visitor::of(&admin, &headers).await?.session() {
+        admin.store.close_session(cookie, &actor).await?;
+    }
     let session = cookie::fresh()?;
     let token = SecretString::from(token);
     admin.store.open_session(&session, &token, admin.config.session, &caller.actor()).await?;
