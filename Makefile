@@ -1,7 +1,7 @@
 # Every command there is. If it is not a target here, it is not a step.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-docker test-kubernetes takeover test-conformance test-alerts test-contract test-page openapi bench bench-pages profile bench-check check prepare
+.PHONY: help demo test test-docker test-kubernetes trials takeover test-conformance test-alerts test-contract test-page openapi bench bench-pages profile bench-check check prepare
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -20,6 +20,10 @@ test: ## Run every test; installs PostgreSQL's programs if there are none
 test-docker: ## Run the tests against a real Docker engine, which is installed and started if need be; needs root and Linux
 	@scripts/bootstrap
 	scripts/dockerd cargo test --test docker $(ARGS)
+
+trials: ## Run the trials alone: storms, a brown-out, a thousand double starts; about four minutes
+	@scripts/bootstrap --test
+	cargo test --test trials -- --nocapture $(ARGS)
 
 takeover: ## Kill a hundred workers and print how fast others took over
 	@scripts/bootstrap --test

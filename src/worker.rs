@@ -119,6 +119,8 @@ struct Shared {
     tally: Tally,
     probe_slots: Semaphore,
     fallback_slots: Semaphore,
+    /// Claims that may be in hand for a cold start, those that wait for an image or a slot included.
+    fallback_places: Semaphore,
     stop: CancellationToken,
     /// The grace period is over: whatever still runs is dropped where it stands.
     halt: CancellationToken,
@@ -259,6 +261,7 @@ impl WorkerBuilder {
             tally: Tally::default(),
             probe_slots: Semaphore::new(self.config.probe_concurrency as usize),
             fallback_slots: Semaphore::new(self.config.fallback_concurrency as usize),
+            fallback_places: Semaphore::new(self.config.fallbacks_in_hand_max()),
             stop,
             halt: CancellationToken::new(),
             settle,

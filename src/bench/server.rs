@@ -109,6 +109,24 @@ pub async fn wal_bytes(db: &PgPool) -> anyhow::Result<i64> {
     Ok(sqlx::query_scalar(text).fetch_one(db).await?)
 }
 
+/// Writes so many bytes of WAL and starts a checkpoint, so that the server has as many bytes of used files to
+/// write into again.
+///
+/// # Errors
+/// The server refused.
+pub async fn make_wal_files(db: &PgPool, bytes: i64) -> anyhow::Result<()> {
+    const MESSAGE_BYTES: i32 = 1 << 20;
+    sqlx::query(
+        "select count(pg_logical_emit_message(false, 'bench', repeat('x', $1))) from generate_series(1, $2)",
+    )
+    .bind(MESSAGE_BYTES)
+    .bind(bytes / i64::from(MESSAGE_BYTES))
+    .execute(db)
+    .await
+    .context("could not write to the log")?;
+    checkpoint(db).await
+}
+
 /// Starts a checkpoint and waits for it, so that none of another phase's falls into this one.
 ///
 /// # Errors

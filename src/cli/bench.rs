@@ -128,9 +128,10 @@ impl Phase {
 }
 
 /// Settings of the private server: room for the rows, no checkpoint in the middle, durable as ever.
-const SETTINGS: [(&str, &str); 9] = [
+const SETTINGS: [(&str, &str); 10] = [
     ("shared_buffers", "1GB"),
     ("max_wal_size", "4GB"),
+    ("min_wal_size", "4GB"),
     ("checkpoint_timeout", "15min"),
     ("fsync", "on"),
     ("synchronous_commit", "on"),
@@ -186,6 +187,11 @@ async fn measure(args: &BenchArgs, context: &Context) -> anyhow::Result<Value> {
         .context("could not connect to the server to be measured")?;
     let postgres = server::settings(&db).await?;
     let started_at = server::now(&db).await?;
+    if args.database_url.is_none() {
+        // A server that has run for a while has its log files; a new one makes each when it is needed, and all
+        // who commit wait for that.
+        server::make_wal_files(&db, context.pick(1 << 30, 3 << 30)).await?;
+    }
     let machine = machine::machine();
     say(args.json, &table::render("machine", &machine))?;
     say(args.json, &table::render("postgres", &postgres))?;

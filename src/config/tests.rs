@@ -236,7 +236,14 @@ fn a_registry_is_told_by_three_variables_or_by_amazons() {
 fn settings_can_be_printed_without_giving_secrets_away() {
     let settings = worker(&[("RUNNER_ADDITIONAL_ENV_VARS", Some("TOKEN=hidden"))]).expect("settings");
     let api = ApiSettings::from_environment(&complete_but(&[])).expect("settings");
-    let printed = format!("{settings:?}{api:?}");
+    let registry = [
+        ("DOCKER_REGISTRY_USERNAME", Some("puller")),
+        ("DOCKER_REGISTRY_PASSWORD", Some("hidden")),
+        ("DOCKER_REGISTRY_URL", Some("registry.example")),
+    ];
+    let docker = docker_of(&registry).expect("settings");
+    let printed = format!("{settings:?}{api:?}{docker:?}");
+    assert!(printed.contains("puller"), "{printed}");
     assert!(!printed.contains("hidden"), "{printed}");
 }
 

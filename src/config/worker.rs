@@ -30,8 +30,9 @@ pub struct WorkerConfig {
     /// Counted apart from probes, as one may take minutes. Too low and losses queue up; too high and an
     /// outage of warm starts floods the backend.
     pub fallback_concurrency: u32,
-    /// `WARMPROOF_CLAIMS_IN_HAND_MAX`: claims held at a time, 500 by default, 1 to 10000.
+    /// `WARMPROOF_CLAIMS_IN_HAND_MAX`: claims held at a time, 2000 by default, 1 to 10000.
     ///
+    /// Half of them may be cold starts, which can take minutes; the other half is kept for looks.
     /// Too low and the worker idles between claims; too high and one worker hoards what others could do.
     pub claims_in_hand_max: u32,
     /// `WARMPROOF_LEASE_MS`: how long a claim holds without renewal, 5 s by default, 2 s to 60 s.
@@ -104,7 +105,7 @@ impl WorkerConfig {
             name: name?,
             probe_concurrency: reader.count("WARMPROOF_PROBE_CONCURRENCY", 10, 1..=1000),
             fallback_concurrency: reader.count("WARMPROOF_FALLBACK_CONCURRENCY", 10, 1..=1000),
-            claims_in_hand_max: reader.count("WARMPROOF_CLAIMS_IN_HAND_MAX", 500, 1..=10_000),
+            claims_in_hand_max: reader.count("WARMPROOF_CLAIMS_IN_HAND_MAX", 2000, 1..=10_000),
             lease: reader.millis("WARMPROOF_LEASE_MS", 5000, 2000..=60_000),
             claim_ahead: reader.millis("WARMPROOF_CLAIM_AHEAD_MS", 600, 50..=5000),
             tick: reader.millis("WARMPROOF_TICK_MS", 250, 10..=5000),
@@ -127,6 +128,11 @@ impl WorkerConfig {
         };
         config.check_together(reader);
         Some(config)
+    }
+
+    /// How many of the claims in hand may be cold starts. The rest is kept for looks, however long those take.
+    pub fn fallbacks_in_hand_max(&self) -> usize {
+        (self.claims_in_hand_max as usize / 2).max(1)
     }
 
     /// The wait after a failed probe.

@@ -17,13 +17,15 @@ use std::time::Duration;
 
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
-use super::schedule::ScheduleAnswer;
+use super::schedule::{Prepared, ScheduleAnswer};
 use super::{LockWait, Store, StoreError};
 use crate::domain::ids::RunId;
 use crate::domain::verification::{Cancellation, Cancelled, NewVerification};
 
 /// Most calls in one statement; beyond it only latency grows (measured).
 const BATCH_MAX: usize = 256;
+/// How often a lane lets others run before its next statement, while that brings it calls. No time passes by itself.
+const YIELDS_MAX: usize = 16;
 /// Calls that wait for a lane before callers wait themselves.
 const QUEUE_MAX: usize = 1024;
 /// How long a lane waits for a row that somebody else holds.
@@ -38,19 +40,26 @@ pub type SharedError = Arc<StoreError>;
 /// Lanes over one store. Cheap to clone; the lanes end with the last clone.
 #[derive(Debug, Clone)]
 pub struct Coalescer {
+    store: Store,
     lanes: Vec<mpsc::Sender<Call>>,
 }
 
 #[derive(Debug)]
 enum Call {
-    Schedule { new: Box<NewVerification>, answer: oneshot::Sender<Result<ScheduleAnswer, SharedError>> },
-    Cancel { cancellation: Cancellation, answer: oneshot::Sender<Result<Cancelled, SharedError>> },
+    Schedule {
+        prepared: Box<Prepared<'static>>,
+        answer: oneshot::Sender<Result<ScheduleAnswer, SharedError>>,
+    },
+    Cancel {
+        cancellation: Cancellation,
+        answer: oneshot::Sender<Result<Cancelled, SharedError>>,
+    },
 }
 
 impl Call {
     fn run_id(&self) -> &RunId {
         match self {
-            Self::Schedule { new, .. } => &new.dispatch.run_id,
+            Self::Schedule { prepared, .. } => &prepared.new.dispatch.run_id,
             Self::Cancel { cancellation, .. } => &cancellation.run_id,
         }
     }
@@ -67,7 +76,7 @@ impl Coalescer {
             tokio::spawn(Lane { store: store.clone(), default_delay, beside }.run(calls));
             sender
         };
-        Self { lanes: (0..store.lanes.max(1)).map(lane).collect() }
+        Self { store: store.clone(), lanes: (0..store.lanes.max(1)).map(lane).collect() }
     }
 
     /// Schedules one, together with whoever calls at the same time.
@@ -76,7 +85,9 @@ impl Coalescer {
     /// The database could not be reached or failed; the call may be repeated as it is.
     pub async fn schedule(&self, new: NewVerification) -> Result<ScheduleAnswer, SharedError> {
         let (answer, answered) = oneshot::channel();
-        self.call(Call::Schedule { new: Box::new(new), answer }).await;
+        // Here and not in the lane, which would keep everybody else waiting meanwhile.
+        let prepared = Box::new(self.store.prepared_owned(new));
+        self.call(Call::Schedule { prepared, answer }).await;
         answered.await.unwrap_or_else(|_| Err(Arc::new(StoreError::Stopping)))
     }
 
@@ -111,7 +122,12 @@ impl Lane {
     async fn run(self, mut calls: mpsc::Receiver<Call>) {
         let lane = Arc::new(self);
         let mut gathered = Vec::with_capacity(BATCH_MAX);
+        let mut crowd = 0;
         while calls.recv_many(&mut gathered, BATCH_MAX).await > 0 {
+            if crowd > 1 {
+                gather(&mut calls, &mut gathered).await;
+            }
+            crowd = gathered.len();
             for batch in batches(gathered.drain(..)) {
                 match batch {
                     Batch::Schedule(calls) => lane.schedule(calls).await,
@@ -122,29 +138,30 @@ impl Lane {
     }
 
     async fn schedule(self: &Arc<Self>, calls: Vec<ScheduleCall>) {
-        let (news, answers): (Vec<_>, Vec<_>) = calls.into_iter().unzip();
-        let fresh = self.store.schedule_fresh(&news, self.default_delay, LANE_LOCK_WAIT).await;
-        let Some((news, answers)) = tell_some(news, answers, fresh) else { return };
-        match self.store.schedule_rest(&news, self.default_delay, LANE_LOCK_WAIT).await {
+        let (batch, answers): (Vec<_>, Vec<_>) = calls.into_iter().unzip();
+        let refs: Vec<&Prepared<'_>> = batch.iter().map(AsRef::as_ref).collect();
+        let fresh = self.store.schedule_fresh(&refs, self.default_delay, LANE_LOCK_WAIT).await;
+        let Some((batch, answers)) = tell_some(batch, answers, fresh) else { return };
+        let refs: Vec<&Prepared<'_>> = batch.iter().map(AsRef::as_ref).collect();
+        match self.store.schedule_rest(&refs, self.default_delay, LANE_LOCK_WAIT).await {
             Ok(all) => answers.into_iter().zip(all).for_each(|(to, answer)| tell(to, Ok(answer))),
             Err(error) if error.is_of_one_row() => {
-                for (new, to) in news.into_iter().zip(answers) {
-                    self.schedule_one(new, to).await;
+                for (prepared, to) in batch.into_iter().zip(answers) {
+                    self.schedule_one(prepared, to).await;
                 }
             }
             Err(error) => tell_all(answers, error),
         }
     }
 
-    async fn schedule_one(self: &Arc<Self>, new: NewVerification, to: Answer<ScheduleAnswer>) {
-        let alone = std::slice::from_ref(&new);
-        match self.store.schedule_waiting(alone, self.default_delay, LANE_LOCK_WAIT).await {
+    async fn schedule_one(self: &Arc<Self>, prepared: Box<Prepared<'static>>, to: Answer<ScheduleAnswer>) {
+        match self.store.schedule_waiting(&[&*prepared], self.default_delay, LANE_LOCK_WAIT).await {
             Err(error) if error.is_lock_timeout() => {
                 let lane = Arc::clone(self);
                 tokio::spawn(async move {
                     let _place = lane.beside.acquire().await;
-                    let answer = lane.store.schedule(std::slice::from_ref(&new), lane.default_delay).await;
-                    tell(to, one(answer));
+                    let (delay, wait) = (lane.default_delay, LockWait::Usual);
+                    tell(to, one(lane.store.schedule_waiting(&[&*prepared], delay, wait).await));
                 });
             }
             answer => tell(to, one(answer)),
@@ -181,8 +198,25 @@ impl Lane {
     }
 }
 
+/// Takes along those who are just about to call: callers of the last batch, who were answered a moment ago and
+/// often call again at once. A lane that went on without them would take its callers in two halves for ever.
+async fn gather(calls: &mut mpsc::Receiver<Call>, gathered: &mut Vec<Call>) {
+    for _ in 0..YIELDS_MAX {
+        let before = gathered.len();
+        tokio::task::yield_now().await;
+        while gathered.len() < BATCH_MAX
+            && let Ok(call) = calls.try_recv()
+        {
+            gathered.push(call);
+        }
+        if gathered.len() == before {
+            return;
+        }
+    }
+}
+
 type Answer<T> = oneshot::Sender<Result<T, SharedError>>;
-type ScheduleCall = (NewVerification, Answer<ScheduleAnswer>);
+type ScheduleCall = (Box<Prepared<'static>>, Answer<ScheduleAnswer>);
 type CancelCall = (Cancellation, Answer<Cancelled>);
 
 /// Calls of one kind that go into one statement.
@@ -206,12 +240,12 @@ fn batches(calls: impl Iterator<Item = Call>) -> Vec<Batch> {
     };
     for call in calls {
         match call {
-            Call::Schedule { new, answer } => {
-                if cancelled.contains(&new.dispatch.run_id) {
+            Call::Schedule { prepared, answer } => {
+                if cancelled.contains(&prepared.new.dispatch.run_id) {
                     flush(&mut schedules, &mut cancels, &mut batches);
                     cancelled.clear();
                 }
-                schedules.push((*new, answer));
+                schedules.push((prepared, answer));
             }
             Call::Cancel { cancellation, answer } => {
                 cancelled.insert(cancellation.run_id.clone());

@@ -4,8 +4,6 @@
 //! batch. What it leaves out goes through the database function `schedule_many`, which knows every
 //! rule and is what SQL callers meet. This file turns a batch into arrays and the answers back.
 
-use std::borrow::Cow;
-use std::collections::HashMap;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -13,10 +11,15 @@ use sqlx::{AssertSqlSafe, PgConnection, Row};
 use uuid::Uuid;
 
 use super::error::again_on_deadlock;
-use super::{LockWait, Store, StoreError, codec, millis, waves};
+use super::{LockWait, Store, StoreError, millis, waves};
 use crate::config::database::CompressionConfig;
 use crate::domain::ids::VerificationId;
 use crate::domain::verification::{NewVerification, ScheduleRefusal, ScheduleResult, Scheduled};
+
+mod prepared;
+
+use prepared::Columns;
+pub(super) use prepared::Prepared;
 
 const DOING: &str = "schedule verifications";
 
@@ -36,62 +39,6 @@ struct Answer {
     due_at: Option<DateTime<Utc>>,
 }
 
-/// One array per column of a batch, in the order of the function's parameters.
-#[derive(Default)]
-struct Columns<'a> {
-    ids: Vec<Uuid>,
-    run_ids: Vec<&'a str>,
-    snapshot_ids: Vec<&'a str>,
-    pools: Vec<&'a str>,
-    supervisors: Vec<Option<&'a str>>,
-    regions: Vec<Option<&'a str>>,
-    deployment_versions: Vec<Option<&'a str>>,
-    intents: Vec<&'a str>,
-    dequeued_ats: Vec<DateTime<Utc>>,
-    delays_ms: Vec<Option<i32>>,
-    traceparents: Vec<Option<&'a str>>,
-    timings: Vec<Option<&'a str>>,
-    codecs: Vec<i16>,
-    messages: Vec<Cow<'a, [u8]>>,
-}
-
-impl<'a> Columns<'a> {
-    fn push(&mut self, new: &'a NewVerification, compression: &CompressionConfig) {
-        let dispatch = &new.dispatch;
-        self.ids.push(VerificationId::fresh().0);
-        self.run_ids.push(dispatch.run_id.as_str());
-        self.snapshot_ids.push(dispatch.snapshot_id.as_str());
-        self.pools.push(new.pool.as_str());
-        self.supervisors.push(new.supervisor.as_deref());
-        self.regions.push(new.region.as_deref());
-        self.deployment_versions.push(dispatch.deployment_version.as_deref());
-        self.intents.push(new.intent.as_str());
-        self.dequeued_ats.push(dispatch.dequeued_at);
-        self.delays_ms.push(new.delay.map(millis));
-        self.traceparents.push(dispatch.traceparent.as_deref());
-        self.timings.push(dispatch.timings.as_ref().map(|timings| timings.get()));
-        let (codec, message) = codec::encode(dispatch.message.get().as_bytes(), compression);
-        self.codecs.push(codec);
-        self.messages.push(message);
-    }
-
-    /// Where in the batch each id's element stands.
-    fn positions(&self, wave: Vec<usize>) -> HashMap<Uuid, usize> {
-        self.ids.iter().copied().zip(wave).collect()
-    }
-
-    fn distinct_pools(&self) -> Vec<&'a str> {
-        let mut pools = self.pools.clone();
-        pools.sort_unstable();
-        pools.dedup();
-        pools
-    }
-
-    fn messages(&self) -> Vec<&[u8]> {
-        self.messages.iter().map(AsRef::as_ref).collect()
-    }
-}
-
 impl Store {
     /// Schedules a batch; the answers stand in its order. `default_delay` serves where
     /// neither the element nor its pool says one.
@@ -104,19 +51,20 @@ impl Store {
         batch: &[NewVerification],
         default_delay: Duration,
     ) -> Result<Vec<ScheduleAnswer>, StoreError> {
-        self.schedule_waiting(batch, default_delay, LockWait::Usual).await
+        let prepared: Vec<_> = batch.iter().map(|new| self.prepared(new)).collect();
+        self.schedule_waiting(&prepared.iter().collect::<Vec<_>>(), default_delay, LockWait::Usual).await
     }
 
     /// The same, with a bound on how long a row of somebody else's open transaction is waited for.
     pub(super) async fn schedule_waiting(
         &self,
-        batch: &[NewVerification],
+        batch: &[&Prepared<'_>],
         default_delay: Duration,
         lock_wait: LockWait,
     ) -> Result<Vec<ScheduleAnswer>, StoreError> {
         let answers = self.schedule_fresh(batch, default_delay, lock_wait).await?;
         let rest = batch.iter().zip(&answers).filter(|(_, answer)| answer.is_none());
-        let rest: Vec<NewVerification> = rest.map(|(new, _)| new.clone()).collect();
+        let rest: Vec<&Prepared<'_>> = rest.map(|(prepared, _)| *prepared).collect();
         let mut rest = self.schedule_rest(&rest, default_delay, lock_wait).await?.into_iter();
         answers.into_iter().map(|answer| answer.or_else(|| rest.next()).ok_or_else(missing)).collect()
     }
@@ -125,15 +73,17 @@ impl Store {
     /// no answer yet.
     pub(super) async fn schedule_fresh(
         &self,
-        batch: &[NewVerification],
+        batch: &[&Prepared<'_>],
         default_delay: Duration,
         lock_wait: LockWait,
     ) -> Result<Vec<Option<ScheduleAnswer>>, StoreError> {
         let mut answers = vec![None; batch.len()];
-        let Some(wave) = waves_of(batch).into_iter().next() else {
+        let Some(mut wave) = waves_of(batch).into_iter().next() else {
             return Ok(answers);
         };
-        let columns = self.columns(batch, &wave);
+        // One order of locks for every batch, so that batches hardly ever deadlock.
+        wave.sort_unstable_by_key(|&position| batch[position].run_id());
+        let columns = columns(batch, &wave);
         let created = again_on_deadlock(|| async {
             match wave.len() {
                 1 => self.insert_single(&columns, default_delay, lock_wait).await,
@@ -178,7 +128,7 @@ impl Store {
             columns.traceparents[0],
             columns.timings[0],
             columns.codecs[0],
-            columns.messages[0].as_ref(),
+            columns.messages[0],
             millis(default_delay),
             lock_wait.setting(),
         )
@@ -208,7 +158,7 @@ impl Store {
             &columns.traceparents as &[Option<&str>],
             &columns.timings as &[Option<&str>],
             &columns.codecs,
-            &columns.messages() as &[&[u8]],
+            &columns.messages as &[&[u8]],
             millis(default_delay),
             &columns.distinct_pools() as &[&str],
             lock_wait.setting(),
@@ -220,29 +170,30 @@ impl Store {
     /// Judges those that [`Store::schedule_fresh`] left without an answer.
     pub(super) async fn schedule_rest(
         &self,
-        batch: &[NewVerification],
+        batch: &[&Prepared<'_>],
         default_delay: Duration,
         lock_wait: LockWait,
     ) -> Result<Vec<ScheduleAnswer>, StoreError> {
         let mut answers = vec![None; batch.len()];
         for wave in waves_of(batch) {
-            let columns = self.columns(batch, &wave);
+            let columns = columns(batch, &wave);
             let rows = again_on_deadlock(|| self.schedule_wave(&columns, default_delay, lock_wait)).await?;
             let positions = columns.positions(wave);
             for row in rows {
                 let position = *positions.get(&row.given_id).ok_or_else(missing)?;
-                answers[position] = Some(answer(&row, &batch[position])?);
+                answers[position] = Some(answer(&row, &batch[position].new)?);
             }
         }
         answers.into_iter().map(|answer| answer.ok_or_else(missing)).collect()
     }
 
-    fn columns<'a>(&self, batch: &'a [NewVerification], wave: &[usize]) -> Columns<'a> {
-        let mut columns = Columns::default();
-        for &position in wave {
-            columns.push(&batch[position], &self.compression);
-        }
-        columns
+    fn prepared<'a>(&self, new: &'a NewVerification) -> Prepared<'a> {
+        Prepared::of(new, &self.compression)
+    }
+
+    /// Ready to be written, for a batch that is gathered from many callers.
+    pub(super) fn prepared_owned(&self, new: NewVerification) -> Prepared<'static> {
+        Prepared::owned(new, &self.compression)
     }
 
     async fn schedule_wave(
@@ -274,7 +225,7 @@ impl Store {
             &columns.traceparents as &[Option<&str>],
             &columns.timings as &[Option<&str>],
             &columns.codecs,
-            &columns.messages() as &[&[u8]],
+            &columns.messages as &[&[u8]],
             millis(default_delay),
             lock_wait.setting(),
         )
@@ -298,7 +249,8 @@ pub async fn schedule_in(
     default_delay: Duration,
 ) -> Result<ScheduleAnswer, StoreError> {
     let mut columns = Columns::default();
-    columns.push(new, &CompressionConfig::default());
+    let prepared = Prepared::of(new, &CompressionConfig::default());
+    columns.push(&prepared);
     let schema = schema.replace('"', "\"\"");
     // The caller's search_path is not ours, so the function is named in full; the rest is bound.
     let text = format!(
@@ -320,7 +272,7 @@ pub async fn schedule_in(
         .bind(columns.traceparents[0])
         .bind(columns.timings[0])
         .bind(columns.codecs[0])
-        .bind(columns.messages[0].as_ref())
+        .bind(columns.messages[0])
         .bind(millis(default_delay))
         .fetch_one(connection)
         .await
@@ -352,8 +304,16 @@ fn answer(row: &Answer, new: &NewVerification) -> Result<ScheduleAnswer, StoreEr
     }
 }
 
-fn waves_of(batch: &[NewVerification]) -> Vec<Vec<usize>> {
-    waves(batch.iter().map(|new| new.dispatch.run_id.as_str()))
+fn columns<'a>(batch: &[&'a Prepared<'_>], wave: &[usize]) -> Columns<'a> {
+    let mut columns = Columns::default();
+    for &position in wave {
+        columns.push(batch[position]);
+    }
+    columns
+}
+
+fn waves_of(batch: &[&Prepared<'_>]) -> Vec<Vec<usize>> {
+    waves(batch.iter().map(|prepared| prepared.run_id()))
 }
 
 fn missing() -> StoreError {

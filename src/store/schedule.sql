@@ -30,8 +30,6 @@ with setting as materialized (
     -- Looked up, not left to `on conflict`, which locks each row it tries and writes to the log once more. Where
     -- two calls race all the same, the primary key refuses the batch, and schedule_many judges it.
     and not exists (select from pending old where old.run_id = i.run_id)
-  -- One order of locks for every batch, so that batches never deadlock.
-  order by i.run_id collate "C"
   returning p.id, p.scheduled_at, p.due_at, p.pool, p.supervisor, p.region, p.deployment_version, p.intent
 ), counted as (
   insert into outcome_count (minute, pool, supervisor, region, deployment_version, intent, outcome, n)

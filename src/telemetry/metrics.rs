@@ -106,7 +106,7 @@ pub fn probed(pool: &PoolName, took: Duration, failure: Option<&ProbeFailure>, l
     }
 }
 
-/// A loss is held; the reason is the database's: `paused`, `brown_out` or `cap`.
+/// A loss is held; the reason is the database's: `paused`, `brown_out` or `cap`; or ours: `busy`.
 pub fn held(pool: &PoolName, reason: &str) {
     let pool = pool.as_str().to_owned();
     counter!(names::LOSSES_HELD.name, "pool" => pool, "reason" => reason.to_owned()).increment(1);

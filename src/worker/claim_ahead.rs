@@ -117,13 +117,7 @@ impl ClaimAhead {
         if room == 0 {
             return Ok(Pace::Full);
         }
-        let clock = match self.clock {
-            Some(clock) if Instant::now() < self.read_clock_at => clock,
-            _ => {
-                self.read_clock_at = Instant::now() + READ_CLOCK_EVERY;
-                *self.clock.insert(read_clock(shared).await?)
-            }
-        };
+        let clock = self.clock(shared).await?;
         let sweeping = Instant::now() >= self.sweep_at;
         let wanted = self.wanted(shared, sweeping, room);
 
@@ -140,7 +134,11 @@ impl ClaimAhead {
         self.failures = 0;
         let nothing = claims.is_empty();
         let full = self.move_watermarks(&wanted, &claims, clock.at(asked));
-        for held in shared.in_hand.take(claims, asked, shared.config.lease) {
+        // The clock is read for each row as it is claimed: the last reading is the nearest to this moment.
+        let read = claims.iter().map(|claim| claim.claimed_at).max();
+        let clock = read.map_or(clock, |read| clock.or_nearer(DbClock::new(read, Instant::now())));
+        self.clock = Some(clock);
+        for held in shared.in_hand.take(claims, asked, shared.config.lease, clock) {
             verifications.spawn(verify::run(Arc::clone(shared), held, rng.random()));
         }
         if sweeping && !full {
@@ -151,6 +149,17 @@ impl ClaimAhead {
             (false, true) => Pace::Idle,
             (false, false) => Pace::Tick,
         })
+    }
+
+    /// The database's clock, read anew now and then: what was known before is forgotten then.
+    async fn clock(&mut self, shared: &Shared) -> Result<DbClock, StoreError> {
+        match self.clock {
+            Some(clock) if Instant::now() < self.read_clock_at => Ok(clock),
+            _ => {
+                self.read_clock_at = Instant::now() + READ_CLOCK_EVERY;
+                Ok(*self.clock.insert(read_clock(shared).await?))
+            }
+        }
     }
 
     /// A claim asks for what lies above each watermark, and a sweep for what lies below as well.

@@ -4,7 +4,7 @@
 //! Lost ─ mark (durable) ─ permit (durable) ─ prepare ─ look again if it took long ─ count (durable) ─ create ─ settle
 //!            │                 │                │                                                      │
 //!            │                 │                └ failed ─────── back off, probe again ─────── failed ─┘
-//!            │                 └ held, shadow: no create
+//!            │                 └ held, shadow: no create; no room: given back with its permit
 //!            └ from here on the outcome is fallback
 //! ```
 //!
@@ -35,7 +35,7 @@ const REPEAT: Backoff = Backoff { base: Duration::from_millis(50), max: Duration
 /// Acts on a loss that `look` has just seen.
 pub(super) async fn fall_back(shared: &Shared, held: &Held, look: &mut Look, seed: u64) -> Next {
     match repeat(held, seed, || shared.store.mark_lost(&held.claim.key, look.probes)).await {
-        Some(Fenced::Held(_)) => look.probes = 0,
+        Some(Fenced::Held(lost_at)) => (look.probes, look.lost_at) = (0, Some(lost_at)),
         Some(Fenced::Stale) | None => return Next::Drop,
     }
     if held.claim.create_count >= shared.config.create_attempts {
@@ -72,6 +72,7 @@ async fn create(shared: &Shared, held: &Held, look: &mut Look, seed: u64) -> Nex
         Ok(asked) => asked,
         Err(error) => return failed(held, look, Some(error)),
     };
+    let Ok(_place) = shared.fallback_places.try_acquire() else { return no_place(shared, held, look) };
     let workload = &shared.served(held).workload;
     // Before it takes a slot: who waits for an image keeps no other cold start waiting.
     if let Err(error) = workload.prepare(&asked).await {
@@ -113,6 +114,19 @@ async fn create(shared: &Shared, held: &Held, look: &mut Look, seed: u64) -> Nex
         Ok(Created::Existed { workload }) => confirmed(held, look, FallbackResult::Existed, workload),
         Err(error) => retry.after(shared, held, look, error),
     }
+}
+
+/// As many cold starts are in hand as may be, and some of them may take minutes. Waiting here would fill the hand
+/// and end all looks, so the claim is given back: its permit stays, and whoever has room looks again and goes on.
+fn no_place(shared: &Shared, held: &Held, look: &Look) -> Next {
+    metrics::held(&held.claim.pool, "busy");
+    Next::Release(Release {
+        // Rarer than a look and spread out: all who wait look again all the while.
+        look_again_in: Some(shared.config.hold_retry.mul_f64(rand::random_range(2.0..=5.0))),
+        probes: look.probes,
+        error: Some("waits: the worker has as many cold starts in hand as it may".to_owned()),
+        ..Release::untouched(held.claim.key.clone())
+    })
 }
 
 /// The answer in a word.

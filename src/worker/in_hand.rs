@@ -15,17 +15,30 @@ use tokio::time::Instant;
 use crate::domain::claim::{Claim, ClaimKey};
 use crate::store::lease::Renewal;
 
-/// The database's clock, carried forward by our own stopwatch. Never ahead of it.
+/// The database's clock, carried forward by our own stopwatch. Never ahead of it, but for a step back that is
+/// too small to tell from a slow answer.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct DbClock {
     read: DateTime<Utc>,
     at: Instant,
 }
 
+/// A reading this far behind what was expected tells of a clock that stepped back, and not of a slow answer
+/// alone: whatever was known before is given up.
+const STEPPED_BACK: TimeDelta = TimeDelta::milliseconds(50);
+
 impl DbClock {
     /// A reading of the database's clock that arrived at `at`.
     pub(super) fn new(read: DateTime<Utc>, at: Instant) -> Self {
         Self { read, at }
+    }
+
+    /// The better one of two readings, on the stopwatch of now.
+    ///
+    /// Each reading is behind by as long as its answer took, so the one that is further ahead is nearer.
+    pub(super) fn or_nearer(self, newer: Self) -> Self {
+        let expected = self.at(newer.at);
+        if expected > newer.read && expected - newer.read < STEPPED_BACK { self } else { newer }
     }
 
     /// The database's clock at an instant of ours.
@@ -79,24 +92,24 @@ impl InHand {
         self.ends.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes claims into hand that were asked for at `asked` and arrived now.
-    pub(super) fn take(self: &Arc<Self>, claims: Vec<Claim>, asked: Instant, lease: Duration) -> Vec<Held> {
+    /// Takes claims into hand that were asked for at `asked` and have just arrived, by the clock as it is known now.
+    pub(super) fn take(
+        self: &Arc<Self>,
+        claims: Vec<Claim>,
+        asked: Instant,
+        lease: Duration,
+        clock: DbClock,
+    ) -> Vec<Held> {
         let arrived = Instant::now();
-        // The clock is read for each row as it is claimed, and a large claim takes many milliseconds: the
-        // last reading is the nearest to this moment, and none is ahead of it.
-        let read = claims.iter().map(|claim| claim.claimed_at).max();
+        let now = clock.at(arrived);
         let mut ends = self.lock();
         claims
             .into_iter()
             .map(|mut claim| {
-                claim.claimed_at = read.unwrap_or(claim.claimed_at);
+                claim.claimed_at = now;
                 ends.insert(claim.key.clone(), asked + lease);
-                Held {
-                    clock: DbClock::new(claim.claimed_at, arrived),
-                    look_at: arrived + claim.look_in(),
-                    claim,
-                    register: Arc::clone(self),
-                }
+                let look_at = arrived + claim.look_in();
+                Held { clock, look_at, claim, register: Arc::clone(self) }
             })
             .collect()
     }
@@ -146,5 +159,22 @@ impl InHand {
                 Some(_) | None => {}
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_two_readings_the_one_further_ahead_is_kept_unless_the_clock_stepped_back() {
+        let (noon, start) = (DateTime::UNIX_EPOCH, Instant::now());
+        let second = Duration::from_secs(1);
+        let read = |millis| DbClock::new(noon + TimeDelta::milliseconds(millis), start + second);
+        let known = DbClock::new(noon, start);
+        let at_two = |clock: DbClock| (clock.at(start + 2 * second) - noon).num_milliseconds();
+        assert_eq!(at_two(known.or_nearer(read(990))), 2000, "its answer took 10 ms");
+        assert_eq!(at_two(known.or_nearer(read(1010))), 2010, "nearer than what was known");
+        assert_eq!(at_two(known.or_nearer(read(-500))), 500, "the clock was set back");
     }
 }

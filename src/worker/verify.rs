@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use tokio::time::{Instant, sleep_until};
 use tracing::{Instrument, Span};
 
@@ -26,7 +27,9 @@ pub(super) enum Next {
 /// Verifies one claim to its end and hands the end over.
 pub(super) async fn run(shared: Arc<Shared>, held: Held, seed: u64) {
     let span = traces::verification(&held.claim);
-    let mut look = Look { at: Instant::now(), probes: 0, probe_ms: None, failure: None, span: span.clone() };
+    let lost_at = held.claim.lost_at;
+    let mut look =
+        Look { at: Instant::now(), probes: 0, probe_ms: None, failure: None, lost_at, span: span.clone() };
     let life = async {
         let next = verify(&shared, &held, &mut look, seed).await;
         if let Next::Settle(settlement) = &next {
@@ -85,6 +88,8 @@ pub(super) struct Look {
     pub(super) probe_ms: Option<u32>,
     /// Why it learned nothing.
     pub(super) failure: Option<ProbeFailure>,
+    /// When the loss was marked, by this look or an earlier one.
+    pub(super) lost_at: Option<DateTime<Utc>>,
     /// What is traced of the claim; it ends with its settle.
     pub(super) span: Span,
 }
@@ -92,12 +97,15 @@ pub(super) struct Look {
 impl Look {
     /// What to record, given how it ended.
     pub(super) fn settlement(&self, held: &Held, ending: Ending) -> Settlement {
+        // A loss is judged by the sighting that marked it: it may wait for its turn until long after the redrive,
+        // and what is seen then does not make it any less of a loss.
+        let judged_at = self.lost_at.unwrap_or_else(|| held.clock.at(self.at));
         Settlement {
             key: held.claim.key.clone(),
             ending,
             probes: self.probes,
             probe_ms: self.probe_ms,
-            late: held.claim.is_late(held.clock.at(self.at)),
+            late: held.claim.is_late(judged_at),
             workload: None,
         }
     }

@@ -1,6 +1,4 @@
 //! A worker whose image takes its time: everything else goes on, and nothing is made on an old sighting.
-//!
-//! `SLOW_PULL_SECONDS` says how long the pull is held, 8 s unless told otherwise.
 
 use chrono::TimeDelta;
 use serde_json::value::to_raw_value;
@@ -11,6 +9,9 @@ use crate::support::platform::{Dispatched, SOON};
 use crate::support::registry::{Registry, Trouble};
 use crate::support::stage::Stage;
 use crate::support::wait::until;
+
+/// How long an image is on its way.
+const PULL: TimeDelta = TimeDelta::minutes(1);
 
 /// A lost dispatch whose image only this registry has.
 async fn lost_with(stage: &Stage, registry: &Registry) -> Dispatched {
@@ -24,7 +25,6 @@ async fn lost_with(stage: &Stage, registry: &Registry) -> Dispatched {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_slow_pull_blocks_nobody_keeps_its_lease_and_is_followed_by_a_fresh_probe() {
-    let held_for = std::env::var("SLOW_PULL_SECONDS").map_or(8, |seconds| seconds.parse().unwrap());
     let (engine, stage) = (engine().await, Stage::set().await);
     let registry = Registry::with("late", Trouble::BlobWaits).await;
     let worker = docker_worker(&stage, &engine.host, "a").start();
@@ -33,7 +33,7 @@ async fn a_slow_pull_blocks_nobody_keeps_its_lease_and_is_followed_by_a_fresh_pr
     let began = stage.claimed_by("a", &lost.run).await;
 
     let mut others = Vec::new();
-    let held_until = began.lease_expires_at.unwrap() + TimeDelta::seconds(held_for);
+    let held_until = began.lease_expires_at.unwrap() + PULL;
     loop {
         let other = stage.hit().await;
         assert_eq!(stage.outcome(&other.run).await.fallback_result.as_deref(), Some("created"));

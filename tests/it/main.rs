@@ -27,6 +27,7 @@ mod pools;
 mod rarer_ends;
 mod second_look;
 mod secrets;
+mod slow_creates;
 mod sql_calls;
 mod sql_counts;
 mod sql_queries;

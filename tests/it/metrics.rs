@@ -7,7 +7,7 @@ use crate::support::process::Process;
 use crate::support::stage::Stage;
 use crate::support::wait::until;
 
-async fn get(url: &str) -> (u16, String) {
+pub async fn get(url: &str) -> (u16, String) {
     let answer = Client::without_credentials().unwrap().get(url).send().await.unwrap();
     (answer.status().as_u16(), answer.text().await.unwrap())
 }
@@ -19,7 +19,7 @@ fn value(text: &str, series: &str) -> Option<f64> {
     line.rsplit(' ').next()?.parse().ok()
 }
 
-async fn listens_at(worker: &Process) -> String {
+pub async fn listens_at(worker: &Process) -> String {
     let line = worker.says("metrics are served").await;
     let address = line.rsplit("address=").next().unwrap().trim_matches('"');
     format!("http://{address}")

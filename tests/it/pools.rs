@@ -1,6 +1,7 @@
 //! Pools: who serves which, with what, and what an operator sees of it.
 
 use std::io::Write as _;
+use std::time::{Duration, Instant};
 
 use reqwest::Method;
 use secrecy::ExposeSecret;
@@ -12,6 +13,7 @@ use warmproof::domain::pool::PoolSettings;
 use warmproof::scheduler::{Hit, Scheduler};
 use warmproof::simulator::SimulatorOptions;
 
+use crate::metrics::{get, listens_at};
 use crate::support::api::{api, send};
 use crate::support::db::SCHEMA;
 use crate::support::platform::{Dispatched, Platform, SOON, options};
@@ -120,6 +122,83 @@ async fn readiness_names_pools_that_nobody_serves_and_goes_on_taking_schedules()
     assert_eq!(check().await["ok"], true);
     api.db.run("update worker set seen_at = clock_timestamp() - interval '1 min'").await;
     assert_eq!(check().await["ok"], false, "a silent worker serves nothing");
+}
+
+#[tokio::test]
+async fn a_pool_whose_backend_cannot_be_used_shows_while_the_others_go_on() {
+    let stage = Stage::set().await;
+    let pools = file(
+        "[pools.default]\n[pools.box]\nbackend = \"docker\"\n[pools.box.env]\nDOCKER_HOST = \"unix:///nowhere/docker.sock\"\n",
+    );
+    let worker = with_pools(stage.worker("a"), &pools).start();
+    let mut api = stage.api().start();
+    let of_worker = listens_at(&worker).await;
+    let of_api = api.prints("api ready on ").await.replace("api ready on ", "");
+    let problem = "the engine cannot be reached: ";
+    for (url, reason) in [(of_worker, problem.to_owned()), (of_api, format!("a: {problem}"))] {
+        let check = until("the check is told", async || {
+            let (status, text) = get(&format!("{url}/readyz")).await;
+            let answer: Value = serde_json::from_str(&text).unwrap();
+            let pools = answer["checks"].as_array().unwrap().iter();
+            let mut pools = pools.filter(|check| check["name"].as_str().unwrap().starts_with("pool "));
+            let well = pools.clone().any(|check| check["name"] == "pool default" && check["ok"] == true);
+            pools.find(|check| check["name"] == "pool box" && status == 200 && well).cloned()
+        })
+        .await;
+        assert_eq!((&check["ok"], &check["required"]), (&json!(false), &json!(false)), "{check}");
+        assert!(check["reason"].as_str().unwrap().starts_with(&reason), "{check}");
+    }
+    let lost = stage.hit().await;
+    assert_eq!(stage.outcome(&lost.run).await.fallback_result.as_deref(), Some("created"));
+    let in_the_box = stage.platform.dispatch().await;
+    schedule_in(&stage, "box", &in_the_box).await;
+    let outcome = stage.outcome(&in_the_box.run).await;
+    assert_eq!(outcome.fallback_result.as_deref(), Some("failed"), "not skipped: tried, and told");
+    assert!(outcome.error.unwrap().contains(problem));
+    assert_eq!(api.terminate().await, Some(0));
+    stage.audit(&[lost, in_the_box], vec![worker]).await;
+}
+
+/// How soon workers must feel what an operator changes.
+const FELT_WITHIN: Duration = Duration::from_secs(5);
+
+#[tokio::test]
+async fn what_an_operator_changes_is_felt_by_running_workers_within_seconds() {
+    let stage = Stage::set().await;
+    let pools = file("[pools.default]\n[pools.other]\n");
+    let worker = with_pools(stage.worker("a"), &pools).start();
+    worker.says("worker started").await;
+    let change = async |what: &str| {
+        stage.db.run(&format!("update pool set {what} where name = 'default'")).await;
+        Instant::now()
+    };
+
+    change("paused = true").await;
+    let waits = stage.hit().await;
+    // Due later and served by the same worker: once it has ended, the other would have been looked at.
+    let passes = stage.platform.dispatch().await;
+    stage.db.run("update pool set delay_ms = 2000 where name = 'other'").await;
+    schedule_in(&stage, "other", &passes).await;
+    stage.outcome(&passes.run).await;
+    assert!(stage.platform.simulator.probes(&waits.run).is_empty(), "a paused pool is not looked at");
+    let resumed = change("paused = false").await;
+    assert_eq!(stage.outcome(&waits.run).await.fallback_result.as_deref(), Some("created"));
+    assert!(resumed.elapsed() < FELT_WITHIN, "resumed: {:?}", resumed.elapsed());
+
+    change("shadow = true").await;
+    let shadowed = stage.hit().await;
+    assert_eq!(stage.outcome(&shadowed.run).await.fallback_result.as_deref(), Some("suppressed"));
+    assert!(stage.platform.simulator.creates(&shadowed.run).is_empty());
+
+    change("shadow = false, cap = 0").await;
+    let held = stage.hit().await;
+    let row = stage.row("is held", &held.run, |row| row.last_error.as_deref() == Some("held: cap")).await;
+    assert!(row.lost_at.is_some() && row.create_permitted_at.is_none(), "{row:?}");
+    let raised = change("cap = 1").await;
+    assert_eq!(stage.outcome(&held.run).await.fallback_result.as_deref(), Some("created"));
+    assert!(raised.elapsed() < FELT_WITHIN, "raised: {:?}", raised.elapsed());
+    assert_eq!(stage.platform.simulator.creates(&held.run).len(), 1);
+    stage.audit(&[waits, passes, shadowed, held], vec![worker]).await;
 }
 
 #[tokio::test]

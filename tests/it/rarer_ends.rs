@@ -7,10 +7,10 @@ use warmproof::store::lease::Release;
 use crate::support::dispatch::{claim, everything};
 use crate::support::stage::Stage;
 
-/// Makes a row look as if no worker had been there for an hour.
-async fn forgotten_for_an_hour(stage: &Stage, run: &RunId) {
-    let back = ["dequeued_at", "scheduled_at", "due_at", "look_at"];
-    let back = back.map(|column| format!("{column} = {column} - interval '1 hour'")).join(", ");
+/// Makes a row look as if no worker had been there for so long.
+async fn forgotten_for(stage: &Stage, run: &RunId, so_long: &str) {
+    let back = ["dequeued_at", "scheduled_at", "due_at", "look_at", "lost_at"];
+    let back = back.map(|column| format!("{column} = {column} - interval '{so_long}'")).join(", ");
     stage.db.run(&format!("update pending set {back} where run_id = '{run}'")).await;
 }
 
@@ -25,7 +25,7 @@ async fn what_is_looked_at_long_after_it_was_due_only_ends() {
         assert_eq!(stage.db.store.release(&[Release::untouched(claim.key)]).await.unwrap(), 1);
     }
     for hit in [&unseen, &lost] {
-        forgotten_for_an_hour(&stage, &hit.run).await;
+        forgotten_for(&stage, &hit.run, "1 hour").await;
     }
     let a = stage.worker("a").start();
     let ended = stage.outcome(&unseen.run).await;
@@ -38,6 +38,29 @@ async fn what_is_looked_at_long_after_it_was_due_only_ends() {
         assert!(stage.platform.simulator.creates(&hit.run).is_empty(), "and nothing is started");
     }
     stage.audit(&[unseen, lost], vec![a]).await;
+}
+
+#[tokio::test]
+async fn a_loss_that_was_seen_in_time_is_counted_however_late_it_ends() {
+    let stage = Stage::set().await;
+    let (late, lost) = (stage.hit().await, stage.hit().await);
+    for claim in claim(&stage.db.store, everything("default", 2)).await {
+        if claim.key.run_id == lost.run {
+            let _ = stage.db.store.mark_lost(&claim.key, 1).await.unwrap();
+        }
+        assert_eq!(stage.db.store.release(&[Release::untouched(claim.key)]).await.unwrap(), 1);
+    }
+    for hit in [&late, &lost] {
+        forgotten_for(&stage, &hit.run, "1 min").await;
+    }
+    let a = stage.worker("a").start();
+    let ended = stage.outcome(&late.run).await;
+    assert_eq!((ended.outcome.as_str(), ended.late), ("fallback", true), "it may show another dispatch");
+    let ended = stage.outcome(&lost.run).await;
+    assert_eq!((ended.outcome.as_str(), ended.late), ("fallback", false), "lost before the redrive");
+    let counted: i64 = stage.db.value("select sum(lost)::bigint from silent_loss_minutely").await;
+    assert_eq!(counted, 1);
+    stage.audit(&[late, lost], vec![a]).await;
 }
 
 #[tokio::test]

@@ -2,7 +2,9 @@
 
 use warmproof::simulator::{ProbeFault, Rule, StartFault};
 
+use crate::metrics::{get, listens_at};
 use crate::support::platform::{Dispatched, SOON};
+use crate::support::process::Program;
 use crate::support::stage::Stage;
 use crate::support::wait::until;
 
@@ -46,6 +48,14 @@ async fn a_fallback_whose_workload_hangs_is_told_and_not_repeated() {
     assert_eq!(told(&stage, &lost).await, "not_started");
     worker.says("did not visibly help").await;
     assert_eq!(stage.platform.simulator.creates(&lost.run).len(), 1, "it is told, and nothing more");
+    let environment = [("WARMPROOF_DATABASE_URL".to_owned(), stage.db.url())].into();
+    let mut show = Program::of(&["show", lost.run.as_str()], environment).start();
+    assert_eq!(show.ended().await, Some(0));
+    let shown = show.stdout().join("\n");
+    assert!(shown.contains("second look: not_started"), "an operator sees it: {shown}");
+    let (_, counted) = get(&format!("{}/metrics", listens_at(&worker).await)).await;
+    let series = r#"warmproof_second_looks_total{pool="default",result="not_started"} 1"#;
+    assert!(counted.contains(series), "and is told by a number: {counted}");
     stage.audit(&[lost], vec![worker]).await;
 }
 

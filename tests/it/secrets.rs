@@ -3,7 +3,10 @@
 use std::io::Write as _;
 
 use axum::Router;
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::{HeaderMap, Method, StatusCode, Uri};
+use base64::Engine as _;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE};
+use serde_json::json;
 use sqlx::AssertSqlSafe;
 use tokio::net::TcpListener;
 
@@ -15,15 +18,71 @@ const PLANTED: &str = "p1anted5ecret";
 
 /// A gateway or receiver that repeats all it was told, refusing.
 async fn parrot() -> String {
-    let app = Router::new().fallback(async |headers: HeaderMap, body: String| {
+    serve(Router::new().fallback(async |headers: HeaderMap, body: String| {
         let told: Vec<String> = headers.values().map(|value| format!("{value:?}")).collect();
         let error = format!("{} {body}", told.join(" "));
-        (StatusCode::BAD_REQUEST, axum::Json(serde_json::json!({ "error": error })))
+        (StatusCode::BAD_REQUEST, axum::Json(json!({ "error": error })))
+    }))
+    .await
+}
+
+/// An API server that refuses pods, in its own form, and repeats what it finds wrong with them.
+async fn parrot_of_a_cluster() -> String {
+    serve(Router::new().fallback(async |body: String| {
+        let message = &body[body.find("API_KEY").unwrap_or_default()..];
+        let status = json!({
+            "kind": "Status", "status": "Failure", "code": 422, "reason": "Invalid", "message": message,
+        });
+        (StatusCode::UNPROCESSABLE_ENTITY, axum::Json(status))
+    }))
+    .await
+}
+
+/// An engine without the image, whose registry repeats the credentials it refuses: in an answer, or in the
+/// middle of the progress.
+async fn parrot_of_an_engine(in_the_progress: bool) -> String {
+    let app = Router::new().fallback(async move |method: Method, uri: Uri, headers: HeaderMap| {
+        if method == Method::GET || !uri.path().ends_with("/images/create") {
+            return (StatusCode::NOT_FOUND, json!({ "message": "no such image" }).to_string());
+        }
+        let told = URL_SAFE.decode(headers["x-registry-auth"].as_bytes()).expect("credentials");
+        let told = format!("the registry refused {}", String::from_utf8(told).expect("a text"));
+        if in_the_progress {
+            let error = json!({ "errorDetail": { "message": told }, "error": told });
+            return (StatusCode::OK, format!("{}\n{error}\n", json!({ "status": "Pulling" })));
+        }
+        (StatusCode::INTERNAL_SERVER_ERROR, json!({ "message": told }).to_string())
     });
+    serve(app).await.replace("http://", "tcp://")
+}
+
+async fn serve(app: Router) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     tokio::spawn(async move { axum::serve(listener, app).await });
     url
+}
+
+/// The planted text as it stands in a text, and in one that was encoded, wherever in it.
+fn spellings() -> Vec<String> {
+    let encoded = [STANDARD, URL_SAFE].into_iter().flat_map(|alphabet| {
+        (0..3).map(move |before| {
+            let plain = format!("{}{PLANTED}", &"xx"[..before]);
+            // Without the letters at either end that its neighbours have a part in.
+            alphabet.encode(&plain)[(before * 8).div_ceil(6)..plain.len() * 8 / 6].to_owned()
+        })
+    });
+    encoded.chain([PLANTED.to_owned()]).collect()
+}
+
+/// Panics if a secret stands in a text, and tells where.
+fn assert_hidden(place: &str, text: &str) {
+    for spelling in spellings() {
+        if let Some(at) = text.find(&spelling) {
+            let from = text.floor_char_boundary(at.saturating_sub(300));
+            panic!("a secret is {place}: {}", &text[from..text.floor_char_boundary(at + 60)]);
+        }
+    }
 }
 
 /// Everything that stands in any table of ours, as text.
@@ -64,12 +123,9 @@ async fn nothing_shows(stage: &Stage, program: Program, expected: &str) {
         told.contains("worker started") && told.contains("wide_event"),
         "there is something to look through"
     );
-    for (place, text) in [("told", told), ("kept", kept(stage).await), ("recorded", format!("{outcome:?}"))] {
-        if let Some(at) = text.find(PLANTED) {
-            let from = text.floor_char_boundary(at.saturating_sub(300));
-            panic!("a secret is {place}: {}", &text[from..text.floor_char_boundary(at + 60)]);
-        }
-    }
+    assert_hidden("told", &told);
+    assert_hidden("kept", &kept(stage).await);
+    assert_hidden("recorded", &format!("{outcome:?}"));
 }
 
 #[tokio::test]
@@ -99,23 +155,26 @@ async fn the_webhooks_secrets_never_show() {
 
 #[tokio::test]
 async fn the_registrys_password_never_shows() {
-    let stage = Stage::set().await;
-    let worker = stage
-        .worker("a")
-        .env("WARMPROOF_BACKEND", "docker")
-        .env("DOCKER_HOST", parrot().await.replace("http://", "tcp://"))
-        .env("DOCKER_API_VERSION", "1.41")
-        .env("DOCKER_REGISTRY_USERNAME", "puller")
-        .env("DOCKER_REGISTRY_PASSWORD", format!("{PLANTED}-registry"))
-        .env("DOCKER_REGISTRY_URL", "registry.example");
-    nothing_shows(&stage, worker, "image").await;
+    for in_the_progress in [false, true] {
+        let stage = Stage::set().await;
+        let worker = stage
+            .worker("a")
+            .env("WARMPROOF_BACKEND", "docker")
+            .env("DOCKER_HOST", parrot_of_an_engine(in_the_progress).await)
+            .env("DOCKER_API_VERSION", "1.41")
+            .env("DOCKER_REGISTRY_USERNAME", "puller")
+            .env("DOCKER_REGISTRY_PASSWORD", format!("{PLANTED}-registry"))
+            .env("DOCKER_REGISTRY_URL", "registry.example");
+        nothing_shows(&stage, worker, r#"the registry refused {"username":"puller","password":"[hidden]""#)
+            .await;
+    }
 }
 
 #[tokio::test]
 async fn the_clusters_token_never_shows() {
     let stage = Stage::set().await;
     let mut kubeconfig = tempfile::NamedTempFile::new().unwrap();
-    let server = parrot().await;
+    let server = parrot_of_a_cluster().await;
     write!(
         kubeconfig,
         "{{\"apiVersion\": \"v1\", \"kind\": \"Config\", \"current-context\": \"c\",
@@ -128,7 +187,7 @@ async fn the_clusters_token_never_shows() {
         .worker("a")
         .env("WARMPROOF_BACKEND", "kubernetes")
         .env("WARMPROOF_KUBECONFIG", kubeconfig.path().display());
-    nothing_shows(&stage, worker, "400").await;
+    nothing_shows(&stage, worker, r#"422 Invalid: API_KEY","value":"[hidden]""#).await;
 }
 
 #[tokio::test]
@@ -146,6 +205,12 @@ async fn the_platforms_credentials_never_show() {
     let outcome = stage.outcome(&hit.run).await;
     assert_eq!(outcome.outcome, "probe_error");
     assert_eq!(worker.terminate().await, Some(0));
-    let told = format!("{:?}{:?}{outcome:?}{}", worker.stdout(), worker.stderr(), kept(&stage).await);
-    assert!(!told.contains(PLANTED));
+    let told = format!("{:?}{:?}", worker.stdout(), worker.stderr());
+    assert!(
+        told.contains("worker started") && told.contains("probe_error"),
+        "there is something to look through"
+    );
+    assert_hidden("told", &told);
+    assert_hidden("kept", &kept(&stage).await);
+    assert_hidden("recorded", &format!("{outcome:?}"));
 }

@@ -1,5 +1,7 @@
 //! The server that was started for this run: a namespace, users, and workloads that speak to it.
 
+use std::path::PathBuf;
+
 use k8s_openapi::api::core::v1::{Namespace, Pod};
 use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
 use kube::api::{Api, ListParams, Patch, PatchParams, PostParams};
@@ -86,19 +88,41 @@ impl Cluster {
         self.pods().patch_status(name, &PatchParams::default(), &status).await.expect("a patched status");
     }
 
-    /// A worker's backend, which brings this token.
-    pub(crate) fn workload(&self, token: &str, extra: &[(&str, &str)]) -> Workload {
+    /// The server, asked with this token.
+    pub(crate) async fn client(&self, token: &str) -> Client {
+        let kubeconfig = Kubeconfig::read_from(self.kubeconfig_of(token)).expect("a kubeconfig");
+        let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await;
+        Client::try_from(config.expect("a configuration")).expect("a client")
+    }
+
+    /// A kubeconfig that leads to the server with this token.
+    fn kubeconfig_of(&self, token: &str) -> PathBuf {
+        let server = self.kubeconfig.clusters[0].cluster.as_ref().expect("a cluster");
+        let authority = &server.certificate_authority;
+        self.write(&json!({"server": server.server, "certificate-authority": authority}), token)
+    }
+
+    /// A kubeconfig that leads to somebody in front of the server.
+    pub(crate) fn kubeconfig_at(&self, url: &str, token: &str) -> PathBuf {
+        self.write(&json!({ "server": url }), token)
+    }
+
+    fn write(&self, server: &Value, token: &str) -> PathBuf {
         // A file each: it is read at the first request, perhaps while the next one is written.
         let path = self.directory.path().join(Uuid::now_v7().simple().to_string());
-        let server = &self.kubeconfig.clusters[0].cluster.as_ref().expect("a cluster");
         let kubeconfig = json!({
             "current-context": "test",
-            "clusters": [{"name": "test", "cluster": {
-                "server": server.server, "certificate-authority": server.certificate_authority}}],
+            "clusters": [{"name": "test", "cluster": server}],
             "contexts": [{"name": "test", "context": {"cluster": "test", "user": "test"}}],
             "users": [{"name": "test", "user": {"token": token}}],
         });
         std::fs::write(&path, kubeconfig.to_string()).expect("a file");
+        path
+    }
+
+    /// A worker's backend, which brings this token.
+    pub(crate) fn workload(&self, token: &str, extra: &[(&str, &str)]) -> Workload {
+        let path = self.kubeconfig_of(token);
         let fixed = [
             ("WARMPROOF_BACKEND", "kubernetes"),
             ("WARMPROOF_KUBECONFIG", path.to_str().expect("a path")),
@@ -132,7 +156,7 @@ pub(crate) fn dispatch(changes: &[(&str, &str)]) -> CreateRequest {
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "the script that starts the server says so where it is")]
+/// The script that starts the server says so where it is.
 fn server() -> String {
     std::env::var("WARMPROOF_TEST_KUBECONFIG")
         .expect("no API server: run `make test-kubernetes`, which starts one")

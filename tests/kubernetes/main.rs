@@ -3,8 +3,16 @@
 //! There is no scheduler and no kubelet: pods stay pending unless a test plays the kubelet's part.
 //! Each test has a namespace of its own, and works with the rights docs/operating.md asks for.
 
+#![allow(missing_docs, unreachable_pub, reason = "a test binary has no outside")]
+#![allow(dead_code, reason = "shares what other tests stand on, and needs a part of it")]
+#![allow(clippy::disallowed_methods, reason = "tests look at rows and clocks from outside")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails where it stands")]
+#![allow(clippy::print_stdout, reason = "a test prints its seed")]
+
 mod cluster;
+mod support;
 
 mod creates;
+mod lost_dispatches;
 mod options;
 mod refusals;

@@ -104,6 +104,20 @@ async fn nothing_is_started_in_a_brown_out_and_what_was_lost_is_recovered_after_
     until_true(&stage, "the pool is well", well).await;
     until_true(&stage, "all have ended", "select not exists (select from pending)").await;
 
+    let settled = "select seen_at + interval '30 s' from brown_out";
+    let early: i64 = stage
+        .db
+        .value(&format!(
+            "select count(*) from outcome, began where create_permitted_at > at and create_permitted_at < ({settled})"
+        ))
+        .await;
+    assert_eq!(early, 0, "nothing is permitted before all has settled down");
+    let after: i64 = stage
+        .db
+        .value(&format!("select count(*) from outcome where create_permitted_at >= ({settled})"))
+        .await;
+    assert!(usize::try_from(after).unwrap() >= LOST_LATER, "{after} were recovered after it");
+
     let simulator = &stage.platform.simulator;
     let (mut healthy, mut recovered) = (0, 0);
     for record in &simulator.report().runs {

@@ -127,7 +127,7 @@ pub const LOSSES_HELD: Metric = metric(
     "warmproof_losses_held_total",
     Counter,
     &["pool", "reason"],
-    "Times that a loss was held instead of started, by reason: paused, brown_out or cap.",
+    "Times that a loss was held instead of started, by reason: paused, brown_out, cap or busy (no room at a worker).",
 );
 /// Second looks.
 pub const SECOND_LOOKS: Metric = metric(

@@ -142,7 +142,8 @@ fn failed_fallback(claim: &Claim, error: &str) -> Outcome {
 fn line(outcome: &Outcome, failure: Option<ProbeFailure>) -> String {
     let at = Instant::now();
     let clock = DbClock::new(due_at() + TimeDelta::milliseconds(2005), at);
-    let look = Look { at, probes: 1, probe_ms: Some(7), failure, span: tracing::Span::none() };
+    let span = tracing::Span::none();
+    let look = Look { at, probes: 1, probe_ms: Some(7), failure, lost_at: None, span };
     serde_json::to_string(&settled(&config(), &claim(), &clock, &look, outcome)).expect("JSON")
 }
 

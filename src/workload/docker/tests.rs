@@ -236,6 +236,18 @@ async fn an_error_hides_what_the_runner_is_told() {
     assert_eq!(error.to_string(), text);
 }
 
+#[test]
+fn a_backend_is_printed_without_the_registrys_password() {
+    let registry = [
+        ("DOCKER_REGISTRY_USERNAME", "puller"),
+        ("DOCKER_REGISTRY_PASSWORD", "sesame-registry"),
+        ("DOCKER_REGISTRY_URL", "registry.example"),
+    ];
+    let workload = Workload::new(&config("unix:///nowhere.sock", &registry)).expect("a workload");
+    let printed = format!("{workload:?}");
+    assert!(printed.contains("puller") && !printed.contains("sesame"), "{printed}");
+}
+
 #[tokio::test]
 async fn a_name_or_an_image_that_would_lead_elsewhere_is_refused() {
     let paper = Paper { create: (201, "{}"), look: (404, "{}"), start: 204 };

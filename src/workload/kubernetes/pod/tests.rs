@@ -103,7 +103,7 @@ const OVERRIDE: (&str, &str) = (
     r#"{"clx3q9tqs0001ml08d4kk9c7w": {"nodeSelector": {"nodetype": "own", "node.cluster.x-k8s.io/paid": "own"}, "tolerations": "own:NoSchedule"}}"#,
 );
 
-const OPTIONS: [Case; 47] = [
+const OPTIONS: [Case; 53] = [
     ("namespace", &[("KUBERNETES_NAMESPACE", "runs")], &[]),
     ("nodetype", &[("KUBERNETES_WORKER_NODETYPE_LABEL", "v5")], &[]),
     ("nodetype, empty", &[("KUBERNETES_WORKER_NODETYPE_LABEL", "")], &[]),
@@ -152,10 +152,35 @@ const OPTIONS: [Case; 47] = [
     ),
     ("large pool, small machine", &[LARGE_POOL], &[]),
     ("large pool, large machine", &[LARGE_POOL, ("KUBERNETES_LARGE_MACHINE_AFFINITY_WEIGHT", "7")], &[LARGE]),
+    (
+        "large pool, own label",
+        &[
+            LARGE_POOL,
+            ("KUBERNETES_LARGE_MACHINE_AFFINITY_POOL_LABEL_KEY", "own/size"),
+            ("KUBERNETES_LARGE_MACHINE_AFFINITY_POOL_LABEL_VALUE", "big"),
+        ],
+        &[],
+    ),
     ("scheduled pool, other run", &[SCHEDULED_POOL], &[]),
     ("scheduled pool, scheduled run", &[SCHEDULED_POOL], &[SCHEDULED]),
+    (
+        "scheduled pool, own label and weight, scheduled run",
+        &[
+            SCHEDULED_POOL,
+            ("KUBERNETES_SCHEDULED_RUN_AFFINITY_POOL_LABEL_KEY", "own/purpose"),
+            ("KUBERNETES_SCHEDULED_RUN_AFFINITY_POOL_LABEL_VALUE", "cron"),
+            ("KUBERNETES_SCHEDULED_RUN_AFFINITY_WEIGHT", "8"),
+        ],
+        &[SCHEDULED],
+    ),
+    (
+        "scheduled pool, own weight, other run",
+        &[SCHEDULED_POOL, ("KUBERNETES_SCHEDULED_RUN_ANTI_AFFINITY_WEIGHT", "9")],
+        &[],
+    ),
     ("both pools, large scheduled run", &[LARGE_POOL, SCHEDULED_POOL], &[LARGE, SCHEDULED]),
     ("project affinity", &[PROJECT, ("KUBERNETES_PROJECT_AFFINITY_TOPOLOGY_KEY", "zone")], &[]),
+    ("project affinity, own weight", &[PROJECT, ("KUBERNETES_PROJECT_AFFINITY_WEIGHT", "6")], &[]),
     ("tolerations", &[TOLERATIONS, SCHEDULED_TOLERATIONS], &[]),
     ("tolerations, scheduled run", &[TOLERATIONS, SCHEDULED_TOLERATIONS, OVERRIDE], &[SCHEDULED]),
     ("placement tags", &[TAGS], &[]),
@@ -170,6 +195,22 @@ const OPTIONS: [Case; 47] = [
         &[],
         &[("/organization/hasPrivateLink", "true"), ("/environment/type", "STAGING")],
     ),
+    (
+        "what runners are told",
+        &[
+            ("TRIGGER_WORKLOAD_API_PROTOCOL", "HTTPS"),
+            ("TRIGGER_WORKLOAD_API_PORT_EXTERNAL", "8443"),
+            ("TRIGGER_WARM_START_URL", "http://localhost:9000"),
+            ("TRIGGER_METADATA_URL", "http://metadata.example"),
+            ("RUNNER_HEARTBEAT_INTERVAL_SECONDS", "11"),
+            ("RUNNER_SNAPSHOT_POLL_INTERVAL_SECONDS", "12"),
+            ("SEND_RUN_DEBUG_LOGS", "1"),
+            // Not for pods, as upstream has it.
+            ("RUNNER_PRETTY_LOGS", "true"),
+        ],
+        &[],
+    ),
+    ("signed token", &[("WORKLOAD_TOKEN_ENFORCEMENT", "log"), ("WORKLOAD_TOKEN_SECRET", "test-secret")], &[]),
     (
         "own variables win over the node's",
         &[
@@ -191,6 +232,55 @@ fn each_option_changes_what_it_says_and_nothing_else() {
         .collect();
     assert_eq!(changed.len(), OPTIONS.len(), "each case has a name of its own");
     insta::assert_json_snapshot!(changed);
+}
+
+/// A preset's own share is that preset's and no other's.
+#[test]
+fn each_presets_ratio_is_its_own() {
+    let presets = ["micro", "small-1x", "small-2x", "medium-1x", "medium-2x", "large-1x", "large-2x"];
+    for of_ratio in presets {
+        let suffix = of_ratio.to_uppercase().replace('-', "_");
+        let cpu = format!("KUBERNETES_CPU_REQUEST_RATIO_{suffix}");
+        let memory = format!("KUBERNETES_MEMORY_REQUEST_RATIO_{suffix}");
+        for preset in presets {
+            let machine = json!({"name": preset, "cpu": 8, "memory": 8, "centsPerMs": 0}).to_string();
+            let variables = [(cpu.as_str(), "0.125"), (memory.as_str(), "0.25")];
+            let pod = pod_of(&variables, &[("/run/machine", &machine)]).expect("a pod");
+            let requests = &pod["spec"]["containers"][0]["resources"]["requests"];
+            let expected = if preset == of_ratio { ("1", "2G") } else { ("6", "8G") };
+            let asked = (requests["cpu"].as_str(), requests["memory"].as_str());
+            assert_eq!(asked, (Some(expected.0), Some(expected.1)), "{of_ratio}'s ratio, {preset}");
+        }
+    }
+}
+
+/// A variable that is read and shows in no golden pod would be one that nobody looks after.
+#[test]
+fn every_variable_of_the_backend_has_a_golden_pod() {
+    let read = [
+        include_str!("../../../config/kubernetes.rs"),
+        include_str!("../../../config/kubernetes/placement.rs"),
+        include_str!("../../../config/kubernetes/resources.rs"),
+        include_str!("../../../config/runner.rs"),
+    ];
+    let quoted = read.iter().flat_map(|source| source.split('"').skip(1).step_by(2));
+    let is_variable = |text: &&str| {
+        text.len() > 4
+            && text.bytes().all(|byte| byte == b'_' || byte.is_ascii_uppercase() || byte.is_ascii_digit())
+    };
+    let shown: Vec<&str> =
+        OPTIONS.iter().flat_map(|(_, variables, _)| variables.iter().map(|(name, _)| *name)).collect();
+    // How the cluster is reached is no part of a pod; presets have a test of their own; and these two the base.
+    let elsewhere = |name: &&str| {
+        matches!(*name, "KUBERNETES_PORT" | "WARMPROOF_KUBECONFIG" | "OTEL_EXPORTER_OTLP_ENDPOINT")
+            || ["MICRO", "_1X", "_2X"].iter().any(|preset| name.ends_with(preset))
+    };
+    let unseen: Vec<&str> = quoted
+        .filter(is_variable)
+        .filter(|name| !shown.contains(name))
+        .filter(|name| !elsewhere(name))
+        .collect();
+    assert_eq!(unseen, [""; 0]);
 }
 
 #[test]

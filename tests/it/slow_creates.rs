@@ -1,0 +1,73 @@
+//! Cold starts that take their time: everybody else is looked at meanwhile.
+
+use std::collections::BTreeMap;
+
+use warmproof::domain::ids::RunId;
+
+use crate::support::platform::{Dispatched, SOON};
+use crate::support::receiver::{Receiver, start_cold};
+use crate::support::stage::Stage;
+use crate::support::wait::until;
+
+const IN_HAND: usize = 10;
+const AT_A_TIME: usize = 2;
+/// More than fit into a hand.
+const LOSSES: usize = 2 * IN_HAND;
+const WAITS: &str = "last_error like 'waits: %' and create_permitted_at is not null";
+
+#[tokio::test]
+async fn creates_that_hang_leave_room_for_looks() {
+    let stage = Stage::set().await;
+    let mut gateway = Receiver::start().await;
+    let worker = stage
+        .worker("a")
+        .env("COMPUTE_GATEWAY_URL", &gateway.base_url)
+        // Longer than any wait of a test.
+        .env("COMPUTE_GATEWAY_TIMEOUT_MS", 300_000)
+        .env("WARMPROOF_CLAIMS_IN_HAND_MAX", IN_HAND)
+        .env("WARMPROOF_FALLBACK_CONCURRENCY", AT_A_TIME)
+        .env("WARMPROOF_HOLD_RETRY_MS", 100)
+        .start();
+    let mut losses = BTreeMap::<RunId, Dispatched>::new();
+    for _ in 0..LOSSES {
+        let lost = stage.hit().await;
+        losses.insert(lost.run.clone(), lost);
+    }
+    let mut hanging = Vec::new();
+    for _ in 0..AT_A_TIME {
+        hanging.push(gateway.call().await);
+    }
+    // All have been lost and permitted, and those without a place have been given back, visibly.
+    let waiting = format!("select count(*) from pending where {WAITS}");
+    until("what does not fit waits", async || {
+        let waiting: i64 = stage.db.value(&waiting).await;
+        (usize::try_from(waiting).unwrap() == LOSSES - IN_HAND / 2).then_some(())
+    })
+    .await;
+
+    let healthy = stage.platform.dispatch().await;
+    stage.platform.start_warm(&healthy).await;
+    healthy.schedule(&stage.db, SOON).await;
+    assert_eq!(stage.outcome(&healthy.run).await.outcome, "delivered");
+    assert!(gateway.is_quiet(), "all the while nothing was answered and nothing else was asked");
+
+    for _ in 0..LOSSES {
+        let call = match hanging.pop() {
+            Some(call) => call,
+            None => gateway.call().await,
+        };
+        let call_for = call.json();
+        let run = RunId::parse(call_for["env"]["TRIGGER_RUN_ID"].as_str().unwrap()).unwrap();
+        start_cold(&stage.platform, &losses[&run], call_for["name"].as_str().unwrap()).await;
+        call.answer(201);
+    }
+    for lost in losses.values() {
+        let outcome = stage.outcome(&lost.run).await;
+        assert_eq!(outcome.fallback_result.as_deref(), Some("created"), "{outcome:?}");
+        assert_eq!((outcome.create_count, outcome.error.as_deref()), (1, None), "a wait costs no attempt");
+        let record = stage.platform.simulator.record_of(&lost.run).unwrap();
+        assert_eq!((record.creates, record.executions), (1, 1));
+    }
+    let all: Vec<_> = losses.into_values().chain([healthy]).collect();
+    stage.audit(&all, vec![worker]).await;
+}
