@@ -1,7 +1,7 @@
 # Every command there is. If it is not a target here, it is not a step.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-docker test-kubernetes trials takeover test-conformance test-alerts test-contract openapi bench bench-pages profile bench-check check prepare
+.PHONY: help demo test test-docker test-kubernetes trials takeover test-conformance test-alerts test-contract test-page openapi bench bench-pages profile bench-check check prepare
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -14,6 +14,7 @@ test: ## Run every test; installs PostgreSQL's programs if there are none
 	@scripts/bootstrap --test
 	cargo test
 	@scripts/dockerd --if-possible cargo test --test docker
+	@scripts/test-page --if-possible
 	@if scripts/kube-apiserver cached; then $(MAKE) --no-print-directory test-kubernetes; else scripts/kube-apiserver skipped; fi
 
 test-docker: ## Run the tests against a real Docker engine, which is installed and started if need be; needs root and Linux
@@ -39,6 +40,10 @@ test-kubernetes: ## Test against a real Kubernetes API server; the first time bu
 test-contract: ## Look for answers that docs/openapi.json does not describe; needs Python and pip
 	@scripts/bootstrap
 	@scripts/test-contract
+
+test-page: ## Drive the admin page of a running demo with headless Chromium, which is installed if need be
+	@scripts/bootstrap
+	@scripts/test-page
 
 openapi: ## Write the API's description anew, into docs/openapi.json
 	@scripts/bootstrap --test
@@ -70,6 +75,7 @@ check: ## Format, lints, tidiness, docs, query metadata, dependencies
 	cargo clippy --all-targets -- -D warnings
 	cargo clippy --test docker -- -D warnings
 	cargo clippy --test kubernetes -- -D warnings
+	cargo clippy --test page -- -D warnings
 	cargo test --test tidy
 	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --document-private-items
 	@scripts/bootstrap

@@ -43,6 +43,7 @@ use utoipa_axum::routes;
 
 use crate::config::api::ApiConfig;
 use crate::store::Store;
+use crate::store::caller::Tokens;
 use crate::store::coalesce::Coalescer;
 
 use problem::Problem;
@@ -56,7 +57,7 @@ struct Inner {
     coalescer: Coalescer,
     config: ApiConfig,
     default_delay: Duration,
-    tokens: auth::Tokens,
+    tokens: Tokens,
     pools: pools::KnownPools,
     room: Semaphore,
     gauges: gauges::Gauges,
@@ -81,7 +82,18 @@ pub async fn serve(
     default_delay: Duration,
     stop: CancellationToken,
 ) -> std::io::Result<()> {
-    let router = router(store, config, default_delay);
+    serve_router(listener, router(store, config, default_delay), stop).await
+}
+
+/// Serves any routes like [`serve`].
+///
+/// # Errors
+/// The listener failed.
+pub async fn serve_router(
+    listener: TcpListener,
+    router: Router,
+    stop: CancellationToken,
+) -> std::io::Result<()> {
     let serving = axum::serve(listener, router).with_graceful_shutdown(stop.clone().cancelled_owned());
     tokio::select! {
         served = serving.into_future() => served,
@@ -104,7 +116,7 @@ pub fn router(store: Store, config: ApiConfig, default_delay: Duration) -> Route
     let request_id = HeaderName::from_static("x-request-id");
     let (limit, timeout) = (config.body_bytes_max, config.request_timeout);
     let api = Api(Arc::new(Inner {
-        tokens: auth::Tokens::new(config.token.as_ref()),
+        tokens: Tokens::new(config.token.as_ref()),
         coalescer: Coalescer::start(&store, default_delay),
         store,
         room: room::new(config.body_bytes_max),

@@ -9,6 +9,7 @@
 //! upstream's (contract §6); ours begin with `WARMPROOF_`. `docs/configuration.md`
 //! lists them all.
 
+pub mod admin;
 pub mod api;
 pub mod database;
 pub mod docker;
@@ -28,6 +29,7 @@ pub mod webhook;
 pub mod worker;
 pub mod workload;
 
+use admin::AdminConfig;
 use api::ApiConfig;
 use database::DatabaseConfig;
 use environment::Environment;
@@ -76,6 +78,8 @@ pub struct ApiSettings {
     pub database: DatabaseConfig,
     /// The API itself.
     pub api: ApiConfig,
+    /// The page beside it; `None`: it is switched off.
+    pub admin: Option<AdminConfig>,
     /// What is recorded of it.
     pub metrics: MetricsConfig,
 }
@@ -117,8 +121,8 @@ impl ApiSettings {
     pub fn from_environment(environment: &Environment) -> Result<Switch<Self>, ConfigErrors> {
         read_switched(environment, |verify, reader| {
             let (database, api) = (DatabaseConfig::read(reader), ApiConfig::read(reader));
-            let metrics = MetricsConfig::read(reader);
-            Some(Self { verify, database: database?, api: api?, metrics })
+            let (admin, metrics) = (AdminConfig::read(reader), MetricsConfig::read(reader));
+            Some(Self { verify, database: database?, api: api?, admin, metrics })
         })
     }
 }

@@ -11,3 +11,4 @@ pub mod outcome;
 pub mod pool;
 pub mod verdict;
 pub mod verification;
+pub mod wilson;

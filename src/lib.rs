@@ -15,6 +15,7 @@ pub mod workload;
 
 pub mod scheduler;
 
+pub mod admin;
 pub mod api;
 pub mod simulator;
 pub mod supervisor;

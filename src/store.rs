@@ -7,6 +7,7 @@
 //! its fence; a write that matches nothing answers `Stale` and is no error.
 
 pub mod audit;
+pub mod caller;
 pub mod cancel;
 pub mod claim;
 pub mod coalesce;
@@ -25,6 +26,7 @@ pub mod pool;
 pub mod report;
 pub mod schedule;
 pub mod second_look;
+pub mod session;
 pub mod settle;
 pub mod tally;
 pub mod token;

@@ -8,7 +8,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 /// A module names only modules of lower rank; see ARCHITECTURE.md.
-const RANKS: [(&str, u8); 16] = [
+const RANKS: [(&str, u8); 17] = [
     ("domain", 0),
     ("config", 1),
     ("telemetry", 1),
@@ -21,6 +21,7 @@ const RANKS: [(&str, u8); 16] = [
     ("scheduler", 3),
     ("worker", 4),
     ("api", 4),
+    ("admin", 4),
     ("simulator", 4),
     ("supervisor", 4),
     ("bench", 5),

@@ -12,12 +12,12 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::Api;
-use super::auth::Caller;
 use super::body::{self, OneOrMany};
 use super::openapi::{BodyRefusals, Refusals};
 use super::problem::Problem;
 use crate::domain::ids::{RunId, SnapshotId};
 use crate::domain::verification::{CancelReason, Cancellation, Cancelled};
+use crate::store::caller::Caller;
 use crate::store::token::Scope;
 use crate::telemetry::metrics;
 

@@ -8,13 +8,13 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use super::Api;
-use super::auth::Caller;
 use super::body;
 use super::openapi::{BodyRefusals, Invalid, NotFound, Refusals};
 use super::problem::{FieldError, Problem};
 use crate::domain::ids::parse_name;
 use crate::store::StoreError;
 use crate::store::audit::Audited;
+use crate::store::caller::Caller;
 use crate::store::fleet::{PoolServed, WorkerSeen};
 use crate::store::pending::PendingTotals;
 use crate::store::pool::{Pool, PoolChange};

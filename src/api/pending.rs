@@ -5,16 +5,15 @@ use axum::body::Bytes;
 use axum::extract::rejection::{BytesRejection, PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
 use axum::{Extension, Json};
-use chrono::{DateTime, Datelike};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use super::Api;
-use super::auth::Caller;
 use super::body;
 use super::openapi::{BodyRefusals, Invalid, Refusals};
 use super::problem::{FieldError, Problem};
 use crate::domain::ids::{RunId, parse_name};
+use crate::store::caller::Caller;
 use crate::store::lookup::Pending;
 use crate::store::pending::{PageKey, PendingFilter, Standing};
 
@@ -90,26 +89,12 @@ pub(super) async fn page(
     let next = pending
         .last()
         .filter(|_| full)
-        .map(|last| write_key(&PageKey { look_at: last.look_at, run_id: last.run_id.clone() }));
+        .map(|last| PageKey { look_at: last.look_at, run_id: last.run_id.clone() }.word());
     Ok(Json(Page { pending, next }))
 }
 
-/// A place between two rows, as one word of a query.
-pub(crate) fn write_key(key: &PageKey) -> String {
-    format!("{}.{}", key.look_at.timestamp_micros(), key.run_id)
-}
-
-/// Reads what [`write_key`] wrote.
-pub(crate) fn read_key(text: &str) -> Result<PageKey, Problem> {
-    let place = || invalid("after", "must be `next` of an earlier page");
-    let (micros, run_id) = text.split_once('.').ok_or_else(place)?;
-    let micros: i64 = micros.parse().map_err(|_| place())?;
-    // The database's years end before ours do.
-    let look_at = DateTime::from_timestamp_micros(micros)
-        .filter(|at| (1..=9999).contains(&at.year()))
-        .ok_or_else(place)?;
-    RunId::parse(run_id).map_err(|_| place())?;
-    Ok(PageKey { look_at, run_id: run_id.to_owned() })
+fn read_key(word: &str) -> Result<PageKey, Problem> {
+    PageKey::parse(word).ok_or_else(|| invalid("after", "must be `next` of an earlier page"))
 }
 
 #[derive(Deserialize, ToSchema)]

@@ -34,7 +34,7 @@ const fn most(what: &'static str, phase: &'static str, figure: &'static str, bou
 }
 
 /// Every bar there is.
-pub const BARS: [Bar; 20] = [
+pub const BARS: [Bar; 21] = [
     least("life through the batch API / in the server", "life", "life_to_limit", 0.70),
     least("single schedule, 256 callers / bulk", "schedule", "single_to_bulk", 0.80),
     most("single schedule, 256 callers, p99 ms", "schedule", "single_p99_ms", 15.0),
@@ -54,6 +54,7 @@ pub const BARS: [Bar; 20] = [
     most("RSS of a worker at 5 000/s, MB", "lag", "worker_rss_mb", 64.0),
     most("report over a day of outcomes, p95 ms", "reading", "report_p95_ms", 50.0),
     most("answer or command over a day of outcomes, p95 ms", "reading", "answer_p95_ms", 200.0),
+    most("page over a day of outcomes, p95 ms", "reading", "page_p95_ms", 200.0),
     most("RSS of the api at saturation, MB", "http", "api_rss_mb", 128.0),
 ];
 

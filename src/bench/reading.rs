@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use anyhow::Context as _;
 use chrono::TimeDelta;
+use reqwest::header::{COOKIE, SET_COOKIE};
 use serde_json::{Value, json};
 use tokio::process::Command;
 
@@ -33,6 +34,21 @@ const PATHS: [&str; 9] = [
     "/v1/reports/silent-loss",
     "/v1/reports/silent-loss?by=supervisor&step=hour",
     "/readyz",
+];
+
+/// The pages, for somebody who is signed in.
+const PAGES: [&str; 11] = [
+    "/",
+    "/pending",
+    "/pending?pool=default&standing=overdue",
+    "/pending?supervisor=supervisor-3",
+    "/runs/RUN",
+    "/losses",
+    "/losses?by=supervisor&since=24h",
+    "/losses?by=version&since=7d",
+    "/workers",
+    "/pools",
+    "/audit",
 ];
 
 /// The same at a terminal.
@@ -63,6 +79,7 @@ pub async fn run(context: &Context) -> anyhow::Result<Value> {
 
     let reports = reports(&store).await?;
     let answers = answers(context, &run_id).await?;
+    let pages = pages(context, &run_id).await?;
     let commands = commands(context, &run_id).await?;
     let worst =
         |rows: &[(String, Percentiles)]| rows.iter().map(|(_, figures)| p95(figures)).fold(0.0_f64, f64::max);
@@ -74,10 +91,11 @@ pub async fn run(context: &Context) -> anyhow::Result<Value> {
     store.close().await;
     Ok(json!({
         "outcomes": outcomes, "pending": pending, "seed_seconds": seed_seconds,
-        "reports": shown(&reports), "answers": shown(&answers), "commands": shown(&commands),
+        "reports": shown(&reports), "answers": shown(&answers), "pages": shown(&pages), "commands": shown(&commands),
         "bars": {
             "report_p95_ms": worst(&reports),
             "answer_p95_ms": worst(&answers).max(worst(&commands)),
+            "page_p95_ms": worst(&pages),
         },
     }))
 }
@@ -146,6 +164,49 @@ async fn answers(context: &Context, run_id: &str) -> anyhow::Result<Vec<(String,
     }
     fleet::stop_api(api).await?;
     Ok(rows)
+}
+
+async fn pages(context: &Context, run_id: &str) -> anyhow::Result<Vec<(String, Percentiles)>> {
+    let (api, url) = fleet::api(context).await?;
+    let client = crate::platform::Client::without_credentials()?;
+    let cookie = sign_in(&client, &url).await?;
+    let mut rows = Vec::new();
+    for path in PAGES {
+        let address = format!("{url}{}", path.replace("RUN", run_id));
+        let mut took = Vec::with_capacity(TIMES);
+        for _ in 0..TIMES {
+            let begin = Instant::now();
+            let answer = client.get(&address).header(COOKIE, &cookie).send().await?;
+            let status = answer.status();
+            answer.bytes().await?;
+            took.push(millis(begin.elapsed()));
+            anyhow::ensure!(status.is_success(), "{path}: {status}");
+        }
+        rows.push((format!("page {path}"), Percentiles::of(took).context("no figure")?));
+    }
+    fleet::stop_api(api).await?;
+    Ok(rows)
+}
+
+/// The cookie of a session, by the form that people use.
+async fn sign_in(client: &reqwest::Client, url: &str) -> anyhow::Result<String> {
+    let address = format!("{url}/sign-in");
+    let asked = client.get(&address).send().await?;
+    let cookie = cookie_of(&asked)?;
+    let html = asked.text().await?;
+    let (_, rest) = html.rsplit_once("name=\"form_token\" value=\"").context("the sign-in has no form")?;
+    let form_token = rest.split('"').next().unwrap_or_default();
+    let body = url::form_urlencoded::Serializer::new(String::new())
+        .extend_pairs([("form_token", form_token), ("token", API_TOKEN)])
+        .finish();
+    let answer = client.post(&address).header(COOKIE, cookie).body(body).send().await?;
+    anyhow::ensure!(answer.status().is_redirection(), "the sign-in was refused: {}", answer.status());
+    cookie_of(&answer)
+}
+
+fn cookie_of(answer: &reqwest::Response) -> anyhow::Result<String> {
+    let line = answer.headers().get(SET_COOKIE).context("no cookie was set")?.to_str()?;
+    Ok(line.split(';').next().unwrap_or_default().to_owned())
 }
 
 async fn commands(context: &Context, run_id: &str) -> anyhow::Result<Vec<(String, Percentiles)>> {

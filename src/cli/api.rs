@@ -31,8 +31,18 @@ pub(super) async fn api(lifetime: &Lifetime) -> anyhow::Result<()> {
         .await
         .with_context(|| format!("could not listen on {listen} (WARMPROOF_API_LISTEN)"))?;
     say_ready(&listener)?;
-    crate::api::serve(listener, store.clone(), settings.api, settings.verify.delay, stop).await?;
+    let token = settings.api.token.clone();
+    let mut router = crate::api::router(store.clone(), settings.api, settings.verify.delay);
+    let mut looks = None;
+    if let Some(admin) = settings.admin {
+        let store = looks.insert(Store::connect_for_looks(&settings.database, admin.statement_timeout)?);
+        router = crate::admin::router(store.clone(), admin, token.as_ref(), router);
+    }
+    crate::api::serve_router(listener, router, stop).await?;
     store.close().await;
+    if let Some(looks) = looks {
+        looks.close().await;
+    }
     Ok(())
 }
 

@@ -74,6 +74,12 @@ pub async fn demo(args: DemoArgs) -> anyhow::Result<ExitCode> {
     let mut fleet = Fleet::start(&stage, args.workers).await?;
     say(&format!("api      {}/readyz  (token in the environment of the api process)", fleet.api_url()))?;
     say(&format!("database {}", stage.database_url()))?;
+    // The token is good for this demo alone, unless the user has brought one.
+    say(&format!(
+        "page     {}/  (anybody may look; the token to act is {})",
+        fleet.api_url(),
+        stage.told_token()
+    ))?;
 
     let mut workers_killed = 0;
     let begin = Instant::now();

@@ -7,16 +7,12 @@ use clap::{Args, ValueEnum};
 use serde_json::json;
 
 use super::output;
-use crate::store::report::{Latency, LossBy, Losses, Step};
+use crate::store::report::{Latency, LossBy, Losses, Step, Total, totals};
 
 /// Shares of a spark line, from none to the highest.
 const SPARKS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
 /// Marks in a spark line at most: the newest ones are shown.
 const SPARKS_MAX: usize = 48;
-/// The span up to which minutes are kept and hours tell too little.
-const MINUTES_UP_TO: TimeDelta = TimeDelta::hours(3);
-/// The span from which hours are too many to tell apart.
-const DAYS_FROM: TimeDelta = TimeDelta::days(4);
 
 /// What to report.
 #[derive(Debug, Args)]
@@ -64,11 +60,7 @@ pub(super) async fn report(args: ReportArgs) -> anyhow::Result<ExitCode> {
         Some(ByArg::Version) => LossBy::DeploymentVersion,
         Some(ByArg::Intent) => LossBy::Intent,
     };
-    let step = match args.since {
-        span if span <= MINUTES_UP_TO => Step::Minute,
-        span if span >= DAYS_FROM => Step::Day,
-        _ => Step::Hour,
-    };
+    let step = Step::of_span(args.since);
     let store = output::connect().await?;
     let since = store.clock().await? - args.since;
     let lines = store.losses(since, step, by).await?;
@@ -88,62 +80,6 @@ pub(super) async fn report(args: ReportArgs) -> anyhow::Result<ExitCode> {
     }
     print(by, &lines, &totals)?;
     print_latencies(&latencies.0, &latencies.1).map(|()| ExitCode::SUCCESS)
-}
-
-/// One key's sums over all lines.
-#[derive(Debug, Clone, Default, serde::Serialize)]
-struct Total {
-    key: Option<String>,
-    scheduled: i64,
-    observed: i64,
-    lost: i64,
-    overtaken: i64,
-    probe_error: i64,
-    late: i64,
-    loss_rate: Option<f64>,
-    loss_rate_low: Option<f64>,
-    loss_rate_high: Option<f64>,
-}
-
-fn totals(lines: &[Losses]) -> Vec<Total> {
-    let mut totals: Vec<Total> = Vec::new();
-    for line in lines {
-        let place = totals.iter().position(|total| total.key == line.key).unwrap_or_else(|| {
-            totals.push(Total { key: line.key.clone(), ..Total::default() });
-            totals.len() - 1
-        });
-        let total = &mut totals[place];
-        total.scheduled += line.scheduled;
-        total.observed += line.observed;
-        total.lost += line.lost;
-        total.overtaken += line.overtaken;
-        total.probe_error += line.probe_error;
-        total.late += line.late;
-    }
-    for total in &mut totals {
-        if let Some((rate, low, high)) = wilson(total.lost, total.observed) {
-            (total.loss_rate, total.loss_rate_low, total.loss_rate_high) =
-                (Some(rate), Some(low), Some(high));
-        }
-    }
-    totals.sort_by(|one, other| {
-        other.loss_rate.partial_cmp(&one.loss_rate).unwrap_or(std::cmp::Ordering::Equal)
-    });
-    totals
-}
-
-/// Rate and its 95 % interval (Wilson 1927), as `wilson_95` in the database has it.
-#[expect(clippy::cast_precision_loss, reason = "counts beyond 2^53 do not occur")]
-fn wilson(lost: i64, observed: i64) -> Option<(f64, f64, f64)> {
-    const Z: f64 = 1.959_963_984_540_054;
-    if observed == 0 {
-        return None;
-    }
-    let (k, n) = (lost as f64, observed as f64);
-    let (rate, z2) = (k / n, Z * Z);
-    let middle = (rate + z2 / (2.0 * n)) / (1.0 + z2 / n);
-    let half = Z / (1.0 + z2 / n) * (rate * (1.0 - rate) / n + z2 / (4.0 * n * n)).sqrt();
-    Some((rate, (middle - half).max(0.0), (middle + half).min(1.0)))
 }
 
 fn print(by: LossBy, lines: &[Losses], totals: &[Total]) -> anyhow::Result<()> {
@@ -240,17 +176,5 @@ mod tests {
         for bad in ["", "h", "1", "1w", "-1h", "0h", "1.5h", "99999999999999999999d", "9999d", "é"] {
             assert!(span(bad).is_err(), "{bad}");
         }
-    }
-
-    #[test]
-    fn a_rate_comes_with_the_interval_of_wilson() {
-        assert_eq!(wilson(0, 0), None);
-        // Worked by hand for 2 of 3 and for 0 of 10.
-        let (rate, low, high) = wilson(2, 3).expect("a rate");
-        assert!(
-            (rate - 0.666_67).abs() < 1e-4 && (low - 0.207_66).abs() < 1e-4 && (high - 0.938_51).abs() < 1e-4
-        );
-        let (_, low, high) = wilson(0, 10).expect("a rate");
-        assert!(low.abs() < 1e-9 && (high - 0.277_53).abs() < 1e-4, "{low} {high}");
     }
 }

@@ -298,7 +298,7 @@ fn the_documentation_has_every_variable_with_its_default_and_bounds() {
     let mut reader = Reader::new(&environment);
     let _ = VerifyConfig::read(&mut reader);
     let _ = WorkerSettings::read(VerifyConfig { delay: Duration::ZERO }, &mut reader);
-    let _ = ApiConfig::read(&mut reader);
+    let _ = (ApiConfig::read(&mut reader), AdminConfig::read(&mut reader));
     let _ = kubernetes::KubernetesConfig::read(&mut reader);
     let _ = (MetricsConfig::read(&mut reader), TracesConfig::read(&mut reader));
     let _ = verify::read_broker(&mut reader);

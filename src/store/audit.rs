@@ -20,7 +20,8 @@ pub struct Audited {
     pub at: DateTime<Utc>,
     /// Who.
     pub actor: String,
-    /// `pool.change`, `cancel`, `cancel.filter`, `look_now`, `token.create` or `token.revoke`.
+    /// `pool.change`, `cancel`, `cancel.filter`, `look_now`, `token.create`, `token.revoke`, `sign_in`, `sign_out` or
+    /// `message.show`.
     pub action: String,
     /// The pool, run or token.
     pub target: Option<String>,

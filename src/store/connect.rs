@@ -17,6 +17,9 @@ use crate::config::database::DatabaseConfig;
 /// After so long without work a connection is asked whether it still lives.
 const RESTED: Duration = Duration::from_secs(1);
 
+/// Connections for people who look: enough for two or three pages at a time.
+const LOOKS_CONNECTIONS_MAX: u32 = 4;
+
 const DOING: &str = "connect to the database (WARMPROOF_DATABASE_URL)";
 
 impl Store {
@@ -35,6 +38,27 @@ impl Store {
     /// The URL cannot be used.
     pub fn connect_lazy(config: &DatabaseConfig) -> Result<Self, StoreError> {
         Ok(Self::configured(pool(config).connect_lazy_with(options(config)?), config))
+    }
+
+    /// Like [`Store::connect_lazy`], for people who look: a few connections of their own, so that a slow look
+    /// holds none that a schedule needs, and a bound on each statement of theirs.
+    ///
+    /// Behind a transaction pooler the bound is the role's own `statement_timeout`.
+    ///
+    /// # Errors
+    /// The URL cannot be used.
+    pub fn connect_for_looks(
+        config: &DatabaseConfig,
+        statement_timeout: Duration,
+    ) -> Result<Self, StoreError> {
+        let config = DatabaseConfig {
+            connections_max: LOOKS_CONNECTIONS_MAX.min(config.connections_max),
+            // Longer than a statement: who waits behind one that is given up learns why.
+            acquire_timeout: (2 * statement_timeout).min(config.acquire_timeout),
+            statement_timeout: statement_timeout.min(config.statement_timeout),
+            ..config.clone()
+        };
+        Self::connect_lazy(&config)
     }
 
     fn configured(db: PgPool, config: &DatabaseConfig) -> Self {

@@ -8,9 +8,12 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use serde_json::json;
 
+use super::audit::{self, Actor};
 use super::{ROW_WAIT, Store, StoreError, codec};
 use crate::domain::claim::ClaimKey;
+use crate::domain::ids::RunId;
 
 /// The answer to a fenced step of a fallback.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -143,9 +146,38 @@ impl Store {
         .await
         .map_err(StoreError::doing(doing))?;
         let Some(row) = row else { return Ok(Fenced::Stale) };
-        let corrupt = |column, problem| StoreError::Corrupt { doing, column, problem };
-        let message = codec::decode(row.codec, row.message).map_err(|problem| corrupt("message", problem))?;
-        let message = String::from_utf8(message).map_err(|error| corrupt("message", error.to_string()))?;
+        let message = read_message(doing, row.codec, row.message)?;
         Ok(Fenced::Held(StoredMessage { message, timings: row.timings }))
     }
+
+    /// Reads the message of a run's pending verification for an operator, and notes who looked; `None` if
+    /// nothing is pending.
+    ///
+    /// # Errors
+    /// The database could not be reached, or the message is stored in a way this version does not know.
+    pub async fn show_message(
+        &self,
+        run_id: &RunId,
+        actor: &Actor,
+    ) -> Result<Option<StoredMessage>, StoreError> {
+        let doing = "show a message";
+        let failed = StoreError::doing(doing);
+        let mut tx = self.db().begin().await.map_err(&failed)?;
+        let row =
+            sqlx::query!("select codec, message, timings from pending where run_id = $1", run_id.as_str())
+                .fetch_optional(&mut *tx)
+                .await
+                .map_err(&failed)?;
+        let Some(row) = row else { return Ok(None) };
+        audit::note(&mut tx, actor, "message.show", Some(run_id.as_str()), &json!({})).await?;
+        tx.commit().await.map_err(&failed)?;
+        let message = read_message(doing, row.codec, row.message)?;
+        Ok(Some(StoredMessage { message, timings: row.timings }))
+    }
+}
+
+fn read_message(doing: &'static str, codec: i16, message: Vec<u8>) -> Result<String, StoreError> {
+    let corrupt = |problem| StoreError::Corrupt { doing, column: "message", problem };
+    let message = codec::decode(codec, message).map_err(corrupt)?;
+    String::from_utf8(message).map_err(|error| corrupt(error.to_string()))
 }

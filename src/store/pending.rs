@@ -1,6 +1,6 @@
 //! What is pending: pages, totals, and what an operator does about it.
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, Datelike, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use utoipa::ToSchema;
@@ -75,6 +75,25 @@ pub struct PageKey {
     pub look_at: DateTime<Utc>,
     /// Its run.
     pub run_id: String,
+}
+
+impl PageKey {
+    /// As one word, for addresses.
+    #[must_use]
+    pub fn word(&self) -> String {
+        format!("{}.{}", self.look_at.timestamp_micros(), self.run_id)
+    }
+
+    /// Reads what [`PageKey::word`] wrote.
+    #[must_use]
+    pub fn parse(word: &str) -> Option<Self> {
+        let (micros, run_id) = word.split_once('.')?;
+        // The database's years end before ours do.
+        let look_at = DateTime::from_timestamp_micros(micros.parse().ok()?)
+            .filter(|at| (1..=9999).contains(&at.year()))?;
+        RunId::parse(run_id).ok()?;
+        Some(Self { look_at, run_id: run_id.to_owned() })
+    }
 }
 
 /// What is pending in one pool.
@@ -159,8 +178,34 @@ impl Store {
     /// # Errors
     /// The database could not be reached.
     pub async fn count_pending(&self, filter: &PendingFilter, most: u32) -> Result<u32, StoreError> {
-        let page = self.pending_page(filter, None, most).await?;
-        Ok(u32::try_from(page.len()).unwrap_or(u32::MAX))
+        let counted = sqlx::query_scalar!(
+            r#"select count(*) as "n!" from (
+                 select from pending p
+                 where ($1::text is null or p.pool = $1)
+                   and ($2::text is null or p.supervisor = $2)
+                   and ($3::text is null or p.region = $3)
+                   and ($4::text is null or p.deployment_version = $4)
+                   and ($5::text is null or case $5
+                     when 'claimed' then p.lease_expires_at > statement_timestamp()
+                     when 'lost' then p.lost_at is not null
+                     when 'held' then p.lost_at is not null and p.create_permitted_at is null and p.last_error like 'held: %'
+                     when 'overdue' then p.look_at < statement_timestamp() - $7 * interval '1 second'
+                       and (p.lease_expires_at is null or p.lease_expires_at <= statement_timestamp())
+                     end)
+                 limit $6
+               ) as matching"#,
+            filter.pool.as_deref(),
+            filter.supervisor.as_deref(),
+            filter.region.as_deref(),
+            filter.deployment_version.as_deref(),
+            filter.standing.map(Standing::as_str),
+            i64::from(most),
+            OVERDUE_AFTER_SECONDS,
+        )
+        .fetch_one(self.db())
+        .await
+        .map_err(StoreError::doing("count pending verifications"))?;
+        Ok(u32::try_from(counted).unwrap_or(u32::MAX))
     }
 
     /// What is pending, by pool; pools with nothing pending are left out.
@@ -206,11 +251,28 @@ impl Store {
         snapshot_id: Option<SnapshotId>,
         actor: &Actor,
     ) -> Result<Cancelled, StoreError> {
-        let cancellation =
-            Cancellation { run_id: run_id.clone(), snapshot_id, reason: CancelReason::Operator };
+        let cancelled = self.operator_cancel_these(&[(run_id.clone(), snapshot_id)], actor).await;
+        Ok(cancelled?.pop().unwrap_or(Cancelled::NotFound))
+    }
+
+    /// Cancels the verifications of some runs as an operator, and notes who did it.
+    ///
+    /// # Errors
+    /// The database could not be reached.
+    pub async fn operator_cancel_these(
+        &self,
+        runs: &[(RunId, Option<SnapshotId>)],
+        actor: &Actor,
+    ) -> Result<Vec<Cancelled>, StoreError> {
         // Before the deed: what was done is never without its entry.
-        self.note_cancels(&[run_id], actor).await?;
-        Ok(self.cancel(&[cancellation]).await?.pop().unwrap_or(Cancelled::NotFound))
+        let noted: Vec<&RunId> = runs.iter().map(|(run_id, _)| run_id).collect();
+        self.note_cancels(&noted, actor).await?;
+        let cancellation = |(run_id, snapshot_id): &(RunId, Option<SnapshotId>)| Cancellation {
+            run_id: run_id.clone(),
+            snapshot_id: snapshot_id.clone(),
+            reason: CancelReason::Operator,
+        };
+        self.cancel(&runs.iter().map(cancellation).collect::<Vec<_>>()).await
     }
 
     /// Cancels everything that a filter means as an operator, at most `most`; answers how many were cancelled.

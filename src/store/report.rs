@@ -3,12 +3,16 @@
 //! Losses and latencies are read from counts and histograms, so that a day costs the same whether it
 //! saw a thousand verifications or a hundred million. What a rate is, the views say; see ADR 0018.
 
+mod totals;
+
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::{Store, StoreError};
+
+pub use totals::{Total, totals};
 
 /// How long a line of a report is. A report begins with the whole step that its start falls into.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -164,6 +168,17 @@ pub struct Quantiles {
     pub max_ms: f64,
 }
 
+/// Quantiles over all pools, in milliseconds; see [`Quantiles`].
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct LatencyOfAll {
+    /// How many were measured.
+    pub n: i64,
+    /// Half took at most so long.
+    pub p50_ms: f64,
+    /// 99 %.
+    pub p99_ms: f64,
+}
+
 /// A fallback that the original runner overtook: it was slow, not dead.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct FalsePositive {
@@ -273,6 +288,39 @@ impl Store {
         .fetch_all(self.db())
         .await
         .map_err(StoreError::doing("report latencies"))
+    }
+
+    /// Quantiles of a latency over all pools, from the hour on in which `since` falls; `None`: none was measured.
+    ///
+    /// # Errors
+    /// The database could not be reached.
+    pub async fn latency_of_all(
+        &self,
+        latency: Latency,
+        since: DateTime<Utc>,
+    ) -> Result<Option<LatencyOfAll>, StoreError> {
+        sqlx::query_as!(
+            LatencyOfAll,
+            r#"with histogram as (
+                 select bucket, sum(n) as n
+                 from latency_hourly
+                 where kind = $1 and hour >= date_trunc('hour', $2::timestamptz, 'UTC')
+                 group by bucket
+               ), running as (
+                 select bucket, n, sum(n) over (order by bucket) as up_to, sum(n) over () as total
+                 from histogram
+               )
+               select sum(n)::bigint as "n!",
+                 latency_bucket_ms(min(bucket) filter (where up_to >= 0.5 * total)) as "p50_ms!",
+                 latency_bucket_ms(min(bucket) filter (where up_to >= 0.99 * total)) as "p99_ms!"
+               from running
+               having count(*) > 0"#,
+            latency.as_str(),
+            since
+        )
+        .fetch_optional(self.db())
+        .await
+        .map_err(StoreError::doing("report a latency"))
     }
 
     /// Fallbacks that the original runner overtook, newest first, at most `limit`.

@@ -7,6 +7,7 @@ pub mod dispatch;
 pub mod gateway;
 pub mod lives;
 pub mod logs;
+pub mod page;
 pub mod platform;
 pub mod process;
 pub mod proxy;

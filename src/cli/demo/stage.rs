@@ -33,6 +33,7 @@ pub(super) struct Stage {
     postgres: Option<PrivatePostgres>,
     environment: Vec<(String, String)>,
     database_url: String,
+    made_token: Option<String>,
     pub(super) store: Store,
     pub(super) simulator: Simulator,
     /// What the database had counted before the demo began.
@@ -54,7 +55,13 @@ impl Stage {
                 (Some(postgres), url)
             }
         };
-        let secrets = Secrets::fresh();
+        let brought = match process.get("WARMPROOF_API_TOKEN") {
+            Value::Text(token) => Some(token.to_owned()),
+            Value::Unset | Value::NotUnicode => None,
+        };
+        let made_token = brought.is_none();
+        let secrets = Secrets::fresh(brought);
+        let made_token = made_token.then(|| secrets.api_token.clone());
         let queued = (args.runs_per_second * args.producing().as_secs_f64()).ceil();
         let simulator = simulate(args, &secrets, queued).await?;
         let environment = environment(args, &secrets, &simulator, &database_url);
@@ -72,7 +79,18 @@ impl Stage {
         let supervisor = tokio::spawn(supervise(&settings, &simulator, stop.clone()).await?);
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a small whole number")]
         let queued = queued as u64;
-        Ok(Self { postgres, environment, database_url, store, simulator, before, queued, supervisor, stop })
+        Ok(Self {
+            postgres,
+            environment,
+            database_url,
+            made_token,
+            store,
+            simulator,
+            before,
+            queued,
+            supervisor,
+            stop,
+        })
     }
 
     /// What the processes of the demo find in their environment.
@@ -90,6 +108,11 @@ impl Stage {
             }
             _ => self.database_url.clone(),
         }
+    }
+
+    /// The token of the API and the page, if it was made here.
+    pub(super) fn told_token(&self) -> &str {
+        self.made_token.as_deref().unwrap_or("the one in WARMPROOF_API_TOKEN")
     }
 
     /// Whether every run is over and every promise settled.
@@ -130,14 +153,15 @@ struct Secrets {
 }
 
 impl Secrets {
-    fn fresh() -> Self {
+    /// The API's token may be brought, for scripts that want to sign in.
+    fn fresh(api_token: Option<String>) -> Self {
         let mut rng = StdRng::from_os_rng();
         let mut text = || Alphanumeric.sample_string(&mut rng, 40);
         Self {
             worker_token: format!("tr_wgt_{}", text()),
             managed_secret: text(),
             gateway_token: text(),
-            api_token: text(),
+            api_token: api_token.unwrap_or_else(&mut text),
         }
     }
 }
@@ -196,6 +220,8 @@ fn environment(
         ("WARMPROOF_SCHEMA", SCHEMA),
         ("WARMPROOF_API_LISTEN", "127.0.0.1:0"),
         ("WARMPROOF_API_TOKEN", &secrets.api_token),
+        // Nothing real is shown, and nobody else is on loopback.
+        ("WARMPROOF_ADMIN_READ_WITHOUT_TOKEN", "true"),
         ("WARMPROOF_LOG", "error"),
         // Several workers, one host.
         ("METRICS_PORT", "0"),

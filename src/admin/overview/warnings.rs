@@ -1,0 +1,70 @@
+//! What needs attention, the worst first.
+
+use super::Facts;
+use crate::admin::shown;
+
+/// One thing to look at.
+pub(super) struct Warning {
+    pub(super) level: &'static str,
+    pub(super) what: &'static str,
+    pub(super) told: String,
+    pub(super) path: Option<&'static str>,
+}
+
+/// All of them.
+pub(super) fn of(facts: &Facts) -> Vec<Warning> {
+    let mut warnings = Vec::new();
+    let mut add = |level, what, told: String, path| warnings.push(Warning { level, what, told, path });
+    if facts.conservation.unaccounted != 0 {
+        let told = format!(
+            "{} verifications are unaccounted for. This is a defect: keep the log and run `warmproof doctor`",
+            facts.conservation.unaccounted
+        );
+        add("bad", "conservation", told, None);
+    }
+    for pool in &facts.gauges {
+        let name = shown::plain(&pool.pool);
+        if pool.workers == 0 && pool.pending > 0 {
+            let told =
+                format!("No running worker serves {name}, and {} verifications wait in it", pool.pending);
+            add("bad", "unserved", told, Some("/workers"));
+        }
+        if pool.overdue > 0 {
+            let told = format!(
+                "{} verifications of {name} are overdue, the longest by {:.0} s",
+                pool.overdue, pool.overdue_longest_seconds
+            );
+            add("bad", "overdue", told, Some("/pending?standing=overdue"));
+        }
+        if pool.brown_out {
+            let told = format!("Many probes of {name} fail: {} losses are held until that ends", pool.held);
+            add("warn", "brown-out", told, Some("/pending?standing=held"));
+        } else if pool.held > 0 {
+            let told = format!("{} losses of {name} wait for a permit", pool.held);
+            add("warn", "held", told, Some("/pending?standing=held"));
+        }
+        if pool.paused {
+            add("warn", "paused", format!("{name} is paused: nothing is looked at"), Some("/pools"));
+        }
+    }
+    for pool in &facts.served {
+        for problem in &pool.problems {
+            add(
+                "bad",
+                "backend",
+                format!("{}: {}", shown::plain(&pool.pool), shown::plain(problem)),
+                Some("/workers"),
+            );
+        }
+        if pool.backends.len() > 1 {
+            let told = format!(
+                "{}: its workers differ in their backend: {}",
+                shown::plain(&pool.pool),
+                pool.backends.join(", ")
+            );
+            add("bad", "backend", told, Some("/workers"));
+        }
+    }
+    warnings.sort_by_key(|warning| warning.level != "bad");
+    warnings
+}

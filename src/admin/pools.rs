@@ -1,0 +1,177 @@
+//! Pools: how they stand, and their settings to change.
+
+use askama::Template;
+use axum::extract::State;
+use axum::response::Response;
+
+use super::Admin;
+use super::badge::{self, Badge};
+use super::error::{PageError, redirect};
+use super::form::{Fields, Operating};
+use super::page::{self, Chrome, Tab};
+use super::shown;
+use super::visitor::Reading;
+use crate::domain::pool::OnConnect;
+use crate::store::fleet::PoolServed;
+use crate::store::gauges::PoolGauges;
+use crate::store::pool::{Pool, PoolChange};
+
+/// One pool.
+struct Told {
+    settings: Pool,
+    badges: Vec<Badge>,
+    facts: Vec<(&'static str, String)>,
+    problems: Vec<String>,
+    keeps_watching: bool,
+    /// For the form: empty where there is none.
+    delay_ms: String,
+    cap: String,
+    second_look_after_ms: String,
+}
+
+#[derive(Template)]
+#[template(path = "pools.html")]
+struct PoolsPage {
+    chrome: Chrome,
+    pools: Vec<Told>,
+}
+
+/// The page.
+pub(super) async fn page(
+    State(admin): State<Admin>,
+    Reading(visitor): Reading,
+    fields: Fields,
+) -> Result<Response, PageError> {
+    let chrome = Chrome::live(&admin, &visitor, Tab::Pools).await?;
+    let store = &admin.store;
+    let (settings, gauges, served) =
+        tokio::try_join!(store.pool_settings(), store.pool_gauges(), store.pools_served())?;
+    let told = |pool: Pool| {
+        let gauges = gauges.iter().find(|one| one.pool == pool.name);
+        let served = served.iter().find(|one| one.pool == pool.name);
+        told(pool, gauges, served)
+    };
+    let notice =
+        fields.get("changed").map(|_| "Changed. Workers feel it with their next statement.".to_owned());
+    page::write(&PoolsPage {
+        pools: settings.into_iter().map(told).collect(),
+        chrome: chrome.with_notice(notice),
+    })
+}
+
+fn told(pool: Pool, gauges: Option<&PoolGauges>, served: Option<&PoolServed>) -> Told {
+    let count = |of: fn(&PoolGauges) -> i64| shown::number(gauges.map_or(0, of));
+    let ms = |ms: Option<i32>, none: &str| ms.map_or(none.to_owned(), |ms| shown::millis(ms.into()));
+    let text = |value: Option<i32>| value.map(|value| value.to_string()).unwrap_or_default();
+    let backends = served.map(|served| served.backends.join(", ")).filter(|backends| !backends.is_empty());
+    let keeps_watching = pool.on_connect == OnConnect::KeepWatching.as_str();
+    let cap = pool.cap.map_or("none".to_owned(), |cap| {
+        format!("{} in {}", shown::number(cap.into()), shown::millis(pool.cap_window_ms.into()))
+    });
+    Told {
+        badges: gauges.map(|gauges| badge::of_pool(gauges, Some(&pool))).unwrap_or_default(),
+        facts: vec![
+            ("Pending", count(|pool| pool.pending)),
+            ("Claimed", count(|pool| pool.claimed)),
+            ("Lost, held", format!("{}, {}", count(|pool| pool.lost), count(|pool| pool.held))),
+            ("Overdue", count(|pool| pool.overdue)),
+            ("Workers", count(|pool| pool.workers)),
+            ("Backend", shown::or_dash(backends.as_deref())),
+            ("Delay", ms(pool.delay_ms, "the caller’s")),
+            ("Cap", cap),
+            ("A connect", if keeps_watching { "is only noted" } else { "ends it" }.to_owned()),
+            ("Settle down", ms(Some(pool.settle_down_ms), "")),
+            ("Second look", ms(pool.second_look_after_ms, "none")),
+        ],
+        problems: served.map(|served| served.problems.clone()).unwrap_or_default(),
+        keeps_watching,
+        delay_ms: text(pool.delay_ms),
+        cap: text(pool.cap),
+        second_look_after_ms: text(pool.second_look_after_ms),
+        settings: pool,
+    }
+}
+
+/// Changes one.
+pub(super) async fn change(State(admin): State<Admin>, operating: Operating) -> Result<Response, PageError> {
+    let fields = &operating.fields;
+    let invalid = |problem: String| PageError::Invalid(vec![problem]);
+    let name = fields.get("pool").ok_or_else(|| invalid("No pool was named.".to_owned()))?;
+    let change = read(fields)?;
+    if change == PoolChange::default() {
+        return Err(invalid("Nothing was to be changed.".to_owned()));
+    }
+    change.check().map_err(|faults| PageError::Invalid(faults.iter().map(ToString::to_string).collect()))?;
+    let changed = match crate::domain::ids::parse_name(name) {
+        Ok(()) => admin.store.change_pool(name, &change, &operating.actor).await?,
+        Err(_) => None,
+    };
+    if changed.is_none() {
+        return Err(invalid("There is no such pool; a worker that serves it makes it known.".to_owned()));
+    }
+    Ok(redirect(&format!("{}/pools?changed=1", admin.config.address.base)))
+}
+
+/// What a form changes: a switch alone, or all settings together.
+fn read(fields: &Fields) -> Result<PoolChange, PageError> {
+    let mut change = PoolChange {
+        paused: fields.get("paused").map(|word| word == "yes"),
+        shadow: fields.get("shadow").map(|word| word == "yes"),
+        ..PoolChange::default()
+    };
+    if fields.get("settings").is_some() {
+        let mut problems = Vec::new();
+        let mut number = |name: &str| {
+            let text = fields.get(name)?.trim();
+            let number = text.parse::<i32>();
+            if number.is_err() {
+                problems.push(format!("`{name}` must be a whole number"));
+            }
+            number.ok()
+        };
+        change.delay_ms = Some(number("delay_ms"));
+        change.cap = Some(number("cap"));
+        change.cap_window_ms = number("cap_window_ms");
+        change.settle_down_ms = number("settle_down_ms");
+        change.second_look_after_ms = Some(number("second_look_after_ms"));
+        change.on_connect = match fields.get("on_connect") {
+            Some("confirm") => Some(OnConnect::Confirm),
+            Some("keep_watching") => Some(OnConnect::KeepWatching),
+            Some(_) => {
+                problems.push("`on_connect` must be confirm or keep_watching".to_owned());
+                None
+            }
+            None => None,
+        };
+        if !problems.is_empty() {
+            return Err(PageError::Invalid(problems));
+        }
+    }
+    Ok(change)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn change(form: &str) -> Result<PoolChange, PageError> {
+        read(&Fields::parse(form.as_bytes()))
+    }
+
+    #[test]
+    fn a_switch_changes_nothing_else() {
+        let paused = change("pool=a&paused=yes").expect("a change");
+        assert_eq!(paused, PoolChange { paused: Some(true), ..PoolChange::default() });
+        assert_eq!(change("pool=a&shadow=no").expect("a change").shadow, Some(false));
+    }
+
+    #[test]
+    fn an_empty_setting_is_taken_away_and_a_wrong_one_refused() {
+        let form = "settings=1&delay_ms=&cap=0&cap_window_ms=1000&settle_down_ms=0&second_look_after_ms=&on_connect=keep_watching";
+        let all = change(form).expect("a change");
+        assert_eq!((all.delay_ms, all.cap), (Some(None), Some(Some(0))));
+        assert_eq!(all.on_connect, Some(OnConnect::KeepWatching));
+        let bad = change("settings=1&delay_ms=x&cap=1e3&on_connect=maybe");
+        assert!(matches!(bad, Err(PageError::Invalid(problems)) if problems.len() == 3));
+    }
+}

@@ -1,0 +1,191 @@
+//! A run: its verifications as timelines, and what can be done about the pending one.
+
+use askama::Template;
+use axum::extract::rejection::PathRejection;
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use axum::response::Response;
+use uuid::Uuid;
+
+use super::Admin;
+use super::badge::{self, Badge};
+use super::error::{PageError, redirect};
+use super::form::{Fields, Operating};
+use super::page::{self, Chrome, Tab};
+use super::shown;
+use super::timeline::{self, Moment};
+use super::visitor::Reading;
+use crate::domain::ids::{RunId, VerificationId};
+use crate::domain::outcome::Outcome;
+use crate::store::lookup::Pending;
+use crate::store::second_look::SecondLookTold;
+
+/// Past verifications of a run that are shown.
+const HISTORY_MAX: i64 = 50;
+
+#[derive(Template)]
+#[template(path = "runs.html")]
+struct SearchPage {
+    chrome: Chrome,
+    problem: Option<String>,
+}
+
+/// One verification.
+struct Told {
+    badge: Badge,
+    is_pending: bool,
+    due_ms: i64,
+    due: String,
+    facts: Vec<(&'static str, String)>,
+    moments: Vec<Moment>,
+}
+
+#[derive(Template)]
+#[template(path = "run.html")]
+struct RunPage {
+    chrome: Chrome,
+    run_id: String,
+    /// The dispatch of the pending one, which a cancel is bound to.
+    pending_snapshot: Option<String>,
+    verifications: Vec<Told>,
+}
+
+/// Finds a run, or the run of a verification.
+pub(super) async fn search(
+    State(admin): State<Admin>,
+    Reading(visitor): Reading,
+    fields: Fields,
+) -> Result<Response, PageError> {
+    let sought = fields.get("id").unwrap_or_default().trim().to_owned();
+    let base = &admin.config.address.base;
+    let problem = match (RunId::parse(sought.as_str()), sought.parse::<Uuid>()) {
+        _ if sought.is_empty() => None,
+        (Ok(run), _) => return Ok(redirect(&format!("{base}/runs/{run}"))),
+        (Err(_), Ok(id)) => match admin.store.run_of(VerificationId(id)).await? {
+            Some(run) => return Ok(redirect(&format!("{base}/runs/{run}"))),
+            None => Some("There is no verification of that id: never scheduled here, or pruned.".to_owned()),
+        },
+        (Err(error), Err(_)) => Some(format!("A run’s id {error}; a verification’s id is a UUID.")),
+    };
+    let chrome = Chrome { sought, ..Chrome::still(&admin, &visitor, Tab::Runs) };
+    let status = if problem.is_some() { StatusCode::NOT_FOUND } else { StatusCode::OK };
+    let mut response = page::write(&SearchPage { chrome, problem })?;
+    *response.status_mut() = status;
+    Ok(response)
+}
+
+/// The page.
+pub(super) async fn page(
+    State(admin): State<Admin>,
+    Reading(visitor): Reading,
+    run: Result<Path<String>, PathRejection>,
+    fields: Fields,
+) -> Result<Response, PageError> {
+    let run_id = parse(run)?;
+    let chrome = Chrome::live(&admin, &visitor, Tab::Runs).await?;
+    // Pending first: a row that settles between the two reads is then seen at least once.
+    let pending = admin.store.pending_of(&run_id).await?;
+    let past = admin.store.outcomes_of(&run_id, HISTORY_MAX).await?;
+    let ids: Vec<Uuid> = past.iter().map(|outcome| outcome.id).collect();
+    let looks = admin.store.second_looks_of(&ids).await?;
+    let pending = pending.filter(|pending| past.iter().all(|outcome| outcome.id != pending.id));
+    if pending.is_none() && past.is_empty() {
+        let chrome = Chrome { sought: run_id.to_string(), ..chrome };
+        let problem = format!("There is no verification of {run_id}: never scheduled here, or pruned.");
+        let mut response = page::write(&SearchPage { chrome, problem: Some(problem) })?;
+        *response.status_mut() = StatusCode::NOT_FOUND;
+        return Ok(response);
+    }
+    let now = chrome.clock();
+    let look = |outcome: &Outcome| looks.iter().find(|look| look.verification_id == outcome.id);
+    let present = pending.as_ref().map(|pending| told_pending(pending, now));
+    let verifications =
+        present.into_iter().chain(past.iter().map(|outcome| told_outcome(outcome, look(outcome)))).collect();
+    page::write(&RunPage {
+        chrome: chrome.with_notice(notice(&fields)),
+        run_id: run_id.to_string(),
+        pending_snapshot: pending.map(|pending| pending.snapshot_id),
+        verifications,
+    })
+}
+
+/// Has it looked at now.
+pub(super) async fn look_now(
+    State(admin): State<Admin>,
+    run: Result<Path<String>, PathRejection>,
+    operating: Operating,
+) -> Result<Response, PageError> {
+    let run_id = parse(run)?;
+    let moved = admin.store.look_now(&run_id, &operating.actor).await?;
+    let told = if moved { "now" } else { "not" };
+    Ok(redirect(&format!("{}/runs/{run_id}?looks={told}", admin.config.address.base)))
+}
+
+/// The run of a path.
+pub(super) fn parse(run: Result<Path<String>, PathRejection>) -> Result<RunId, PageError> {
+    let invalid = |problem: String| PageError::Invalid(vec![problem]);
+    let Path(run) = run.map_err(|_| invalid("A run’s id is text.".to_owned()))?;
+    RunId::parse(run).map_err(|error| invalid(format!("A run’s id {error}.")))
+}
+
+fn notice(fields: &Fields) -> Option<String> {
+    let told = match fields.get("looks")? {
+        "now" => "It is looked at now.",
+        _ => "Nothing of it waits: a worker has it in hand already, or it has ended.",
+    };
+    Some(told.to_owned())
+}
+
+fn told_pending(pending: &Pending, now: chrono::DateTime<chrono::Utc>) -> Told {
+    Told {
+        badge: badge::of_pending(pending, now),
+        is_pending: true,
+        due_ms: pending.look_at.timestamp_millis(),
+        due: shown::relative(pending.look_at, now),
+        facts: facts(
+            pending.id,
+            [&pending.snapshot_id, &pending.pool, &pending.intent],
+            [&pending.supervisor, &pending.region, &pending.deployment_version],
+            None,
+        ),
+        moments: timeline::present(pending, now),
+    }
+}
+
+fn told_outcome(outcome: &Outcome, look: Option<&SecondLookTold>) -> Told {
+    Told {
+        badge: badge::of_outcome(outcome),
+        is_pending: false,
+        due_ms: 0,
+        due: String::new(),
+        facts: facts(
+            outcome.id,
+            [&outcome.snapshot_id, &outcome.pool, &outcome.intent],
+            [&outcome.supervisor, &outcome.region, &outcome.deployment_version],
+            outcome.traceparent.as_deref(),
+        ),
+        moments: timeline::past(outcome, look),
+    }
+}
+
+fn facts(
+    id: Uuid,
+    [snapshot, pool, intent]: [&String; 3],
+    [supervisor, region, version]: [&Option<String>; 3],
+    traceparent: Option<&str>,
+) -> Vec<(&'static str, String)> {
+    let or_dash = |text: &Option<String>| shown::or_dash(text.as_deref());
+    let mut facts = vec![
+        ("Pool", pool.clone()),
+        ("Supervisor", or_dash(supervisor)),
+        ("Region", or_dash(region)),
+        ("Deployment version", or_dash(version)),
+        ("Intent", intent.clone()),
+        ("Snapshot", snapshot.clone()),
+        ("Verification", id.to_string()),
+    ];
+    if let Some(trace) = traceparent.and_then(|text| text.split('-').nth(1)) {
+        facts.push(("Trace", trace.to_owned()));
+    }
+    facts
+}

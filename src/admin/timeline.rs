@@ -1,0 +1,277 @@
+//! A verification's life as moments: hit, look, verdict, fallback, outcome.
+
+use chrono::{DateTime, TimeDelta, Utc};
+
+use super::shown;
+use crate::domain::outcome::Outcome;
+use crate::store::lookup::Pending;
+use crate::store::second_look::SecondLookTold;
+
+/// One thing that happened, or will.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Moment {
+    /// When, where it is known: claims and probes are not kept with their instants.
+    pub(super) at: Option<DateTime<Utc>>,
+    /// After the first moment.
+    pub(super) since: String,
+    pub(super) what: String,
+    pub(super) told: String,
+    /// `good`, `info`, `warn`, `bad`, `next`, or nothing.
+    pub(super) level: &'static str,
+}
+
+impl Moment {
+    fn new(at: impl Into<Option<DateTime<Utc>>>, level: &'static str, what: impl Into<String>) -> Self {
+        Self {
+            at: at.into(),
+            since: String::new(),
+            what: shown::plain(&what.into()),
+            told: String::new(),
+            level,
+        }
+    }
+
+    fn told(self, facts: impl IntoIterator<Item = Option<String>>) -> Self {
+        Self { told: shown::plain(&facts.into_iter().flatten().collect::<Vec<_>>().join(" · ")), ..self }
+    }
+
+    /// For the template.
+    pub(super) fn instant(&self) -> String {
+        self.at.map(shown::instant).unwrap_or_default()
+    }
+
+    pub(super) fn machine(&self) -> String {
+        self.at.map(shown::machine).unwrap_or_default()
+    }
+}
+
+/// How it went for one that has ended.
+pub(super) fn past(outcome: &Outcome, look: Option<&SecondLookTold>) -> Vec<Moment> {
+    let mut moments = begin(
+        outcome.dequeued_at,
+        outcome.scheduled_at,
+        &outcome.intent,
+        &outcome.pool,
+        outcome.supervisor.as_deref(),
+    );
+    let was_due = outcome.due_at <= outcome.settled_at;
+    if was_due {
+        moments
+            .push(Moment::new(outcome.due_at, "", "Due").told([Some("nothing had cancelled it".to_owned())]));
+    }
+    if outcome.claim_count > 0 {
+        let who = outcome.worker.as_deref().unwrap_or("a worker");
+        moments.push(
+            Moment::new(None, "info", format!("Claimed by {who}"))
+                .told([Some(shown::times(outcome.claim_count.into(), "claim"))]),
+        );
+    }
+    if outcome.probe_count > 0 {
+        moments.push(Moment::new(None, "info", "Probed").told([
+            outcome.probe_ms.map(|ms| format!("the last probe took {ms} ms")),
+            Some(shown::times(outcome.probe_count.into(), "probe")),
+            outcome.error.as_ref().filter(|_| outcome.outcome == "probe_error").cloned(),
+        ]));
+    }
+    moments.extend(steps(outcome.connected_at, outcome.lost_at, outcome.create_permitted_at));
+    if outcome.create_count > 0 {
+        moments.push(Moment::new(None, "warn", "Cold start requested").told([
+            outcome.workload.as_ref().map(|name| format!("workload {name}")),
+            Some(shown::times(outcome.create_count.into(), "request")),
+        ]));
+    }
+    moments.push(end(outcome));
+    if let Some(look) = look {
+        moments.push(second_look(look));
+    }
+    in_order(moments)
+}
+
+/// How it stands for one that has not.
+pub(super) fn present(pending: &Pending, now: DateTime<Utc>) -> Vec<Moment> {
+    let mut moments = begin(
+        pending.dequeued_at,
+        pending.scheduled_at,
+        &pending.intent,
+        &pending.pool,
+        pending.supervisor.as_deref(),
+    );
+    let is_due = pending.due_at <= now;
+    moments.push(Moment::new(pending.due_at, if is_due { "" } else { "next" }, "Due"));
+    let is_claimed = pending.lease_expires_at.is_some_and(|end| end > now);
+    if pending.probe_count > 0 {
+        moments.push(
+            Moment::new(None, "info", "Probed")
+                .told([Some(shown::times(pending.probe_count.into(), "probe")), pending.last_error.clone()]),
+        );
+    }
+    moments.extend(steps(pending.connected_at, pending.lost_at, pending.create_permitted_at));
+    if pending.create_count > 0 {
+        moments.push(Moment::new(None, "warn", "Cold start requested").told([
+            pending.workload.as_ref().map(|name| format!("workload {name}")),
+            Some(shown::times(pending.create_count.into(), "request")),
+        ]));
+    }
+    if is_claimed {
+        let who = pending.worker.as_deref().unwrap_or("a worker");
+        let lease = pending.lease_expires_at.map(|end| format!("its lease ends {}", shown::instant(end)));
+        moments.push(
+            Moment::new(None, "info", format!("In the hand of {who}"))
+                .told([lease, Some(shown::times(pending.claim_count.into(), "claim"))]),
+        );
+    }
+    if pending.look_at != pending.due_at || is_due {
+        let why = pending.last_error.clone().filter(|error| error.starts_with("held: "));
+        moments.push(Moment::new(pending.look_at, "next", "Looked at next").told([why]));
+    }
+    in_order(moments)
+}
+
+fn begin(
+    dequeued_at: DateTime<Utc>,
+    scheduled_at: DateTime<Utc>,
+    intent: &str,
+    pool: &str,
+    supervisor: Option<&str>,
+) -> Vec<Moment> {
+    let what = if intent == "dispatch" { "Dispatch scheduled" } else { "Warm-start hit scheduled" };
+    let facts = [supervisor.map(|supervisor| format!("by {supervisor}")), Some(format!("in pool {pool}"))];
+    vec![
+        Moment::new(dequeued_at, "", "Dequeued").told([Some("by the platform’s clock".to_owned())]),
+        Moment::new(scheduled_at, "info", what).told(facts),
+    ]
+}
+
+fn steps(
+    connected_at: Option<DateTime<Utc>>,
+    lost_at: Option<DateTime<Utc>>,
+    permitted_at: Option<DateTime<Utc>>,
+) -> impl Iterator<Item = Moment> {
+    let steps = [
+        (connected_at, "good", "Runner connected", ""),
+        (lost_at, "bad", "Verdict: lost", "the platform still had the dispatched snapshot"),
+        (permitted_at, "warn", "Cold start permitted", ""),
+    ];
+    steps.into_iter().filter_map(|(at, level, what, told)| {
+        Some(Moment { told: told.to_owned(), ..Moment::new(at?, level, what) })
+    })
+}
+
+/// How it ended.
+fn end(outcome: &Outcome) -> Moment {
+    let reason = outcome.reason.as_deref().unwrap_or_default();
+    let (level, what) = match (outcome.outcome.as_str(), reason) {
+        ("delivered", "requeued") => {
+            ("bad", "Delivered by the platform’s redrive: the warm start was lost".to_owned())
+        }
+        ("delivered", _) => ("good", format!("Delivered: the run was {reason}")),
+        ("cancelled", "connected") => ("good", "Cancelled: the runner connected".to_owned()),
+        ("cancelled", "miss") => ("", "Cancelled: the broker had no runner".to_owned()),
+        ("cancelled", "operator") => ("warn", "Cancelled by an operator".to_owned()),
+        ("superseded", _) => ("", "Superseded by a newer dispatch".to_owned()),
+        ("probe_error", _) => ("warn", "Ended without an answer: nothing was started on a guess".to_owned()),
+        ("fallback", _) => fell_back(outcome.fallback_result.as_deref().unwrap_or_default()),
+        (other, _) => ("", other.to_owned()),
+    };
+    Moment::new(outcome.settled_at, level, what).told([
+        outcome.late.then(|| "late: it may show the redriven dispatch, and is outside the rates".to_owned()),
+        outcome
+            .workload
+            .as_ref()
+            .filter(|_| outcome.create_count == 0)
+            .map(|name| format!("workload {name}")),
+        outcome
+            .error
+            .as_ref()
+            .filter(|_| outcome.outcome != "probe_error")
+            .map(|error| format!("error: {error}")),
+    ])
+}
+
+fn fell_back(result: &str) -> (&'static str, String) {
+    let (level, told) = match result {
+        "created" => ("good", "a workload was created"),
+        "existed" => ("good", "its workload was there already"),
+        "overtaken" => ("warn", "the original runner acted after all"),
+        "requeued" => ("warn", "the platform’s redrive came first"),
+        "failed" => ("bad", "no create was confirmed"),
+        "suppressed" => ("warn", "the pool is in shadow, nothing was created"),
+        "cancelled" => ("warn", "cancelled after the loss was seen"),
+        "superseded" => ("", "a newer dispatch took its place"),
+        other => ("", other),
+    };
+    (level, format!("Fallback: {told}"))
+}
+
+fn second_look(look: &SecondLookTold) -> Moment {
+    let (level, what) = match look.result.as_deref() {
+        Some("confirmed") => ("good", "Second look: the run has started"),
+        Some("not_started") => ("bad", "Second look: the run has not started"),
+        Some(_) => ("warn", "Second look: nothing was learned"),
+        None => ("next", "Second look"),
+    };
+    Moment::new(look.looked_at.unwrap_or(look.look_at), level, what).told([look.error.clone()])
+}
+
+/// By time. What has none stays behind what it follows from.
+fn in_order(moments: Vec<Moment>) -> Vec<Moment> {
+    let mut known = DateTime::<Utc>::MIN_UTC;
+    let mut placed: Vec<(DateTime<Utc>, Moment)> = Vec::with_capacity(moments.len());
+    for moment in moments {
+        known = moment.at.unwrap_or(known);
+        placed.push((known, moment));
+    }
+    placed.sort_by_key(|(at, _)| *at);
+    let first = placed.iter().find_map(|(_, moment)| moment.at);
+    let since = |at: Option<DateTime<Utc>>| match (at, first) {
+        (Some(at), Some(first)) if at > first => format!("+{}", elapsed(at - first)),
+        _ => String::new(),
+    };
+    placed.into_iter().map(|(_, moment)| Moment { since: since(moment.at), ..moment }).collect()
+}
+
+/// To the millisecond while that tells something.
+fn elapsed(span: TimeDelta) -> String {
+    let ms = span.num_milliseconds();
+    if ms < 60_000 { format!("{}.{:03} s", ms / 1000, ms % 1000) } else { shown::span(span) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(seconds: i64) -> DateTime<Utc> {
+        DateTime::from_timestamp(seconds, 0).expect("an instant")
+    }
+
+    #[test]
+    fn moments_stand_in_their_order_and_unknown_ones_behind_their_cause() {
+        let moments = in_order(vec![
+            Moment::new(at(10), "", "due"),
+            Moment::new(None, "", "claimed"),
+            Moment::new(at(5), "", "connected"),
+            Moment::new(at(12), "", "ended"),
+        ]);
+        let told: Vec<_> =
+            moments.iter().map(|moment| (moment.what.as_str(), moment.since.as_str())).collect();
+        assert_eq!(told, [("connected", ""), ("due", "+5.000 s"), ("claimed", ""), ("ended", "+7.000 s")]);
+    }
+
+    #[test]
+    fn every_result_of_a_fallback_is_told() {
+        use crate::domain::outcome::FallbackResult as Result;
+        let all = [
+            Result::Created,
+            Result::Existed,
+            Result::Overtaken,
+            Result::Requeued,
+            Result::Failed,
+            Result::Suppressed,
+            Result::Cancelled,
+            Result::Superseded,
+        ];
+        for result in all {
+            assert_ne!(fell_back(result.as_str()).1, format!("Fallback: {}", result.as_str()));
+        }
+    }
+}

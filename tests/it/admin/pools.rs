@@ -1,0 +1,61 @@
+//! Pools are changed by forms, as they are over HTTP: whole or not at all.
+
+use serde_json::json;
+
+use crate::support::page::{OPERATOR, page};
+
+#[tokio::test]
+async fn switches_and_settings_are_changed_and_audited() {
+    let page = page().await;
+    let mut browser = page.signed_in(OPERATOR).await;
+    let change = async |browser: &mut crate::support::page::Browser, fields: &[(&str, &str)]| {
+        browser.submit("/pools", "/pools/change", fields).await
+    };
+    let paused = change(&mut browser, &[("pool", "default"), ("paused", "yes")]).await;
+    assert_eq!(paused.header("location"), "/pools?changed=1");
+    let shown = browser.get("/pools?changed=1").await.text;
+    assert!(shown.contains("Resume") && shown.contains(">paused<") && shown.contains("Changed."), "{shown}");
+    assert!(browser.get("/").await.text.contains("default is paused"), "the overview warns");
+
+    let all = [
+        ("pool", "default"),
+        ("settings", "1"),
+        ("delay_ms", "8000"),
+        ("cap", "10"),
+        ("cap_window_ms", "2000"),
+        ("settle_down_ms", "1000"),
+        ("second_look_after_ms", ""),
+        ("on_connect", "keep_watching"),
+    ];
+    assert_eq!(change(&mut browser, &all).await.status, 303);
+    let stored: String = page
+        .db
+        .value("select concat_ws(' ', paused, delay_ms, cap, cap_window_ms, settle_down_ms, second_look_after_ms, on_connect) from pool")
+        .await;
+    assert_eq!(stored, "t 8000 10 2000 1000 keep_watching");
+    let (actor, action, target, detail) = page.audited().await.swap_remove(0);
+    assert_eq!(
+        (actor.as_str(), action.as_str(), target.as_deref()),
+        ("operator", "pool.change", Some("default"))
+    );
+    assert_eq!(detail["cap"], json!(10));
+}
+
+#[tokio::test]
+async fn what_cannot_be_used_is_told_and_nothing_is_written() {
+    let page = page().await;
+    let mut browser = page.signed_in(OPERATOR).await;
+    let bad: [(&[(&str, &str)], &str); 5] = [
+        (&[("pool", "none"), ("paused", "yes")], "no such pool"),
+        (&[("pool", "a\0b"), ("paused", "yes")], "no such pool"),
+        (&[("pool", "default")], "Nothing was to be changed"),
+        (&[("pool", "default"), ("settings", "1"), ("delay_ms", "5")], "from 1000 to 60000"),
+        (&[("pool", "default"), ("settings", "1"), ("cap", "many")], "must be a whole number"),
+    ];
+    for (fields, told) in bad {
+        let answer = browser.submit("/pools", "/pools/change", fields).await;
+        assert_eq!(answer.status, 422, "{fields:?}");
+        assert!(answer.text.contains(told), "{fields:?}: {}", answer.text);
+    }
+    assert!(page.audited().await.iter().all(|(_, action, _, _)| action != "pool.change"));
+}

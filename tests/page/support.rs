@@ -1,0 +1,6 @@
+//! What these tests stand on; shared with the others.
+
+#[path = "../it/support/process.rs"]
+pub mod process;
+#[path = "../it/support/wait.rs"]
+pub mod wait;
