@@ -11,7 +11,7 @@ use super::reader::Reader;
 const SCHEMA_BYTES_MAX: usize = 63;
 
 /// Statements of coalesced calls under way at a time, unless told otherwise.
-pub const COALESCE_LANES_DEFAULT: u32 = 4;
+pub const COALESCE_LANES_DEFAULT: u32 = 2;
 
 /// One database, one schema in it, and the connections one process may hold.
 #[derive(Debug, Clone)]
@@ -37,7 +37,7 @@ pub struct DatabaseConfig {
     /// Then no startup options are sent and no prepared statement is named, as both outlive a transaction.
     /// False behind such a pooler fails with unknown prepared statements; true without one costs some speed.
     pub pooler: bool,
-    /// `WARMPROOF_COALESCE_LANES`: statements of single calls under way at a time, 4 by default, 1 to 64.
+    /// `WARMPROOF_COALESCE_LANES`: statements of single calls under way at a time, 2 by default, 1 to 64.
     ///
     /// Too low and a commit's wait for the disk is everybody's; too high and fewer calls share a commit.
     pub coalesce_lanes: u32,
