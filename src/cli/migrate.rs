@@ -3,7 +3,9 @@
 use std::process::ExitCode;
 
 use clap::Args;
+use serde_json::{Value, json};
 
+use super::output;
 use crate::config::DatabaseSettings;
 use crate::config::environment::Environment;
 use crate::store::connect;
@@ -26,47 +28,73 @@ pub struct MigrateArgs {
     /// with --sql, print that as well.
     #[arg(long, conflicts_with_all = ["plan", "check"])]
     roles: bool,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
 }
 
 /// Migrates, plans, checks or prints.
-#[expect(clippy::print_stdout, reason = "the command's answer")]
 pub async fn migrate(args: MigrateArgs) -> anyhow::Result<ExitCode> {
     if args.sql {
-        for (name, sql) in migrate::sql() {
-            println!("-- {name}\n{sql}");
-        }
-        for sql in migrate::roles_sql().iter().filter(|_| args.roles) {
-            println!("{sql}");
-        }
+        print_sql(&args)?;
         return Ok(ExitCode::SUCCESS);
     }
     let settings = DatabaseSettings::from_environment(&Environment::from_process())?;
     let options = connect::options(&settings.database)?;
-    let schema = &settings.database.schema;
+    let schema = settings.database.schema.as_str();
     if args.check {
         let plan = migrate::check(&options, schema).await?;
-        println!("schema `{schema}` is at version {}, as it should be", plan.version);
-        return Ok(ExitCode::SUCCESS);
+        let told = json!({ "schema": schema, "version": plan.version, "pending": plan.pending });
+        let text = [format!("schema `{schema}` is at version {}, as it should be", plan.version)];
+        return tell(&args, &told, &text);
     }
     if args.plan {
         let plan = migrate::plan(&options, schema).await?;
-        for name in &plan.pending {
-            println!("pending: {name}");
-        }
-        println!("schema `{schema}` is at version {}, {} pending", plan.version, plan.pending.len());
-        return Ok(ExitCode::SUCCESS);
+        let told = json!({ "schema": schema, "version": plan.version, "pending": plan.pending });
+        let mut text: Vec<_> = plan.pending.iter().map(|name| format!("pending: {name}")).collect();
+        text.push(format!(
+            "schema `{schema}` is at version {}, {} pending",
+            plan.version,
+            plan.pending.len()
+        ));
+        return tell(&args, &told, &text);
     }
     let (report, roles) = if args.roles {
         migrate::migrate_with_roles(&options, schema).await?
     } else {
         (migrate::migrate(&options, schema).await?, Vec::new())
     };
-    for name in &report.applied {
-        println!("applied: {name}");
-    }
-    println!("schema `{schema}` is at version {}, {} applied", report.version, report.applied.len());
-    for role in &roles {
-        println!("role: {role}");
+    let told =
+        json!({ "schema": schema, "version": report.version, "applied": report.applied, "roles": roles });
+    let mut text: Vec<_> = report.applied.iter().map(|name| format!("applied: {name}")).collect();
+    text.push(format!(
+        "schema `{schema}` is at version {}, {} applied",
+        report.version,
+        report.applied.len()
+    ));
+    text.extend(roles.iter().map(|role| format!("role: {role}")));
+    tell(&args, &told, &text)
+}
+
+fn tell(args: &MigrateArgs, told: &Value, text: &[String]) -> anyhow::Result<ExitCode> {
+    if args.json {
+        output::json(told)?;
+    } else {
+        text.iter().try_for_each(|line| output::line(line))?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The SQL, by the name of its migration; nothing is connected to.
+fn print_sql(args: &MigrateArgs) -> anyhow::Result<()> {
+    let migrations = migrate::sql();
+    let roles: &[&str] = if args.roles { &migrate::roles_sql() } else { &[] };
+    if args.json {
+        let named = migrations.iter().map(|(name, sql)| json!({ "name": name, "sql": sql }));
+        return output::json(&json!({ "migrations": named.collect::<Vec<_>>(), "roles": roles }));
+    }
+    for (name, sql) in migrations {
+        output::line(&format!("-- {name}\n{sql}"))?;
+    }
+    roles.iter().try_for_each(|sql| output::line(sql))
 }

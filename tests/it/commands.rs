@@ -180,3 +180,17 @@ async fn a_database_that_is_not_there_is_said_with_what_to_do() {
     assert_eq!(completions.ended().await, Some(0));
     assert!(completions.stdout().join("\n").contains("_warmproof"));
 }
+
+#[tokio::test]
+async fn migrate_tells_programs_what_it_would_do_and_what_stands() {
+    let db = db().await;
+    let version = json_of(&db, &["migrate", "--check"]).await["version"].clone();
+    assert!(version.as_i64().is_some_and(|version| version > 0), "{version}");
+    let planned = json_of(&db, &["migrate", "--plan"]).await;
+    assert_eq!((&planned["version"], &planned["pending"]), (&version, &json!([])));
+    assert_eq!(json_of(&db, &["migrate"]).await["applied"], json!([]), "it is up to date");
+    let sql = json_of(&db, &["migrate", "--sql"]).await;
+    let count = sql["migrations"].as_array().unwrap().len();
+    assert_eq!(i64::try_from(count).ok(), version.as_i64());
+    assert_eq!(sql["roles"], json!([]), "not asked for");
+}
