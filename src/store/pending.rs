@@ -3,6 +3,7 @@
 use chrono::{DateTime, Datelike, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
+use sqlx::PgConnection;
 use utoipa::ToSchema;
 
 use super::audit::{self, Actor};
@@ -126,8 +127,11 @@ impl Store {
         after: Option<&PageKey>,
         limit: u32,
     ) -> Result<Vec<Pending>, StoreError> {
+        let failed = StoreError::doing("list pending verifications");
+        let mut tx = self.db().begin().await.map_err(&failed)?;
+        walk_the_index(&mut tx).await.map_err(&failed)?;
         // A pool at a time, so that each is read off the claim's own index in the wanted order.
-        sqlx::query_as!(
+        let rows = sqlx::query_as!(
             Pending,
             r#"select page.id as "id!", page.run_id as "run_id!", page.snapshot_id as "snapshot_id!",
                  page.pool as "pool!", page.supervisor, page.region, page.deployment_version,
@@ -141,6 +145,7 @@ impl Store {
                  select * from pending p
                  where p.pool = pool.name
                    and p.look_at >= coalesce($6::timestamptz, '-infinity')
+                   and p.look_at < case when $5 = 'overdue' then statement_timestamp() else 'infinity' end
                    and (p.look_at, p.run_id) > (coalesce($6::timestamptz, '-infinity'), coalesce($7::text, ''))
                    and ($2::text is null or p.supervisor = $2)
                    and ($3::text is null or p.region = $3)
@@ -168,9 +173,11 @@ impl Store {
             i64::from(limit),
             OVERDUE_AFTER_SECONDS,
         )
-        .fetch_all(self.db())
+        .fetch_all(&mut *tx)
         .await
-        .map_err(StoreError::doing("list pending verifications"))
+        .map_err(&failed)?;
+        tx.commit().await.map_err(&failed)?;
+        Ok(rows)
     }
 
     /// How many pending verifications a filter means, counted to at most `most`.
@@ -356,4 +363,17 @@ impl Store {
         let mut connection = self.db().acquire().await.map_err(StoreError::doing("audit"))?;
         audit::note(&mut connection, actor, action, target, detail).await
     }
+}
+
+/// Has a page read off the index in its order, up to its end.
+///
+/// What a filter leaves is guessed as next to nothing, so that the server would rather gather and sort the whole
+/// table: 90 ms instead of 0.3 ms with 100 000 rows. The plan is kept as it was made in here.
+async fn walk_the_index(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+    sqlx::query_scalar!(
+        "select set_config('enable_sort', set_config('enable_bitmapscan', 'off', true), true)"
+    )
+    .fetch_one(connection)
+    .await
+    .map(|_set| ())
 }
