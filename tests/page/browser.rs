@@ -92,7 +92,9 @@ impl Browser {
              (async () => {{ {script} }})().then(done, (error) => done('failed: ' + error))"
         );
         let told = self.call("/execute/async", json!({"script": script, "args": []})).await;
-        told.as_str().unwrap_or_default().to_owned()
+        let told = told.as_str().unwrap_or_default();
+        assert!(!told.starts_with("failed: "), "{script}: {told}");
+        told.to_owned()
     }
 
     async fn element(&self, selector: &str) -> String {

@@ -68,7 +68,7 @@ async fn waiting_row(browser: &Browser) -> String {
     browser.go("/pending").await;
     until("a verification waits with time left", async || {
         let row = "const wait = [...document.querySelectorAll('tbody tr')].find((row) => \
-                     Number(row.querySelector('time').textContent.match(/^in (\\d+)/)?.[1]) >= 5); \
+                     Number(row.querySelector('time')?.textContent.match(/^in (\\d+)/)?.[1]) >= 5); \
                    return wait ? wait.querySelector('a.id').textContent : ''";
         Some(browser.text(row).await).filter(|run| !run.is_empty())
     })
@@ -93,7 +93,7 @@ async fn a_row_counts_down_and_turns_into_an_outcome(browser: &Browser) -> Strin
         .await;
         let outcome = until("the page turns to the outcome by itself", async || {
             let told = "const badge = document.querySelector('[data-outcome]'); \
-                        return document.querySelector('time[data-due]') ? '' : badge.dataset.outcome";
+                        return !badge || document.querySelector('time[data-due]') ? '' : badge.dataset.outcome";
             Some(browser.text(told).await).filter(|told| !told.is_empty())
         })
         .await;
