@@ -22,6 +22,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use tokio_util::sync::CancellationToken;
 
 use crate::shutdown;
+use crate::store::StoreError;
 use crate::telemetry::{self, LogFormat};
 
 /// Durable proof that a warm start really started.
@@ -150,6 +151,10 @@ fn completions(shell: clap_complete::Shell) -> anyhow::Result<ExitCode> {
 #[expect(clippy::print_stderr, reason = "the last word of a command that failed, whatever the log filter")]
 fn fail(error: &anyhow::Error) -> ExitCode {
     eprintln!("error: {}", told_once(error));
+    let store_error = error.chain().find_map(|cause| cause.downcast_ref::<StoreError>());
+    if store_error.is_some_and(StoreError::is_schema_missing) {
+        eprintln!("hint: run `warmproof migrate` first, or say in WARMPROOF_SCHEMA which schema it is");
+    }
     ExitCode::FAILURE
 }
 

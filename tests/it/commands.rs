@@ -195,3 +195,14 @@ async fn migrate_tells_programs_what_it_would_do_and_what_stands() {
     assert!(last.starts_with(&format!("V{version}__")), "{last}");
     assert_eq!(sql["roles"], json!([]), "not asked for");
 }
+
+#[tokio::test]
+async fn a_schema_that_is_not_there_comes_with_what_to_do() {
+    let db = db().await;
+    let environment = [("WARMPROOF_DATABASE_URL", db.url()), ("WARMPROOF_SCHEMA", "nowhere".to_owned())];
+    let environment = environment.map(|(name, value)| (name.to_owned(), value)).into();
+    let mut process = Program::of(&["report"], environment).start();
+    assert_eq!(process.ended().await, Some(1));
+    let told = process.stderr().join("\n");
+    assert!(told.contains("hint: run `warmproof migrate` first, or say in WARMPROOF_SCHEMA"), "{told}");
+}
