@@ -1,6 +1,7 @@
 //! The command line: wires the layers, and is the only place that knows all of them.
 
 pub mod api;
+mod audit;
 pub mod bench;
 mod bench_worker;
 pub mod demo;
@@ -65,6 +66,8 @@ enum Command {
     Report(report::ReportArgs),
     /// Show pools and who serves them; pause, resume, shadow, delay or cap one.
     Pools(pools::PoolsArgs),
+    /// Show who did what: pools changed, promises taken back, tokens made.
+    Audit(audit::AuditArgs),
     /// Make, list and revoke tokens of the API.
     Token(token::TokenArgs),
     /// Check that everything is in place; exits with 1 on warnings and 2 on errors.
@@ -129,6 +132,7 @@ pub fn run(cli: Cli) -> ExitCode {
             Command::Cancel(args) => pending::cancel(args).await,
             Command::Report(args) => report::report(args).await,
             Command::Pools(args) => pools::pools(args).await,
+            Command::Audit(args) => audit::audit(args).await,
             Command::Token(args) => token::token(args).await,
             Command::Doctor(args) => doctor::doctor(args).await,
             Command::Completions { shell } => completions(shell),

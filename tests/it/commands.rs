@@ -206,3 +206,26 @@ async fn a_schema_that_is_not_there_comes_with_what_to_do() {
     let told = process.stderr().join("\n");
     assert!(told.contains("hint: run `warmproof migrate` first, or say in WARMPROOF_SCHEMA"), "{told}");
 }
+
+#[tokio::test]
+async fn stopped_cold_starts_are_a_warning_and_the_audit_says_who_stopped_them() {
+    let db = db().await;
+    assert_eq!(run(&db, &["pools", "cap", "default", "0"]).await.code, Some(0));
+    let pools = run(&db, &["pools"]).await.out;
+    assert!(pools.contains("cap 0"), "{pools}");
+    let found = run(&db, &["doctor", "--json"]).await.json();
+    let all = found["findings"].as_array().unwrap();
+    let told = all.iter().find(|one| one["check"] == "cold starts default").unwrap();
+    assert_eq!(told["severity"], "warning", "{told}");
+    let entries = json_of(&db, &["audit", "--limit", "1"]).await;
+    assert_eq!((&entries[0]["action"], &entries[0]["target"]), (&json!("pool.change"), &json!("default")));
+    assert!(entries[0]["actor"].as_str().unwrap().starts_with("cli:"), "{entries}");
+    for command in [["pending", "--pool", "nosuch"], ["cancel", "--pool", "nosuch"]] {
+        let refused = run(&db, &command).await;
+        assert!(
+            refused.code == Some(1) && refused.err.contains("there is no pool `nosuch`"),
+            "{}",
+            refused.err
+        );
+    }
+}
