@@ -6,6 +6,7 @@ pub mod bench;
 mod bench_worker;
 pub mod demo;
 mod doctor;
+mod losses;
 pub mod migrate;
 mod output;
 mod pending;
@@ -64,6 +65,8 @@ enum Command {
     Cancel(pending::CancelArgs),
     /// Report losses: rates with their intervals, where and since when.
     Report(report::ReportArgs),
+    /// Show the latest losses, run by run.
+    Losses(losses::LossesArgs),
     /// Show pools and who serves them; pause, resume, shadow, delay or cap one.
     Pools(pools::PoolsArgs),
     /// Show who did what: pools changed, promises taken back, tokens made.
@@ -131,6 +134,7 @@ pub fn run(cli: Cli) -> ExitCode {
             Command::Show(args) => show::show(args).await,
             Command::Cancel(args) => pending::cancel(args).await,
             Command::Report(args) => report::report(args).await,
+            Command::Losses(args) => losses::losses(args).await,
             Command::Pools(args) => pools::pools(args).await,
             Command::Audit(args) => audit::audit(args).await,
             Command::Token(args) => token::token(args).await,

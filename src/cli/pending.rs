@@ -81,7 +81,7 @@ pub(super) struct PendingArgs {
 pub(super) async fn pending(args: PendingArgs) -> anyhow::Result<ExitCode> {
     let store = output::connect().await?;
     let filter = args.filter.into_filter();
-    require_pool(&store, &filter).await?;
+    output::require_pool(&store, filter.pool.as_deref()).await?;
     let totals = store.pending_totals().await?;
     let page = store.pending_page(&filter, None, args.limit).await?;
     if args.json {
@@ -180,18 +180,9 @@ async fn cancel_run(run: &str, snapshot: Option<&str>, json: bool) -> anyhow::Re
     Ok(if done { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// A pool that is misspelt is no pool with nothing in it.
-async fn require_pool(store: &Store, filter: &PendingFilter) -> anyhow::Result<()> {
-    let Some(name) = &filter.pool else { return Ok(()) };
-    if store.pool_settings().await?.iter().any(|pool| pool.name == *name) {
-        return Ok(());
-    }
-    Err(output::unknown_pool(store, name).await?)
-}
-
 async fn cancel_filter(filter: &PendingFilter, yes: bool, json: bool) -> anyhow::Result<ExitCode> {
     let store = output::connect().await?;
-    require_pool(&store, filter).await?;
+    output::require_pool(&store, filter.pool.as_deref()).await?;
     if !yes {
         let matching = store.count_pending(filter, CANCEL_MAX).await?;
         if json {

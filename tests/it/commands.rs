@@ -229,3 +229,19 @@ async fn stopped_cold_starts_are_a_warning_and_the_audit_says_who_stopped_them()
         );
     }
 }
+
+#[tokio::test]
+async fn losses_lead_from_a_rate_to_the_runs_behind_it() {
+    let db = db().await;
+    assert_eq!(json_of(&db, &["losses"]).await, json!([]));
+    let _ = schedule(&db.store, fresh("run_lost", "snapshot_1")).await;
+    db.run("update pending set lost_at = clock_timestamp() where run_id = 'run_lost'").await;
+    let cancelled =
+        db.store.cancel(&[cancellation("run_lost", None, CancelReason::Connected)]).await.unwrap();
+    assert_eq!(cancelled.len(), 1);
+    let losses = json_of(&db, &["losses", "--pool", "default"]).await;
+    assert_eq!(
+        (&losses[0]["run_id"], &losses[0]["fallback_result"]),
+        (&json!("run_lost"), &json!("overtaken"))
+    );
+}
