@@ -23,3 +23,6 @@ alter table audit drop constraint audit_action_known;
 alter table audit add constraint audit_action_known check (action in
   ('pool.change', 'cancel', 'cancel.filter', 'look_now', 'token.create', 'token.revoke', 'sign_in', 'sign_out',
    'message.show')) not valid;
+
+-- Losses are few among outcomes, and the latest of them are what people look for first.
+create index outcome_lost on outcome (settled_at) where outcome = 'fallback' or reason = 'requeued';

@@ -1,10 +1,12 @@
 //! The command line: wires the layers, and is the only place that knows all of them.
 
 pub mod api;
+mod audit;
 pub mod bench;
 mod bench_worker;
 pub mod demo;
 mod doctor;
+mod losses;
 pub mod migrate;
 mod output;
 mod pending;
@@ -22,6 +24,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use tokio_util::sync::CancellationToken;
 
 use crate::shutdown;
+use crate::store::StoreError;
 use crate::telemetry::{self, LogFormat};
 
 /// Durable proof that a warm start really started.
@@ -62,8 +65,12 @@ enum Command {
     Cancel(pending::CancelArgs),
     /// Report losses: rates with their intervals, where and since when.
     Report(report::ReportArgs),
+    /// Show the latest losses, run by run.
+    Losses(losses::LossesArgs),
     /// Show pools and who serves them; pause, resume, shadow, delay or cap one.
     Pools(pools::PoolsArgs),
+    /// Show who did what: pools changed, promises taken back, tokens made.
+    Audit(audit::AuditArgs),
     /// Make, list and revoke tokens of the API.
     Token(token::TokenArgs),
     /// Check that everything is in place; exits with 1 on warnings and 2 on errors.
@@ -127,7 +134,9 @@ pub fn run(cli: Cli) -> ExitCode {
             Command::Show(args) => show::show(args).await,
             Command::Cancel(args) => pending::cancel(args).await,
             Command::Report(args) => report::report(args).await,
+            Command::Losses(args) => losses::losses(args).await,
             Command::Pools(args) => pools::pools(args).await,
+            Command::Audit(args) => audit::audit(args).await,
             Command::Token(args) => token::token(args).await,
             Command::Doctor(args) => doctor::doctor(args).await,
             Command::Completions { shell } => completions(shell),
@@ -150,6 +159,10 @@ fn completions(shell: clap_complete::Shell) -> anyhow::Result<ExitCode> {
 #[expect(clippy::print_stderr, reason = "the last word of a command that failed, whatever the log filter")]
 fn fail(error: &anyhow::Error) -> ExitCode {
     eprintln!("error: {}", told_once(error));
+    let store_error = error.chain().find_map(|cause| cause.downcast_ref::<StoreError>());
+    if store_error.is_some_and(StoreError::is_schema_missing) {
+        eprintln!("hint: run `warmproof migrate` first, or say in WARMPROOF_SCHEMA which schema it is");
+    }
     ExitCode::FAILURE
 }
 

@@ -20,6 +20,7 @@ pub mod gauges;
 pub mod lease;
 pub mod lookup;
 pub mod loss;
+pub mod lost;
 pub mod migrate;
 pub mod pending;
 pub mod pool;

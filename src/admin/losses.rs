@@ -15,10 +15,13 @@ use super::page::{self, Chrome, Tab};
 use super::shown;
 use super::visitor::Reading;
 use crate::domain::wilson::Share;
+use crate::store::lost::Lost;
 use crate::store::report::{LossBy, Losses, Step, Total, totals};
 
 /// Rows at most; more than that nobody reads.
 const ROWS_MAX: usize = 200;
+/// Latest losses that are listed.
+const LATEST_MAX: u32 = 20;
 /// Marks in a spark line at most: the newest are shown.
 const MARKS_MAX: usize = 72;
 
@@ -89,6 +92,35 @@ struct LossesPage {
     sum: Sum,
     rows: Vec<Row>,
     left_out: usize,
+    latest: Vec<Latest>,
+}
+
+/// One loss.
+struct Latest {
+    settled_at: String,
+    run_id: String,
+    pool: String,
+    supervisor: String,
+    version: String,
+    came_of_it: String,
+}
+
+impl Latest {
+    fn of(lost: Lost) -> Self {
+        Self {
+            settled_at: shown::instant(lost.settled_at),
+            run_id: lost.run_id,
+            pool: lost.pool,
+            supervisor: shown::or_dash(lost.supervisor.as_deref()),
+            version: shown::or_dash(lost.deployment_version.as_deref()),
+            came_of_it: format!(
+                "{}: {}{}",
+                lost.outcome,
+                lost.fallback_result.or(lost.reason).unwrap_or_default(),
+                if lost.late { ", late" } else { "" }
+            ),
+        }
+    }
 }
 
 /// The page.
@@ -113,6 +145,7 @@ pub(super) async fn page(
     let chrome = Chrome::live(&admin, &visitor, Tab::Losses).await?;
     let (since, step) = (chrome.clock() - span, Step::of_span(span));
     let lines = admin.store.losses(since, step, by).await?;
+    let latest = admin.store.latest_lost(None, LATEST_MAX).await?;
     let times = times(since, chrome.clock(), step);
     let query = |since: &str, by: &str| format!("?since={since}&by={by}");
     let mut totals = totals(&lines);
@@ -128,6 +161,7 @@ pub(super) async fn page(
         sum: sum(&lines, &times),
         left_out: totals.len().saturating_sub(ROWS_MAX),
         rows: rows(&totals, &lines, &times),
+        latest: latest.into_iter().map(Latest::of).collect(),
         chrome,
     })
 }

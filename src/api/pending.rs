@@ -139,7 +139,16 @@ pub(super) async fn cancel_where(
         let matching = api.store.count_pending(&asked.filter, CANCEL_MAX).await;
         matching.map(|matching| CancelAnswer { matching: Some(matching), cancelled: None })
     } else {
-        let cancelled = api.store.operator_cancel_where(&asked.filter, CANCEL_MAX, &caller.actor()).await;
+        let (api, actor) = (api.clone(), caller.actor());
+        // A task of its own: a client that goes away must not leave a cancel half done and without its entry.
+        let doing =
+            tokio::spawn(
+                async move { api.store.operator_cancel_where(&asked.filter, CANCEL_MAX, &actor).await },
+            );
+        let cancelled = doing.await.map_err(|error| {
+            tracing::error!(%error, "a cancel broke off");
+            Problem::internal()
+        })?;
         cancelled.map(|cancelled| CancelAnswer { matching: None, cancelled: Some(cancelled) })
     };
     answer.map(Json).map_err(|error| Problem::database(&error))

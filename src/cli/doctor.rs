@@ -15,6 +15,7 @@ use crate::config::{DatabaseSettings, WorkerSettings};
 use crate::platform;
 use crate::store::doctor::Facts;
 use crate::store::fleet::PoolServed;
+use crate::store::pool::Pool;
 use crate::store::{Store, connect, migrate};
 use crate::worker::Served;
 
@@ -124,7 +125,33 @@ async fn database(environment: &Environment) -> anyhow::Result<Vec<Finding>> {
         hint,
     ));
     findings.extend(store.pools_served().await?.iter().map(of_pool));
+    let waiting = store.pending_totals().await?;
+    for pool in store.pool_settings().await? {
+        let held = waiting.iter().find(|totals| totals.pool == pool.name).map_or(0, |totals| totals.held);
+        findings.push(of_cold_starts(&pool, held));
+    }
     Ok(findings)
+}
+
+/// Whether losses of a pool are cold-started: whoever stopped that may have forgotten it.
+fn of_cold_starts(pool: &Pool, held: i64) -> Finding {
+    let check = format!("cold starts {}", pool.name);
+    let warn = |told: String, hint: &str| Finding::ill(&check, Severity::Warning, told, hint);
+    match (pool.shadow, pool.cap, held) {
+        (true, _, _) => warn(
+            "shadow: losses are recorded and nothing is created".to_owned(),
+            "`warmproof pools shadow POOL off` ends that",
+        ),
+        (false, Some(0), _) => warn(
+            format!("cap 0: none is permitted, and {held} losses wait"),
+            "`warmproof pools cap POOL none` lets them go",
+        ),
+        (false, _, 1..) => warn(
+            format!("{held} losses wait for a permit"),
+            "`warmproof pending --standing held` says what holds each: the cap, a brown-out or a pause",
+        ),
+        (false, _, _) => Finding::well(&check, "no loss waits for a permit"),
+    }
 }
 
 fn of_facts(facts: &Facts) -> Vec<Finding> {
@@ -261,4 +288,30 @@ async fn backends(environment: &Environment) -> Vec<Finding> {
         }
     }
     findings
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cold_starts_that_somebody_stopped_are_no_good_health() {
+        let active = Pool {
+            name: "default".to_owned(),
+            paused: false,
+            shadow: false,
+            delay_ms: None,
+            cap: None,
+            cap_window_ms: 1000,
+            on_connect: "confirm".to_owned(),
+            settle_down_ms: 30_000,
+            second_look_after_ms: None,
+        };
+        assert_eq!(of_cold_starts(&active, 0).severity, Severity::Ok);
+        assert!(of_cold_starts(&active, 3).told.contains("3 losses wait"));
+        let stopped = of_cold_starts(&Pool { cap: Some(0), ..active.clone() }, 9);
+        assert_eq!(stopped.severity, Severity::Warning);
+        assert!(stopped.told.contains("9 losses wait"), "{}", stopped.told);
+        assert_eq!(of_cold_starts(&Pool { shadow: true, ..active }, 0).severity, Severity::Warning);
+    }
 }

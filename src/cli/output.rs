@@ -42,6 +42,21 @@ pub(super) fn table(header: &[&str], rows: Vec<Vec<String>>) -> anyhow::Result<(
     line(&table.to_string())
 }
 
+/// The error of a command that was given a pool there is none of.
+pub(super) async fn unknown_pool(store: &Store, name: &str) -> anyhow::Result<anyhow::Error> {
+    let known: Vec<String> = store.pool_settings().await?.into_iter().map(|pool| pool.name).collect();
+    Ok(anyhow::anyhow!("there is no pool `{}`; there is: {}", plain(name), known.join(", ")))
+}
+
+/// Fails where a pool is asked for and there is none of that name: it is misspelt, not empty.
+pub(super) async fn require_pool(store: &Store, name: Option<&str>) -> anyhow::Result<()> {
+    let Some(name) = name else { return Ok(()) };
+    if store.pool_settings().await?.iter().any(|pool| pool.name == name) {
+        return Ok(());
+    }
+    Err(unknown_pool(store, name).await?)
+}
+
 /// A text without what moves cursors, rings bells or turns the direction of writing.
 pub(super) fn plain(text: &str) -> String {
     let obeyed = |c: char| {

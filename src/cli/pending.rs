@@ -80,8 +80,10 @@ pub(super) struct PendingArgs {
 /// Shows totals by pool and the verifications that are looked at next.
 pub(super) async fn pending(args: PendingArgs) -> anyhow::Result<ExitCode> {
     let store = output::connect().await?;
+    let filter = args.filter.into_filter();
+    output::require_pool(&store, filter.pool.as_deref()).await?;
     let totals = store.pending_totals().await?;
-    let page = store.pending_page(&args.filter.into_filter(), None, args.limit).await?;
+    let page = store.pending_page(&filter, None, args.limit).await?;
     if args.json {
         output::json(&json!({ "totals": totals, "pending": page }))?;
         return Ok(ExitCode::SUCCESS);
@@ -180,6 +182,7 @@ async fn cancel_run(run: &str, snapshot: Option<&str>, json: bool) -> anyhow::Re
 
 async fn cancel_filter(filter: &PendingFilter, yes: bool, json: bool) -> anyhow::Result<ExitCode> {
     let store = output::connect().await?;
+    output::require_pool(&store, filter.pool.as_deref()).await?;
     if !yes {
         let matching = store.count_pending(filter, CANCEL_MAX).await?;
         if json {

@@ -139,8 +139,7 @@ pub(super) async fn pools(args: PoolsArgs) -> anyhow::Result<ExitCode> {
     }
     let store = output::connect().await?;
     let Some(changed) = store.change_pool(&name, &change, &output::actor()).await? else {
-        let known: Vec<String> = store.pool_settings().await?.into_iter().map(|pool| pool.name).collect();
-        anyhow::bail!("there is no pool `{}`; there is: {}", output::plain(&name), known.join(", "));
+        return Err(output::unknown_pool(&store, &name).await?);
     };
     if args.json {
         output::json(&changed)?;
@@ -168,24 +167,25 @@ async fn list(json: bool) -> anyhow::Result<ExitCode> {
             one.problems.join("; "),
         ]
     });
-    output::table(&["pool", "workers", "backend", "pending", "problems"], rows.collect())?;
+    output::table(&["pool", "workers", "backend", "any pending", "problems"], rows.collect())?;
     Ok(ExitCode::SUCCESS)
 }
 
 fn show(pools: &[Pool]) -> anyhow::Result<()> {
     let header = ["pool", "state", "delay", "cap", "window", "on connect", "settle down", "second look"];
     let row = |pool: &Pool| {
-        let state = match (pool.paused, pool.shadow) {
-            (true, _) => "paused",
-            (false, true) => "shadow",
-            (false, false) => "active",
+        let state = match (pool.paused, pool.shadow, pool.cap) {
+            (true, _, _) => "paused",
+            (false, true, _) => "shadow",
+            (false, false, Some(0)) => "cap 0",
+            (false, false, _) => "active",
         };
         let millis = |value: Option<i32>| value.map_or("-".to_owned(), |value| format!("{value} ms"));
         vec![
             pool.name.clone(),
             state.to_owned(),
             millis(pool.delay_ms),
-            pool.cap.map_or("-".to_owned(), |cap| cap.to_string()),
+            pool.cap.map_or("none".to_owned(), |cap| cap.to_string()),
             millis(Some(pool.cap_window_ms)),
             pool.on_connect.clone(),
             millis(Some(pool.settle_down_ms)),

@@ -84,7 +84,7 @@ pub(super) async fn report(args: ReportArgs) -> anyhow::Result<ExitCode> {
 
 fn print(by: LossBy, lines: &[Losses], totals: &[Total]) -> anyhow::Result<()> {
     let header = [
-        by.as_str(),
+        if by == LossBy::Nothing { "" } else { by.as_str() },
         "loss rate",
         "95 % interval",
         "lost",

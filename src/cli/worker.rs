@@ -31,11 +31,7 @@ pub(super) async fn worker(lifetime: &Lifetime) -> anyhow::Result<()> {
     let events = if settings.worker.wide_events { Events::Stdout } else { Events::Off };
     let listener = listen(&settings.metrics).await;
     let worker = Worker::builder(settings.worker, store.clone(), pools).events(events).listener(listener);
-    let drained = worker.run(stop).await.map_err(|error| {
-        let missing = error.is_schema_missing();
-        let error = anyhow::Error::new(error);
-        if missing { error.context("the schema is missing: run `warmproof migrate` first") } else { error }
-    })?;
+    let drained = worker.run(stop).await?;
     tracing::debug!(?drained, "worker drained");
     // A statement that hangs holds its connection; the end of the process closes that, too.
     if tokio::time::timeout(PARTING_MAX, store.close()).await.is_err() {

@@ -195,3 +195,53 @@ async fn migrate_tells_programs_what_it_would_do_and_what_stands() {
     assert!(last.starts_with(&format!("V{version}__")), "{last}");
     assert_eq!(sql["roles"], json!([]), "not asked for");
 }
+
+#[tokio::test]
+async fn a_schema_that_is_not_there_comes_with_what_to_do() {
+    let db = db().await;
+    let environment = [("WARMPROOF_DATABASE_URL", db.url()), ("WARMPROOF_SCHEMA", "nowhere".to_owned())];
+    let environment = environment.map(|(name, value)| (name.to_owned(), value)).into();
+    let mut process = Program::of(&["report"], environment).start();
+    assert_eq!(process.ended().await, Some(1));
+    let told = process.stderr().join("\n");
+    assert!(told.contains("hint: run `warmproof migrate` first, or say in WARMPROOF_SCHEMA"), "{told}");
+}
+
+#[tokio::test]
+async fn stopped_cold_starts_are_a_warning_and_the_audit_says_who_stopped_them() {
+    let db = db().await;
+    assert_eq!(run(&db, &["pools", "cap", "default", "0"]).await.code, Some(0));
+    let pools = run(&db, &["pools"]).await.out;
+    assert!(pools.contains("cap 0"), "{pools}");
+    let found = run(&db, &["doctor", "--json"]).await.json();
+    let all = found["findings"].as_array().unwrap();
+    let told = all.iter().find(|one| one["check"] == "cold starts default").unwrap();
+    assert_eq!(told["severity"], "warning", "{told}");
+    let entries = json_of(&db, &["audit", "--limit", "1"]).await;
+    assert_eq!((&entries[0]["action"], &entries[0]["target"]), (&json!("pool.change"), &json!("default")));
+    assert!(entries[0]["actor"].as_str().unwrap().starts_with("cli:"), "{entries}");
+    for command in [["pending", "--pool", "nosuch"], ["cancel", "--pool", "nosuch"]] {
+        let refused = run(&db, &command).await;
+        assert!(
+            refused.code == Some(1) && refused.err.contains("there is no pool `nosuch`"),
+            "{}",
+            refused.err
+        );
+    }
+}
+
+#[tokio::test]
+async fn losses_lead_from_a_rate_to_the_runs_behind_it() {
+    let db = db().await;
+    assert_eq!(json_of(&db, &["losses"]).await, json!([]));
+    let _ = schedule(&db.store, fresh("run_lost", "snapshot_1")).await;
+    db.run("update pending set lost_at = clock_timestamp() where run_id = 'run_lost'").await;
+    let cancelled =
+        db.store.cancel(&[cancellation("run_lost", None, CancelReason::Connected)]).await.unwrap();
+    assert_eq!(cancelled.len(), 1);
+    let losses = json_of(&db, &["losses", "--pool", "default"]).await;
+    assert_eq!(
+        (&losses[0]["run_id"], &losses[0]["fallback_result"]),
+        (&json!("run_lost"), &json!("overtaken"))
+    );
+}

@@ -1,5 +1,7 @@
 //! A headless Chromium, driven through `WebDriver`: the few commands that these tests need.
 
+use std::io::ErrorKind;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener};
 use std::process::Stdio;
 
 use nix::sys::signal::{Signal, kill};
@@ -24,10 +26,24 @@ pub struct Browser {
     _profile: TempDir,
 }
 
+/// A port that is free on both loopback addresses, below those that the kernel gives away by itself. With
+/// `--port=0` chromedriver takes one that is free for IPv6, and ends when somebody has it for IPv4.
+fn free_port() -> u16 {
+    let is_free = |ip: IpAddr, port: u16| match TcpListener::bind((ip, port)) {
+        Err(error) => error.kind() != ErrorKind::AddrInUse,
+        Ok(_) => true,
+    };
+    let first = 20_000 + u16::try_from(std::process::id() % 10_000).expect("a small number");
+    let mut ports = first..32_000;
+    ports
+        .find(|port| is_free(Ipv4Addr::LOCALHOST.into(), *port) && is_free(Ipv6Addr::LOCALHOST.into(), *port))
+        .expect("a free port")
+}
+
 impl Browser {
     pub async fn start(site: &str) -> Self {
         let mut driver = Command::new("chromedriver")
-            .arg("--port=0")
+            .arg(format!("--port={}", free_port()))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())

@@ -1,0 +1,51 @@
+//! `warmproof losses`: the latest losses, run by run.
+
+use std::process::ExitCode;
+
+use clap::Args;
+
+use super::output;
+use crate::store::lost::Lost;
+
+/// What `losses` shows.
+#[derive(Debug, Args)]
+pub(super) struct LossesArgs {
+    /// Only in this pool
+    #[arg(long)]
+    pool: Option<String>,
+    /// At most so many, the latest first
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    limit: u32,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Lists losses; `warmproof show RUN` tells the rest of each.
+pub(super) async fn losses(args: LossesArgs) -> anyhow::Result<ExitCode> {
+    let store = output::connect().await?;
+    output::require_pool(&store, args.pool.as_deref()).await?;
+    let losses = store.latest_lost(args.pool.as_deref(), args.limit).await?;
+    if args.json {
+        output::json(&losses)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    if losses.is_empty() {
+        output::line("nothing was lost, as far as outcomes are kept")?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let row = |one: &Lost| {
+        vec![
+            output::instant(one.settled_at),
+            one.run_id.clone(),
+            one.pool.clone(),
+            output::or_dash(one.supervisor.as_deref()),
+            output::or_dash(one.deployment_version.as_deref()),
+            one.outcome.clone(),
+            output::or_dash(one.fallback_result.as_deref().or(one.reason.as_deref())),
+        ]
+    };
+    let header = ["when", "run", "pool", "supervisor", "version", "outcome", "what came of it"];
+    output::table(&header, losses.iter().map(row).collect())?;
+    Ok(ExitCode::SUCCESS)
+}

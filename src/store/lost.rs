@@ -1,0 +1,51 @@
+//! Lost: the latest losses, run by run, for whoever has read a rate and wants to know which they were.
+
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+
+use super::{Store, StoreError};
+
+/// A verification that ended as a loss.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Lost {
+    /// When it ended.
+    pub settled_at: DateTime<Utc>,
+    /// The run.
+    pub run_id: String,
+    /// The pool.
+    pub pool: String,
+    /// The supervisor that dispatched it.
+    pub supervisor: Option<String>,
+    /// The deployment's version.
+    pub deployment_version: Option<String>,
+    /// `fallback`, or `delivered` when the platform's redrive came first.
+    pub outcome: String,
+    /// `requeued` for the latter.
+    pub reason: Option<String>,
+    /// What came of the fallback.
+    pub fallback_result: Option<String>,
+    /// Seen too late to tell whose loss it was; outside of all rates.
+    pub late: bool,
+}
+
+impl Store {
+    /// The latest losses, newest first, of one pool or of all; read off an index of losses alone.
+    ///
+    /// # Errors
+    /// The database could not be reached.
+    pub async fn latest_lost(&self, pool: Option<&str>, limit: u32) -> Result<Vec<Lost>, StoreError> {
+        sqlx::query_as!(
+            Lost,
+            // The condition is the index's own, word for word.
+            "select settled_at, run_id, pool, supervisor, deployment_version, outcome, reason, fallback_result, late
+             from outcome
+             where (outcome = 'fallback' or reason = 'requeued') and ($1::text is null or pool = $1)
+             order by settled_at desc limit $2",
+            pool,
+            i64::from(limit)
+        )
+        .fetch_all(self.db())
+        .await
+        .map_err(StoreError::doing("list losses"))
+    }
+}
