@@ -33,7 +33,7 @@ pub(super) async fn run(shared: Arc<Shared>, held: Held, seed: u64) {
     let life = async {
         let next = verify(&shared, &held, &mut look, seed).await;
         if let Next::Settle(settlement) = &next {
-            fallback::discard_leftovers(&shared, &held, settlement).await;
+            Box::pin(fallback::discard_leftovers(&shared, &held, settlement)).await;
         }
         settle::hand_over(&shared, held, look, next).await;
     };
@@ -49,7 +49,8 @@ async fn verify(shared: &Shared, held: &Held, look: &mut Look, seed: u64) -> Nex
         return Next::Settle(expired(held, look));
     }
     match self::look(shared, held, look).await {
-        Some(Verdict::Lost) => fallback::fall_back(shared, held, look, seed).await,
+        // Boxed, as is all that few claims need: thousands wait for their look at a time.
+        Some(Verdict::Lost) => Box::pin(fallback::fall_back(shared, held, look, seed)).await,
         Some(verdict) => conclude(shared, held, look, verdict, seed),
         None if shared.stop.is_cancelled() => Next::Release(Release::untouched(held.claim.key.clone())),
         None => Next::Drop,
