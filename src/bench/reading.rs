@@ -52,12 +52,16 @@ const PAGES: [&str; 11] = [
 ];
 
 /// The same at a terminal.
-const COMMANDS: [&[&str]; 6] = [
+const COMMANDS: [&[&str]; 10] = [
     &["pending"],
     &["show", "RUN"],
     &["report"],
     &["report", "--since", "24h", "--by", "supervisor"],
+    &["losses"],
+    &["losses", "--pool", "quiet"],
     &["pools"],
+    &["audit"],
+    &["cancel", "--supervisor", "supervisor-3"],
     &["doctor"],
 ];
 

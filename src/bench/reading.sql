@@ -1,3 +1,9 @@
+-- A pool that loses nothing, and what a year of operators leaves behind.
+insert into pool (name) values ('quiet') on conflict do nothing;
+-- next
+insert into audit (actor, action, target, detail)
+select 'token-' || n % 10, 'cancel', 'run_' || n, '{"snapshot": null}' from generate_series(1, 100000) as n;
+-- next
 -- A day of outcomes, spread evenly, from 40 supervisors in 4 regions with 20 versions.
 insert into outcome (
   settled_at, id, run_id, snapshot_id, pool, supervisor, region, deployment_version, intent, dequeued_at, scheduled_at,

@@ -188,7 +188,7 @@ async fn cancel_filter(filter: &PendingFilter, yes: bool, json: bool) -> anyhow:
         if json {
             output::json(&json!({ "matching": matching }))?;
         } else {
-            output::line(&format!("{matching} verifications match; say --yes to cancel them"))?;
+            output::line(&format!("{} match; say --yes to cancel", verifications(matching)))?;
         }
         return Ok(ExitCode::SUCCESS);
     }
@@ -196,9 +196,16 @@ async fn cancel_filter(filter: &PendingFilter, yes: bool, json: bool) -> anyhow:
     if json {
         output::json(&json!({ "cancelled": cancelled }))?;
     } else {
-        output::line(&format!("{cancelled} verifications cancelled"))?;
+        output::line(&format!("{} cancelled", verifications(cancelled)))?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn verifications(count: impl Into<i64>) -> String {
+    match count.into() {
+        1 => "1 verification".to_owned(),
+        count => format!("{count} verifications"),
+    }
 }
 
 async fn cancel_all(store: &Store, filter: &PendingFilter) -> anyhow::Result<u32> {

@@ -36,11 +36,20 @@ impl Store {
     pub async fn latest_lost(&self, pool: Option<&str>, limit: u32) -> Result<Vec<Lost>, StoreError> {
         sqlx::query_as!(
             Lost,
-            // The condition is the index's own, word for word.
-            "select settled_at, run_id, pool, supervisor, deployment_version, outcome, reason, fallback_result, late
-             from outcome
-             where (outcome = 'fallback' or reason = 'requeued') and ($1::text is null or pool = $1)
-             order by settled_at desc limit $2",
+            // Pools are few, and each hands over its own latest: nobody reads losses that are not shown, however
+            // long outcomes are kept. The condition is the index's own, word for word.
+            "select latest.settled_at, latest.run_id, latest.pool, latest.supervisor, latest.deployment_version,
+               latest.outcome, latest.reason, latest.fallback_result, latest.late
+             from pool
+             cross join lateral (
+               select lost.* from outcome lost
+               where lost.pool = pool.name and (lost.outcome = 'fallback' or lost.reason = 'requeued')
+               order by lost.settled_at desc
+               limit $2
+             ) as latest
+             where pool.name = coalesce($1, pool.name)
+             order by latest.settled_at desc
+             limit $2",
             pool,
             i64::from(limit)
         )

@@ -63,3 +63,60 @@ async fn no_statement_of_a_worker_or_a_caller_reads_the_table_whole() {
     }
     assert_eq!(scans().await - before, 0, "whole reads of a table of 20 000 rows");
 }
+
+/// Index entries that were read to find losses, and rows of outcomes that were read without any index.
+async fn read_of_losses(store: &Store) -> (i64, i64) {
+    sqlx::query("select pg_stat_force_next_flush()").execute(store.db()).await.unwrap();
+    sqlx::query_as(
+        "select
+           (select coalesce(sum(idx_tup_read), 0)::bigint from pg_stat_user_indexes
+            where indexrelname like 'outcome%pool_settled_at%'),
+           (select coalesce(sum(seq_tup_read), 0)::bigint from pg_stat_user_tables where relname like 'outcome\\_2%')",
+    )
+    .fetch_one(store.db())
+    .await
+    .unwrap()
+}
+
+/// Two days of losses of one pool, as many on either, one of another, and what was delivered in between.
+const LOSSES: &str = "insert into outcome (settled_at, id, run_id, snapshot_id, pool, intent, dequeued_at, scheduled_at,
+       due_at, outcome, reason, fallback_result, fence, worker, claim_count, probe_count, create_count, lost_at)
+     select at, gen_random_uuid(), 'run_' || n, 'snapshot_1', case when n = 7 then 'default' else 'busy' end, 'hit',
+       at, at, at,
+       case when n % 3 = 0 then 'delivered' else 'fallback' end, case when n % 3 = 0 then 'started' end,
+       case when n % 3 <> 0 then 'failed' end, 1, 'worker', 1, 1, 0, case when n % 3 <> 0 then at end
+     from generate_series(1, 12000) as n
+     cross join lateral (
+       select date_trunc('day', now(), 'UTC') - (n % 2) * interval '1 day' + (12000 - n) * interval '1 microsecond'
+     ) as settled (at)";
+
+#[tokio::test]
+async fn the_latest_losses_are_read_without_the_others() {
+    let db = db().await;
+    // On one connection, so that what it has counted is told at once.
+    let store = one_connection(&db).await;
+    for statement in [
+        "insert into pool (name) values ('busy'), ('quiet')",
+        LOSSES,
+        "vacuum analyze outcome",
+        "analyze pool",
+    ] {
+        sqlx::query(statement).execute(store.db()).await.unwrap();
+    }
+    // Planned anew a few times, then kept.
+    for _ in 0..8 {
+        let _ = store.latest_lost(None, 5).await.unwrap();
+    }
+    let before = read_of_losses(&store).await;
+    let latest = store.latest_lost(None, 5).await.unwrap();
+    let of_one = store.latest_lost(Some("default"), 5).await.unwrap();
+    let of_none = store.latest_lost(Some("quiet"), 5).await.unwrap();
+    let after = read_of_losses(&store).await;
+
+    let runs: Vec<&str> = latest.iter().map(|lost| lost.run_id.as_str()).collect();
+    assert_eq!(runs, ["run_2", "run_4", "run_8", "run_10", "run_14"]);
+    assert_eq!(of_one.iter().map(|lost| lost.run_id.as_str()).collect::<Vec<_>>(), ["run_7"]);
+    assert_eq!(of_none, []);
+    // 5 of the one pool and 1 of the other for all, then the 1 again.
+    assert_eq!((after.0 - before.0, after.1 - before.1), (7, 0), "entries read, rows read without an index");
+}
