@@ -109,14 +109,14 @@ async fn the_latest_losses_are_read_without_the_others() {
     }
     let before = read_of_losses(&store).await;
     let latest = store.latest_lost(None, 5).await.unwrap();
-    let of_one = store.latest_lost(Some("default"), 5).await.unwrap();
-    let of_none = store.latest_lost(Some("quiet"), 5).await.unwrap();
+    let of_default = store.latest_lost(Some("default"), 5).await.unwrap();
+    let of_quiet = store.latest_lost(Some("quiet"), 5).await.unwrap();
     let after = read_of_losses(&store).await;
 
     let runs: Vec<&str> = latest.iter().map(|lost| lost.run_id.as_str()).collect();
     assert_eq!(runs, ["run_2", "run_4", "run_8", "run_10", "run_14"]);
-    assert_eq!(of_one.iter().map(|lost| lost.run_id.as_str()).collect::<Vec<_>>(), ["run_7"]);
-    assert_eq!(of_none, []);
+    assert_eq!(of_default.iter().map(|lost| lost.run_id.as_str()).collect::<Vec<_>>(), ["run_7"]);
+    assert_eq!(of_quiet, []);
     // 5 of the one pool and 1 of the other for all, then the 1 again.
     assert_eq!((after.0 - before.0, after.1 - before.1), (7, 0), "entries read, rows read without an index");
 }
