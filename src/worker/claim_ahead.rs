@@ -1,8 +1,9 @@
 //! Claim ahead: take what falls due soon, so that each look starts at its very instant.
 //!
-//! One loop claims every tick, and at once while claims come back full. A low
-//! watermark per pool keeps the scan short when a long transaction pins dead rows; a
-//! rare sweep looks below it, and so finds leases that ended and rows that came late.
+//! One loop claims every tick, and at once while claims come back full and there is
+//! room. A low watermark per pool keeps the scan short when a long transaction pins
+//! dead rows; a rare sweep looks below it, and so finds leases that ended and rows that
+//! came late.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -29,6 +30,9 @@ const WATERMARK_MARGIN: TimeDelta = TimeDelta::milliseconds(500);
 const READ_CLOCK_EVERY: Duration = Duration::from_secs(10);
 /// Longest rest where nothing is due: resting longer spares little and would claim rows just before they are due.
 const REST_MAX: Duration = Duration::from_millis(600);
+/// While there is more than the hand takes, a claim waits until this part of the hand is free: each steps over all that
+/// anybody holds, so that many small ones cost more than the looks themselves. Fallbacks fill half a hand at most.
+const ROOM_WHILE_FULL: usize = 4;
 /// How long to stay away from a database that fails.
 const DATABASE_BACKOFF: Backoff = Backoff { base: Duration::from_millis(200), max: Duration::from_secs(5) };
 
@@ -88,6 +92,8 @@ enum Pace {
 }
 
 struct ClaimAhead {
+    /// How many more claims must fit into the hand before it is worth to ask.
+    room_wanted: usize,
     watermarks: HashMap<PoolName, DateTime<Utc>>,
     clock: Option<DbClock>,
     read_clock_at: Instant,
@@ -99,6 +105,7 @@ impl ClaimAhead {
     fn new(shared: &Shared, now: Instant) -> Self {
         // No watermark yet: the first claim of each pool looks everywhere, as a sweep does.
         Self {
+            room_wanted: 1,
             watermarks: HashMap::new(),
             clock: None,
             read_clock_at: now,
@@ -113,8 +120,9 @@ impl ClaimAhead {
         verifications: &TaskTracker,
         rng: &mut StdRng,
     ) -> Result<Pace, StoreError> {
-        let room = (shared.config.claims_in_hand_max as usize).saturating_sub(shared.in_hand.len());
-        if room == 0 {
+        let hand = shared.config.claims_in_hand_max as usize;
+        let room = hand.saturating_sub(shared.in_hand.len());
+        if room < self.room_wanted {
             return Ok(Pace::Full);
         }
         let clock = self.clock(shared).await?;
@@ -134,6 +142,7 @@ impl ClaimAhead {
         self.failures = 0;
         let nothing = claims.is_empty();
         let full = self.move_watermarks(&wanted, &claims, clock.at(asked));
+        self.room_wanted = if full { (hand / ROOM_WHILE_FULL).max(1) } else { 1 };
         // The clock is read for each row as it is claimed: the last reading is the nearest to this moment.
         let read = claims.iter().map(|claim| claim.claimed_at).max();
         let clock = read.map_or(clock, |read| clock.or_nearer(DbClock::new(read, Instant::now())));
