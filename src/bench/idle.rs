@@ -44,6 +44,7 @@ fn percent(nanos: u64, over: Duration) -> f64 {
 pub async fn run(context: &Context) -> anyhow::Result<Value> {
     let over = context.pick(Duration::from_secs(5), Duration::from_secs(30));
     let store = context.fresh_store(1).await?;
+    server::vacuum(store.db()).await?;
     sleep(COUNTERS_LATE).await;
     let worker = Process::start(context, "worker").await?;
     sleep(SETTLE_IN).await;
@@ -59,7 +60,7 @@ pub async fn run(context: &Context) -> anyhow::Result<Value> {
     let used = after.zip(before);
     let of_worker = used.map(|(after, before)| percent(after.0 - before.0, took));
     let of_backends = used.map(|(after, before)| percent(after.1 - before.1, took));
-    // Autovacuum and this benchmark's own two questions are in it: too much rather than too little.
+    // Autovacuum's rounds and this benchmark's own two questions are in it: too much rather than too little.
     let queries = with_worker;
     Ok(json!({
         "seconds": over.as_secs(),

@@ -136,6 +136,15 @@ pub async fn checkpoint(db: &PgPool) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Vacuums and analyzes all there is, so that autovacuum finds nothing to do in the next minutes.
+///
+/// # Errors
+/// The server refused.
+pub async fn vacuum(db: &PgPool) -> anyhow::Result<()> {
+    sqlx::query("vacuum analyze").execute(db).await.context("could not vacuum")?;
+    Ok(())
+}
+
 /// Transactions of this database so far, ours included.
 ///
 /// # Errors

@@ -143,6 +143,16 @@ fn values_that_make_no_sense_together_are_refused() {
 }
 
 #[test]
+fn a_full_hand_waits_for_a_quarter_of_its_room_but_no_probe_for_a_claim() {
+    let room = |hand, probes| {
+        let changes =
+            [("WARMPROOF_CLAIMS_IN_HAND_MAX", Some(hand)), ("WARMPROOF_PROBE_CONCURRENCY", Some(probes))];
+        worker(&changes).unwrap().worker.room_while_full()
+    };
+    assert_eq!([room("2000", "10"), room("50", "40"), room("10", "10"), room("1", "1")], [500, 10, 1, 1]);
+}
+
+#[test]
 fn a_value_that_does_not_fit_its_place_is_refused_without_being_repeated() {
     let cases: [(&'static str, &str); 9] = [
         ("TRIGGER_WORKER_TOKEN", "hidden\nhidden"),

@@ -135,6 +135,14 @@ impl WorkerConfig {
         (self.claims_in_hand_max as usize / 2).max(1)
     }
 
+    /// The room in hand that a claim waits for while more is due than the hand takes: each claim steps over all that
+    /// anybody holds, so that many small ones cost more than the looks. Less than what fallbacks leave, and never so much
+    /// that a probe waits for a claim.
+    pub fn room_while_full(&self) -> usize {
+        let spare = self.claims_in_hand_max.saturating_sub(self.probe_concurrency);
+        (self.claims_in_hand_max / 4).min(spare).max(1) as usize
+    }
+
     /// The wait after a failed probe.
     pub fn probe_backoff(&self) -> Backoff {
         Backoff { base: self.probe_backoff_base, max: self.probe_backoff_max }

@@ -30,9 +30,6 @@ const WATERMARK_MARGIN: TimeDelta = TimeDelta::milliseconds(500);
 const READ_CLOCK_EVERY: Duration = Duration::from_secs(10);
 /// Longest rest where nothing is due: resting longer spares little and would claim rows just before they are due.
 const REST_MAX: Duration = Duration::from_millis(600);
-/// While there is more than the hand takes, a claim waits until this part of the hand is free: each steps over all that
-/// anybody holds, so that many small ones cost more than the looks themselves. Fallbacks fill half a hand at most.
-const ROOM_WHILE_FULL: usize = 4;
 /// How long to stay away from a database that fails.
 const DATABASE_BACKOFF: Backoff = Backoff { base: Duration::from_millis(200), max: Duration::from_secs(5) };
 
@@ -120,8 +117,7 @@ impl ClaimAhead {
         verifications: &TaskTracker,
         rng: &mut StdRng,
     ) -> Result<Pace, StoreError> {
-        let hand = shared.config.claims_in_hand_max as usize;
-        let room = hand.saturating_sub(shared.in_hand.len());
+        let room = (shared.config.claims_in_hand_max as usize).saturating_sub(shared.in_hand.len());
         if room < self.room_wanted {
             return Ok(Pace::Full);
         }
@@ -142,7 +138,7 @@ impl ClaimAhead {
         self.failures = 0;
         let nothing = claims.is_empty();
         let full = self.move_watermarks(&wanted, &claims, clock.at(asked));
-        self.room_wanted = if full { (hand / ROOM_WHILE_FULL).max(1) } else { 1 };
+        self.room_wanted = if full { shared.config.room_while_full() } else { 1 };
         // The clock is read for each row as it is claimed: the last reading is the nearest to this moment.
         let read = claims.iter().map(|claim| claim.claimed_at).max();
         let clock = read.map_or(clock, |read| clock.or_nearer(DbClock::new(read, Instant::now())));

@@ -31,7 +31,7 @@ pub(super) struct Health {
 }
 
 impl Health {
-    /// A claim was answered, or the hand is full.
+    /// A claim was answered.
     pub(super) fn claimed(&self) {
         *self.claimed_at.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
     }
@@ -41,8 +41,9 @@ impl Health {
         *self.pools.lock().unwrap_or_else(PoisonError::into_inner) = pools.to_vec();
     }
 
-    fn claims(&self, in_hand: &InHand, in_hand_max: usize) -> Option<String> {
-        if in_hand.len() >= in_hand_max {
+    /// Nobody claims who has his hands full.
+    fn claims(&self, in_hand: &InHand, full_from: usize) -> Option<String> {
+        if in_hand.len() >= full_from {
             return None;
         }
         match *self.claimed_at.lock().unwrap_or_else(PoisonError::into_inner) {
@@ -59,7 +60,8 @@ pub(super) struct Watched {
     pub(super) store: Store,
     pub(super) health: Arc<Health>,
     pub(super) in_hand: Arc<InHand>,
-    pub(super) in_hand_max: usize,
+    /// Claims in hand from which on there may be no room for more.
+    pub(super) full_from: usize,
 }
 
 /// Serves until `done`.
@@ -85,7 +87,7 @@ async fn readyz(State(watched): State<Watched>) -> Response {
         }
         Err(_elapsed) => Some(format!("the database did not answer within {} s", DATABASE_MAX.as_secs())),
     };
-    let claims = watched.health.claims(&watched.in_hand, watched.in_hand_max);
+    let claims = watched.health.claims(&watched.in_hand, watched.full_from);
     let mut checks = vec![Check::required("database", database), Check::required("claims", claims)];
     let pools = watched.health.pools.lock().unwrap_or_else(PoisonError::into_inner).clone();
     checks.extend(pools.into_iter().map(|served| Check::of_pool(served.pool.as_str(), served.problem)));

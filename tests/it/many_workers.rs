@@ -6,7 +6,7 @@ use warmproof::domain::dispatch::Dispatch;
 use warmproof::domain::verification::NewVerification;
 
 use crate::support::dispatch::hit;
-use crate::support::platform::SOON;
+use crate::support::platform::{Dispatched, SOON};
 use crate::support::process::Program;
 use crate::support::stage::Stage;
 use crate::support::wait::until;
@@ -17,6 +17,55 @@ const LOST: usize = 10;
 
 fn is_lost(n: usize) -> bool {
     n.is_multiple_of(LOST)
+}
+
+/// Takes dispatches over and schedules them in one batch; what is not lost starts at once.
+async fn schedule(stage: &Stage, count: usize, is_lost: impl Fn(usize) -> bool) -> Vec<Dispatched> {
+    let mut hits = Vec::new();
+    for n in 0..count {
+        let dispatched = stage.platform.dispatch().await;
+        if !is_lost(n) {
+            stage.platform.start_warm(&dispatched).await;
+        }
+        hits.push(dispatched);
+    }
+    let template = hit("run_x", "snapshot_x", chrono::TimeDelta::zero());
+    let new =
+        |message| NewVerification { dispatch: Dispatch::parse(message, None).unwrap(), ..template.clone() };
+    let batch: Vec<_> = hits.iter().map(|hit| new(hit.message.clone())).collect();
+    let answers = stage.db.store.schedule(&batch, SOON).await.unwrap();
+    assert!(answers.iter().all(Result::is_ok));
+    hits
+}
+
+async fn all_are_settled(stage: &Stage) {
+    until("all are settled", async || {
+        let left: i64 = stage.db.value("select count(*) from pending").await;
+        (left == 0).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn while_more_is_due_than_a_hand_takes_no_claim_is_small() {
+    let stage = Stage::set().await;
+    let hits = schedule(&stage, HITS, |_| false).await;
+    until("all are due", async || {
+        let early: i64 =
+            stage.db.value("select count(*) from pending where due_at > clock_timestamp()").await;
+        (early == 0).then_some(())
+    })
+    .await;
+    let worker =
+        stage.worker("a").env("WARMPROOF_CLAIMS_IN_HAND_MAX", 40).env("WARMPROOF_PROBE_CONCURRENCY", 2);
+    let worker = worker.start();
+    all_are_settled(&stage).await;
+    // A claim has a fence of its own. What it takes is at least a quarter of the hand, unless there is no more.
+    let claims = "select count(*) as taken from outcome group by fence order by min(settled_at), fence";
+    let taken: Vec<i64> = sqlx::query_scalar(claims).fetch_all(stage.db.pool()).await.unwrap();
+    assert_eq!(taken.iter().sum::<i64>(), i64::try_from(HITS).unwrap());
+    assert!(taken.iter().filter(|taken| **taken < 10).count() <= 1, "{taken:?}");
+    stage.audit(&hits, vec![worker]).await;
 }
 
 #[tokio::test]
@@ -32,26 +81,8 @@ async fn two_hundred_due_at_once_are_each_settled_once_by_one_of_four_workers() 
     for worker in &workers {
         worker.says("worker started").await;
     }
-    let mut hits = Vec::new();
-    for n in 0..HITS {
-        let dispatched = stage.platform.dispatch().await;
-        if !is_lost(n) {
-            stage.platform.start_warm(&dispatched).await;
-        }
-        hits.push(dispatched);
-    }
-    let template = hit("run_x", "snapshot_x", chrono::TimeDelta::zero());
-    let new =
-        |message| NewVerification { dispatch: Dispatch::parse(message, None).unwrap(), ..template.clone() };
-    let batch: Vec<_> = hits.iter().map(|hit| new(hit.message.clone())).collect();
-    let answers = stage.db.store.schedule(&batch, SOON).await.unwrap();
-    assert!(answers.iter().all(Result::is_ok));
-
-    until("all are settled", async || {
-        let left: i64 = stage.db.value("select count(*) from pending").await;
-        (left == 0).then_some(())
-    })
-    .await;
+    let hits = schedule(&stage, HITS, is_lost).await;
+    all_are_settled(&stage).await;
     for (n, hit) in hits.iter().enumerate() {
         let outcome = stage.outcome(&hit.run).await;
         let probes = stage.platform.simulator.probes(&hit.run).len();
