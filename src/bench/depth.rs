@@ -18,7 +18,7 @@ use crate::store::Store;
 
 const RATE: u32 = 1000;
 /// From the first insert to the first due time.
-const LEAD: Duration = Duration::from_secs(4);
+const LEAD: Duration = Duration::from_secs(2);
 /// How long all rows over a cap may take to be looked at once, and how often that is asked.
 const TOLD_MAX: Duration = Duration::from_mins(3);
 const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -44,12 +44,13 @@ enum Beside {
 /// # Errors
 /// The server or a process failed.
 pub async fn run(context: &Context) -> anyhow::Result<Value> {
-    let mut sides = vec![("empty", Beside::Nothing), ("overdue_elsewhere", Beside::Elsewhere)];
+    let mut sides = vec![("empty", Beside::Nothing), ("paused_200k_overdue", Beside::Paused(200_000))];
     match context.scale {
+        // Until 50 000 losses have been told to wait takes longer than a quick run may.
         Scale::Quick => sides.push(("future_200k", Beside::Future(200_000))),
         Scale::Full => sides.extend([
-            ("paused_200k_overdue", Beside::Paused(200_000)),
             ("capped_50k_lost", Beside::Capped(50_000)),
+            ("overdue_elsewhere", Beside::Elsewhere),
             ("future_1m", Beside::Future(1_000_000)),
             ("future_8m", Beside::Future(8_000_000)),
         ]),

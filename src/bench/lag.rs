@@ -31,7 +31,7 @@ pub async fn run(context: &Context) -> anyhow::Result<Value> {
     let rates: &[u32] = context.pick(&[5000], &[100, 1000, 5000]);
     let fleets: &[u32] = context.pick(&[4], &[1, 4]);
     let shapes: &[(&str, u32)] = context.pick(&[("spread", 1)], &[("spread", 1), ("bursty", 20)]);
-    let seconds = context.pick(4, 15);
+    let seconds = context.pick(3, 15);
     let mut measured = Vec::new();
     let mut bar = Value::Null;
     let mut rss_peak_kib = 0;

@@ -17,7 +17,7 @@ use super::platform;
 use super::rows::{self, Naming};
 use crate::simulator::{ProbeFault, Rule};
 
-const LEAD: Duration = Duration::from_secs(4);
+const LEAD: Duration = Duration::from_secs(2);
 const PATIENCE: Duration = Duration::from_mins(2);
 
 /// Runs the phase.

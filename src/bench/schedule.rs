@@ -126,9 +126,12 @@ fn report(rounds: &Rounds) -> Value {
         BATCHES.iter().flat_map(|size| CONNECTIONS.iter().map(|count| batched(*size, *count))).collect();
     let best = rounds.best(&bulks.iter().map(String::as_str).collect::<Vec<_>>());
     let single = coalesced(CALLERS[1]);
+    // 256 callers have 256 rows under way, and so has one connection with batches of that size; four have 1024.
+    let as_many = batched(BATCHES[1], CONNECTIONS[0]);
     json!({
         "variants": rounds.rows(),
         "best_bulk": best,
+        "single_to_bulk_with_as_many_under_way": rounds.ratio(&single, &as_many),
         "bars": {
             "single_to_bulk": best.and_then(|best| rounds.ratio(&single, best)),
             "single_p99_ms": rounds.call(&single, |calls| calls.p99),
