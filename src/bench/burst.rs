@@ -16,7 +16,7 @@ use super::rows::{self, Naming};
 const WORKERS: u32 = 4;
 const PROBES: &str = "50";
 /// Rows inserted a second at the very least.
-const INSERTS_PER_SECOND: f64 = 8000.0;
+const INSERTS_PER_SECOND: f64 = 16_000.0;
 const LEAD: Duration = Duration::from_secs(2);
 const PATIENCE: Duration = Duration::from_mins(2);
 

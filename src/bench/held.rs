@@ -34,7 +34,7 @@ const CANCEL_BEHIND: usize = 25;
 /// # Errors
 /// The server or a process failed.
 pub async fn run(context: &Context) -> anyhow::Result<Value> {
-    let span = context.pick(Duration::from_secs(4), Duration::from_mins(10));
+    let span = context.pick(Duration::from_secs(3), Duration::from_mins(10));
     let without = one(context, context.pick(span, Duration::from_mins(1)), false).await?;
     let with = one(context, span, true).await?;
     let ratio = |figures: fn(&Figures) -> f64| figures(&with) / figures(&without);

@@ -17,7 +17,7 @@ use super::rows::{self, Naming};
 use super::spent::Reading;
 
 /// Rows inserted a second at the very least, for the distance from the first insert to the first look.
-const INSERTS_PER_SECOND: f64 = 8000.0;
+const INSERTS_PER_SECOND: f64 = 16_000.0;
 /// Between the last insert and the first look: a worker claims ahead.
 const LEAD: Duration = Duration::from_secs(2);
 /// How long after the last due time everything must be settled.

@@ -14,7 +14,7 @@ use super::server;
 /// Messages that the pending rows repeat.
 const MESSAGES: usize = 1_000;
 /// How long the processes live before they are looked at: some claims, a sweep, an upkeep.
-const LIVING: Duration = Duration::from_secs(4);
+const LIVING: Duration = Duration::from_secs(3);
 
 /// Starts one worker and one api over a full table.
 ///

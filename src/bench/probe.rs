@@ -25,7 +25,7 @@ const PATIENCE: Duration = Duration::from_mins(2);
 /// # Errors
 /// The server, the simulator or a process failed, or not every row was settled.
 pub async fn run(context: &Context) -> anyhow::Result<Value> {
-    let seconds = context.pick(3, 15);
+    let seconds = context.pick(2, 15);
     let even = |rate| Pace { rate, seconds, group: 1 };
     // 10 probes of 50 ms are 200 a second: once below that, once above.
     let cases = [
