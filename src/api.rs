@@ -7,6 +7,7 @@
 mod auth;
 mod body;
 mod cancel;
+mod connections;
 mod gauges;
 mod health;
 mod openapi;
@@ -94,22 +95,8 @@ pub async fn serve_router(
     router: Router,
     stop: CancellationToken,
 ) -> std::io::Result<()> {
-    let serving = axum::serve(listener, router).with_graceful_shutdown(stop.clone().cancelled_owned());
-    tokio::select! {
-        served = serving.into_future() => served,
-        () = async {
-            stop.cancelled().await;
-            tokio::time::sleep(GRACE).await;
-        } => {
-            tracing::warn!("connections were still open after the grace period");
-            Ok(())
-        }
-    }
+    connections::serve(listener, router, stop).await
 }
-
-/// How long connections may stay open after `stop`: a client that never ends its request must not
-/// keep the process.
-const GRACE: Duration = Duration::from_secs(20);
 
 /// The routes with their layers, for callers that bring a server of their own.
 pub fn router(store: Store, config: ApiConfig, default_delay: Duration) -> Router {

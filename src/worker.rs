@@ -244,7 +244,6 @@ impl WorkerBuilder {
                 store: self.store.clone(),
                 health: Arc::clone(&health),
                 in_hand: Arc::clone(&in_hand),
-                full_from: self.config.claims_in_hand_max as usize + 1 - self.config.room_while_full(),
             };
             let done = CancellationToken::new();
             tokio::spawn(listen::serve(listener, watched, done.clone()));

@@ -14,6 +14,7 @@ use crate::domain::ids::{RunId, VerificationId};
 use crate::domain::outcome::Outcome;
 use crate::store::StoreError;
 use crate::store::lookup::Pending;
+use crate::store::second_look::SecondLookTold;
 
 /// Most past verifications of a run that are shown.
 const HISTORY_MAX: i64 = 100;
@@ -32,6 +33,8 @@ pub(super) struct History {
     run_id: RunId,
     /// The pending one first, then the past, newest first.
     verifications: Vec<Verification>,
+    /// Whether created fallbacks among them helped, as far as a second look was asked for.
+    second_looks: Vec<SecondLookTold>,
 }
 
 /// One verification by its id.
@@ -76,7 +79,9 @@ pub(super) async fn of_run(
             "no verification of {run_id}: never scheduled here, or pruned"
         )));
     }
-    Ok(Json(History { run_id, verifications }))
+    let ids: Vec<Uuid> = verifications.iter().map(Verification::id).collect();
+    let second_looks = api.store.second_looks_of(&ids).await.map_err(|error| Problem::database(&error))?;
+    Ok(Json(History { run_id, verifications, second_looks }))
 }
 
 async fn history(api: &Api, run_id: &RunId) -> Result<Vec<Verification>, Problem> {

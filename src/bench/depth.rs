@@ -96,7 +96,7 @@ fn mean(figures: &[f64]) -> f64 {
 async fn one(context: &Context, beside: Beside) -> anyhow::Result<(Percentiles, usize)> {
     let store = context.fresh_store(3).await?;
     let fleet = lay_beside(context, &store, beside).await?;
-    // What is measured is a claim beside these rows, not the writing back of gigabytes that were laid at once.
+    // What is measured is a claim beside these rows, not the work that laying gigabytes at once leaves behind.
     server::checkpoint(store.db()).await?;
     let seconds = context.pick(3, 20);
     let pace = Pace { rate: RATE, seconds, group: 1 };
@@ -168,7 +168,7 @@ async fn pool(db: &PgPool, name: &str, paused: bool, cap: Option<i32>) -> anyhow
     Ok(())
 }
 
-/// Rows with small messages, made inside the server. `look_at` and `lost_at` are expressions of ours.
+/// Rows with small messages, made inside the server and vacuumed as rows are that have been there for a while. `look_at` and `lost_at` are expressions of ours.
 async fn fill(db: &PgPool, pool: &str, count: i64, look_at: &str, lost_at: &str) -> anyhow::Result<()> {
     let text = format!(
         "insert into pending (id, run_id, snapshot_id, pool, intent, dequeued_at, scheduled_at, due_at, look_at,
@@ -181,6 +181,6 @@ async fn fill(db: &PgPool, pool: &str, count: i64, look_at: &str, lost_at: &str)
     #[expect(clippy::disallowed_methods, reason = "a benchmark's own set-up")]
     sqlx::query(sqlx::AssertSqlSafe(text)).bind(pool).bind(count).execute(db).await?;
     #[expect(clippy::disallowed_methods, reason = "a benchmark's own set-up")]
-    sqlx::query("analyze pending").execute(db).await?;
+    sqlx::query("vacuum analyze pending").execute(db).await?;
     Ok(())
 }

@@ -143,6 +143,12 @@ impl WorkerConfig {
         (self.claims_in_hand_max / 4).min(spare).max(1) as usize
     }
 
+    /// From so many looks on that are due and wait for a place, a worker claims nothing more: others may have places
+    /// free. Enough that none stays empty while the next claim is under way.
+    pub fn looks_waiting_max(&self) -> usize {
+        4 * self.probe_concurrency as usize
+    }
+
     /// The wait after a failed probe.
     pub fn probe_backoff(&self) -> Backoff {
         Backoff { base: self.probe_backoff_base, max: self.probe_backoff_max }

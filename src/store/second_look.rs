@@ -5,6 +5,7 @@
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::{Store, StoreError};
@@ -150,7 +151,7 @@ impl Store {
 }
 
 /// What is known of the second look at a fallback.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct SecondLookTold {
     /// The verification.
     pub verification_id: Uuid,

@@ -1,7 +1,7 @@
 //! Claim ahead: take what falls due soon, so that each look starts at its very instant.
 //!
 //! One loop claims every tick, and at once while claims come back full and there is
-//! room. A low watermark per pool keeps the scan short when a long transaction pins
+//! room; while looks that are due have to wait it leaves the rest to others. A low watermark per pool keeps the scan short when a long transaction pins
 //! dead rows; a rare sweep looks below it, and so finds leases that ended and rows that
 //! came late.
 
@@ -45,7 +45,7 @@ pub(super) async fn run(shared: &Arc<Shared>, verifications: &TaskTracker, mut r
         };
         let wait = match answer {
             Ok(Pace::Again) => Duration::ZERO,
-            Ok(Pace::Tick) => jittered(shared.config.tick, &mut rng),
+            Ok(Pace::Tick) => scattered(shared.config.tick, &mut rng),
             Ok(Pace::Idle) => jittered(idle_tick(shared), &mut rng),
             Ok(Pace::Full) => {
                 tokio::select! {
@@ -84,7 +84,7 @@ enum Pace {
     Tick,
     /// Nothing is due soon.
     Idle,
-    /// No more claims may be in hand.
+    /// No more claims may be in hand, or those that are there cannot be looked at fast enough.
     Full,
 }
 
@@ -118,7 +118,9 @@ impl ClaimAhead {
         rng: &mut StdRng,
     ) -> Result<Pace, StoreError> {
         let room = (shared.config.claims_in_hand_max as usize).saturating_sub(shared.in_hand.len());
-        if room < self.room_wanted {
+        let full = room < self.room_wanted || shared.in_hand.waiting() >= shared.config.looks_waiting_max();
+        shared.health.hands_full(full);
+        if full {
             return Ok(Pace::Full);
         }
         let clock = self.clock(shared).await?;
@@ -214,6 +216,12 @@ fn sweep_interval(shared: &Shared) -> Duration {
 /// Up to a tenth less, so that workers started together drift apart.
 fn jittered(interval: Duration, rng: &mut StdRng) -> Duration {
     interval.mul_f64(rng.random_range(0.9..=1.0))
+}
+
+/// Up to half less. Who claims takes what fell into reach since anybody claimed last, so that workers whose turns keep
+/// their order would keep unequal shares: with four, one gets about half of all.
+fn scattered(interval: Duration, rng: &mut StdRng) -> Duration {
+    interval.mul_f64(rng.random_range(0.5..=1.0))
 }
 
 async fn read_clock(shared: &Shared) -> Result<DbClock, StoreError> {

@@ -5,6 +5,7 @@
 //! acting on a claim no later than somebody else may take it.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -85,6 +86,17 @@ pub(super) struct InHand {
     // Keyed with the fence: a claim lost and taken again by ourselves is another claim.
     ends: Mutex<HashMap<ClaimKey, Instant>>,
     freed: Notify,
+    waiting: AtomicUsize,
+}
+
+/// One look that is due and waits for a place to probe from. Dropping it ends the wait.
+#[derive(Debug)]
+pub(super) struct Waiting<'a>(&'a AtomicUsize);
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl InHand {
@@ -117,6 +129,17 @@ impl InHand {
     /// How many claims are in hand.
     pub(super) fn len(&self) -> usize {
         self.lock().len()
+    }
+
+    /// Counts a look that is due and has to wait.
+    pub(super) fn wait(&self) -> Waiting<'_> {
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        Waiting(&self.waiting)
+    }
+
+    /// How many looks are due and wait.
+    pub(super) fn waiting(&self) -> usize {
+        self.waiting.load(Ordering::Relaxed)
     }
 
     /// Waits until a claim was let go since the last such wait.

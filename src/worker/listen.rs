@@ -1,5 +1,6 @@
 //! A worker's small HTTP listener: is it alive, does it claim, what has it counted.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -27,13 +28,22 @@ const DATABASE_MAX: Duration = Duration::from_secs(2);
 #[derive(Debug, Default)]
 pub(super) struct Health {
     claimed_at: Mutex<Option<Instant>>,
+    hands_full: AtomicBool,
     pools: Mutex<Vec<ServedPool>>,
 }
 
 impl Health {
-    /// A claim was answered.
+    /// A claim was answered, or none was wanted.
     pub(super) fn claimed(&self) {
         *self.claimed_at.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+
+    /// Whether hands are too full to claim, told before each claim.
+    pub(super) fn hands_full(&self, full: bool) {
+        self.hands_full.store(full, Ordering::Relaxed);
+        if full {
+            self.claimed();
+        }
     }
 
     /// The backends were checked.
@@ -41,9 +51,9 @@ impl Health {
         *self.pools.lock().unwrap_or_else(PoisonError::into_inner) = pools.to_vec();
     }
 
-    /// Nobody claims who has his hands full.
-    fn claims(&self, in_hand: &InHand, full_from: usize) -> Option<String> {
-        if in_hand.len() >= full_from {
+    /// What is wrong with claims; nothing while hands are full.
+    fn claims(&self) -> Option<String> {
+        if self.hands_full.load(Ordering::Relaxed) {
             return None;
         }
         match *self.claimed_at.lock().unwrap_or_else(PoisonError::into_inner) {
@@ -60,8 +70,6 @@ pub(super) struct Watched {
     pub(super) store: Store,
     pub(super) health: Arc<Health>,
     pub(super) in_hand: Arc<InHand>,
-    /// Claims in hand from which on there may be no room for more.
-    pub(super) full_from: usize,
 }
 
 /// Serves until `done`.
@@ -87,7 +95,7 @@ async fn readyz(State(watched): State<Watched>) -> Response {
         }
         Err(_elapsed) => Some(format!("the database did not answer within {} s", DATABASE_MAX.as_secs())),
     };
-    let claims = watched.health.claims(&watched.in_hand, watched.full_from);
+    let claims = watched.health.claims();
     let mut checks = vec![Check::required("database", database), Check::required("claims", claims)];
     let pools = watched.health.pools.lock().unwrap_or_else(PoisonError::into_inner).clone();
     checks.extend(pools.into_iter().map(|served| Check::of_pool(served.pool.as_str(), served.problem)));

@@ -59,7 +59,9 @@ async fn verify(shared: &Shared, held: &Held, look: &mut Look, seed: u64) -> Nex
 
 /// Probes and judges; `None` when the worker stops or the claim is lost before the probe.
 pub(super) async fn look(shared: &Shared, held: &Held, look: &mut Look) -> Option<Verdict> {
+    let waiting = shared.in_hand.wait();
     let _slot = slot(&shared.probe_slots, shared).await?;
+    drop(waiting);
     if !held.is_live() {
         return None;
     }

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use warmproof::domain::dispatch::Dispatch;
 use warmproof::domain::verification::NewVerification;
+use warmproof::simulator::{ProbeFault, Rule};
 
 use crate::support::dispatch::hit;
 use crate::support::platform::{Dispatched, SOON};
@@ -66,6 +67,58 @@ async fn while_more_is_due_than_a_hand_takes_no_claim_is_small() {
     assert_eq!(taken.iter().sum::<i64>(), i64::try_from(HITS).unwrap());
     assert!(taken.iter().filter(|taken| **taken < 10).count() <= 1, "{taken:?}");
     stage.audit(&hits, vec![worker]).await;
+}
+
+/// A run that moved on, and whose verification is due soon.
+async fn moved_on(stage: &Stage) -> Dispatched {
+    let hit = stage.platform.dispatch().await;
+    stage.platform.start_warm(&hit).await;
+    hit.schedule(&stage.db, SOON).await;
+    hit
+}
+
+#[tokio::test]
+async fn whoever_cannot_keep_up_leaves_the_rest_to_others() {
+    let stage = Stage::set().await;
+    let worker = |name| {
+        let program = stage.worker(name).env("WARMPROOF_PROBE_CONCURRENCY", 1);
+        program.env("WARMPROOF_PROBE_TIMEOUT_MS", 10_000).start()
+    };
+    let a = worker("a");
+    let hanging = stage.platform.dispatch().await;
+    stage.platform.start_warm(&hanging).await;
+    stage.platform.simulator.faults().probe.add(Rule::always(ProbeFault::Hang).of(&hanging.run).times(1));
+    hanging.schedule(&stage.db, SOON).await;
+    stage.platform.probe(&hanging, 1).await;
+    // Four wait behind the one that hangs.
+    let mut of_a = vec![hanging];
+    for _ in 0..4 {
+        of_a.push(moved_on(&stage).await);
+    }
+    for hit in &of_a {
+        stage.claimed_by("a", &hit.run).await;
+    }
+    until("all of them are due", async || {
+        let early: i64 =
+            stage.db.value("select count(*) from pending where due_at > clock_timestamp()").await;
+        (early == 0).then_some(())
+    })
+    .await;
+    let b = worker("b");
+    b.says("worker started").await;
+    let mut of_b = Vec::new();
+    for _ in 0..8 {
+        of_b.push(moved_on(&stage).await);
+    }
+    for hit in &of_b {
+        assert_eq!(stage.outcome(&hit.run).await.worker.as_deref(), Some("b"));
+    }
+    stage.platform.simulator.faults().release();
+    for hit in &of_a {
+        assert_eq!(stage.outcome(&hit.run).await.worker.as_deref(), Some("a"));
+    }
+    let hits: Vec<_> = of_a.into_iter().chain(of_b).collect();
+    stage.audit(&hits, vec![a, b]).await;
 }
 
 #[tokio::test]

@@ -56,6 +56,28 @@ async fn a_runs_history_has_the_pending_one_first_and_then_the_newest() {
 }
 
 #[tokio::test]
+async fn a_runs_history_tells_whether_its_fallback_helped() {
+    let api = api().await;
+    let scheduled = api.schedule(&hit("run_a", "snapshot_a")).await.json();
+    let claimed = claim(&api.db.store, everything("default", 9)).await.remove(0);
+    let _ = api.db.store.settle(&[settlement(&claimed, started())]).await.unwrap();
+    assert_eq!(api.get("/v1/runs/run_a").await.json()["second_looks"], json!([]));
+    api.db
+        .run(
+            "insert into second_look (verification_id, run_id, snapshot_id, pool, dequeued_at, settled_at, look_at,
+               looked_at, result, late)
+             select id, run_id, snapshot_id, pool, dequeued_at, settled_at, now(), now(), 'not_started', false from outcome",
+        )
+        .await;
+    let looks = api.get("/v1/runs/run_a").await.json()["second_looks"].take();
+    assert_eq!(looks.as_array().map(Vec::len), Some(1));
+    assert_eq!(
+        (&looks[0]["verification_id"], &looks[0]["result"]),
+        (&scheduled["id"], &json!("not_started"))
+    );
+}
+
+#[tokio::test]
 async fn what_is_not_there_is_a_404_and_what_is_no_id_a_422() {
     let api = api().await;
     for path in ["/v1/runs/run_none", "/v1/verifications/0199a1b2-0000-7000-8000-000000000000"] {
