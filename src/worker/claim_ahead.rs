@@ -1,9 +1,9 @@
 //! Claim ahead: take what falls due soon, so that each look starts at its very instant.
 //!
 //! One loop claims every tick, and at once while claims come back full and there is
-//! room; while looks that are due have to wait it leaves the rest to others. A low watermark per pool keeps the scan short when a long transaction pins
-//! dead rows; a rare sweep looks below it, and so finds leases that ended and rows that
-//! came late.
+//! room; while looks that are due have to wait it leaves the rest to others. A low
+//! watermark per pool keeps the scan short when a long transaction pins dead rows; a
+//! rare sweep looks below it, and so finds leases that ended and rows that came late.
 
 use std::collections::HashMap;
 use std::sync::Arc;
