@@ -168,7 +168,8 @@ async fn pool(db: &PgPool, name: &str, paused: bool, cap: Option<i32>) -> anyhow
     Ok(())
 }
 
-/// Rows with small messages, made inside the server and vacuumed as rows are that have been there for a while. `look_at` and `lost_at` are expressions of ours.
+/// Rows with small messages, made inside the server, and vacuumed as rows are that have been there for a while.
+/// `look_at` and `lost_at` are expressions of ours.
 async fn fill(db: &PgPool, pool: &str, count: i64, look_at: &str, lost_at: &str) -> anyhow::Result<()> {
     let text = format!(
         "insert into pending (id, run_id, snapshot_id, pool, intent, dequeued_at, scheduled_at, due_at, look_at,
