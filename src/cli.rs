@@ -23,6 +23,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use tokio_util::sync::CancellationToken;
 
+use crate::config::environment::Environment;
 use crate::shutdown;
 use crate::store::StoreError;
 use crate::telemetry::{self, LogFormat};
@@ -107,6 +108,17 @@ impl Lifetime {
             shutdown::on_stdin_closed(stop.clone());
         }
         Ok(stop)
+    }
+}
+
+/// Says that a proxy is named and not used. A probe that cannot leave the network otherwise fails without a word on it.
+fn warn_of_proxies() {
+    let named = Environment::from_process().proxy_variables();
+    if !named.is_empty() {
+        tracing::warn!(
+            variables = named.join(", "),
+            "a proxy is named in the environment and ignored: Warmproof connects directly (docs/operating.md)"
+        );
     }
 }
 

@@ -10,6 +10,7 @@ pub mod wire;
 mod call;
 mod client;
 mod probe;
+mod prune;
 
 pub use call::CallError;
 pub use client::{Client, ClientError};

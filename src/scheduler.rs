@@ -29,6 +29,7 @@ use crate::domain::verification::{
     Cancellation, Cancelled, DELAY_MAX, DELAY_MIN, Intent, NewVerification, ScheduleRefusal, Scheduled,
 };
 use crate::store::coalesce::{Coalescer, SharedError};
+use crate::store::connect::Role;
 use crate::store::{self, Store, StoreError};
 use crate::telemetry::metrics;
 
@@ -135,7 +136,7 @@ impl Scheduler {
                 Ok(Self { active: None })
             }
             Switch::Enabled(settings) => {
-                let store = Store::connect(&settings.database).await?;
+                let store = Store::connect(&settings.database, Role::Callers).await?;
                 Ok(Self::new(&store, settings.database.schema.clone(), settings.verify.delay))
             }
         }

@@ -17,6 +17,7 @@ pub mod doctor;
 pub mod error;
 pub mod fleet;
 pub mod gauges;
+mod lane_health;
 pub mod lease;
 pub mod lookup;
 pub mod loss;
@@ -33,47 +34,24 @@ pub mod tally;
 pub mod token;
 pub mod upkeep;
 
-use sqlx::PgPool;
-
 use crate::config::database::{COALESCE_LANES_DEFAULT, CompressionConfig};
 
-pub use error::StoreError;
+pub use error::{Remedy, StoreError};
 
-/// The database, reached through a small pool of connections.
+use connect::{Db, On, Terms};
+
+/// The database, reached through few connections.
 #[derive(Debug, Clone)]
 pub struct Store {
-    db: PgPool,
+    db: Db,
     compression: CompressionConfig,
     lanes: usize,
 }
 
-/// How long a worker's statement waits for a row that somebody else holds, for `lock_timeout`. Ordinary
-/// writers are through long before; whoever waits longer holds a connection that others need.
-const ROW_WAIT: &str = "100ms";
-
-/// How long a statement waits for a row that somebody else holds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LockWait {
-    /// As long as the connection's own settings say.
-    Usual,
-    /// At most so long; then the statement fails and has written nothing.
-    AtMost(std::time::Duration),
-}
-
-impl LockWait {
-    /// For `lock_timeout`; `None` leaves it as it is.
-    fn setting(self) -> Option<String> {
-        match self {
-            Self::Usual => None,
-            Self::AtMost(wait) => Some(format!("{}ms", wait.as_millis())),
-        }
-    }
-}
-
 impl Store {
-    /// A store on connections whose `search_path` is Warmproof's schema.
+    /// A store on a database whose sessions find Warmproof's schema.
     #[must_use]
-    pub fn new(db: PgPool) -> Self {
+    pub fn new(db: Db) -> Self {
         Self { db, compression: CompressionConfig::default(), lanes: COALESCE_LANES_DEFAULT as usize }
     }
 
@@ -89,13 +67,18 @@ impl Store {
         Self { lanes: lanes as usize, ..self }
     }
 
-    /// The connection pool, for callers that bring transactions of their own.
+    /// The database. As an executor it runs one statement, durably, with a short wait for rows.
     #[must_use]
-    pub fn db(&self) -> &PgPool {
+    pub fn db(&self) -> &Db {
         &self.db
     }
 
-    /// Closes all connections, waiting for those in use.
+    /// For one statement that waits as long as it may run, where others hold what it wants.
+    fn patient(&self) -> On<'_> {
+        self.db.on(Terms::PATIENT)
+    }
+
+    /// Closes all connections; a statement that has begun gets a moment to end.
     pub async fn close(&self) {
         self.db.close().await;
     }

@@ -40,7 +40,10 @@ pub(crate) fn http_client(scheme: &str, headers: HeaderMap) -> Result<reqwest::C
     build(builder(scheme)?.default_headers(headers))
 }
 
-/// The start of every client: no redirect, no retry, connections kept alive.
+/// The start of every client: no redirect, no retry, no proxy, connections kept alive.
+///
+/// A proxy that the environment names is not used: only `config` reads the environment, and a proxy that only some
+/// clients went through would fail them alone. Start-up says so where one is named.
 ///
 /// A redirect would carry credentials to an address nobody configured, and whether
 /// to ask again is for somebody to decide who knows what the first request may have done.
@@ -54,6 +57,7 @@ pub(crate) fn builder(scheme: &str) -> Result<reqwest::ClientBuilder, TransportE
         .tls_backend_preconfigured(tls(scheme)?)
         .redirect(reqwest::redirect::Policy::none())
         .retry(reqwest::retry::never())
+        .no_proxy()
         .user_agent(USER_AGENT)
         .pool_idle_timeout(POOL_IDLE_TIMEOUT))
 }
@@ -67,6 +71,7 @@ pub(crate) fn blocking_client(
         .tls_backend_preconfigured(tls(scheme)?)
         .redirect(reqwest::redirect::Policy::none())
         .retry(reqwest::retry::never())
+        .no_proxy()
         .user_agent(USER_AGENT)
         .timeout(timeout)
         .build()

@@ -48,7 +48,7 @@ use crate::domain::pool::PoolSettings;
 use crate::domain::verdict::{LatestSnapshot, Sighting};
 use crate::platform;
 use crate::store::lease::Release;
-use crate::store::{Store, StoreError};
+use crate::store::{self, Store, StoreError};
 use crate::telemetry::event::Events;
 use crate::workload::{BuildError, Workload};
 
@@ -244,12 +244,13 @@ impl WorkerBuilder {
                 store: self.store.clone(),
                 health: Arc::clone(&health),
                 in_hand: Arc::clone(&in_hand),
+                lease: self.config.lease,
             };
             let done = CancellationToken::new();
             tokio::spawn(listen::serve(listener, watched, done.clone()));
             done.drop_guard()
         });
-        self.register(&stop).await?;
+        self.register(&stop, &health).await?;
         if stop.is_cancelled() {
             return Ok(Drained { released: 0 });
         }
@@ -278,16 +279,17 @@ const START_BACKOFF: Backoff = Backoff { base: Duration::from_millis(500), max: 
 
 impl WorkerBuilder {
     /// Makes the pools known, waiting for a database that cannot be reached yet.
-    async fn register(&self, stop: &CancellationToken) -> Result<(), StoreError> {
+    async fn register(&self, stop: &CancellationToken, health: &listen::Health) -> Result<(), StoreError> {
         let mut failures = 0;
         let pools: Vec<(PoolName, PoolSettings)> =
             self.pools.iter().map(|(name, served)| (name.clone(), served.initial.clone())).collect();
         while !stop.is_cancelled() {
             match self.store.ensure_pools(&pools).await {
-                // Refused by the database itself: waiting would not help.
-                Err(error) if error.sqlstate().is_some() => return Err(error),
+                // Waiting would not help: the schema is missing, a right is, or the address is wrong.
+                Err(error) if !error.is_passing() => return Err(error),
                 Err(_) if stop.is_cancelled() => break,
                 Err(error) => {
+                    health.failed(&error);
                     failures += 1;
                     let wait = START_BACKOFF.delay(failures, rand::random());
                     tracing::warn!(%error, retry_in_ms = wait.as_millis(), "waiting for the database");
@@ -320,7 +322,12 @@ impl Worker {
         let lanes: Vec<_> = (0..settle::LANES).map(lane).collect();
         let leases = tokio::spawn(renew::keep(Arc::clone(&shared), aside.clone()));
         let tally = tokio::spawn(tally::keep(Arc::clone(&shared), aside.clone()));
-        let upkeep = tokio::spawn(upkeep::keep(Arc::clone(&shared)));
+        let tables = store::upkeep::keep(
+            shared.store.clone(),
+            Some(shared.config.retention_days),
+            shared.stop.clone(),
+        );
+        let (tables, upkeep) = (tokio::spawn(tables), tokio::spawn(upkeep::keep(Arc::clone(&shared))));
         let beat = tokio::spawn(beat::keep(Arc::clone(&shared), aside.clone()));
         let second_looks = tokio::spawn(second_look::keep(Arc::clone(&shared)));
 
@@ -346,7 +353,7 @@ impl Worker {
         shared.halt.cancel();
         let released = give_back(&shared, keys).await;
         aside.cancel();
-        for task in lanes.into_iter().chain([leases, tally, upkeep, second_looks]) {
+        for task in lanes.into_iter().chain([leases, tally, tables, upkeep, second_looks]) {
             task.abort();
         }
         // It signs off; bounded, as everything at the end.

@@ -50,8 +50,8 @@ pub(super) async fn metrics(State(api): State<Api>) -> Response {
         return Problem::not_found("metrics are off (METRICS_ENABLED)").into_response();
     }
     api.gauges.refresh(&api.store).await;
-    let db = api.store.db();
-    metrics::connections(db.size(), db.num_idle(), db.options().get_max_connections());
+    let connections = api.store.db().connections();
+    metrics::connections(connections.open, connections.idle, connections.max);
     let text = metrics::render().unwrap_or_default();
     ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response()
 }

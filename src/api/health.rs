@@ -36,7 +36,7 @@ pub(super) async fn healthz() -> &'static str {
 
 /// Whether a promise can be kept now.
 ///
-/// 200 when the database answers and its schema is there, else 503 with the reasons. Pools are told of as well.
+/// 200 when schedules are written, by what they achieved lately; else 503 with the reasons. Pools are told of as well.
 #[utoipa::path(
     get, path = "/readyz", tag = "health",
     responses(
@@ -46,22 +46,16 @@ pub(super) async fn healthz() -> &'static str {
     )
 )]
 pub(super) async fn readyz(State(api): State<Api>) -> Response {
+    let database = Check::required("database", api.coalescer.problem().await);
+    if !database.ok {
+        // Whatever else would be asked now waits for the same database.
+        return answer(vec![database]);
+    }
     let mut pools = Vec::new();
-    let database = match api.store.pools_served().await {
-        Ok(served) => {
-            pools.extend(served.iter().map(of_pool));
-            Check::required("database", None)
-        }
-        Err(error) => {
-            tracing::warn!(%error, "not ready");
-            let reason = match error.sqlstate().as_deref() {
-                Some(_) if error.is_schema_missing() => "the schema is missing: run `warmproof migrate`",
-                Some(_) => "the database refused a query; the log tells more",
-                None => "the database cannot be reached",
-            };
-            Check::required("database", Some(reason.to_owned()))
-        }
-    };
+    match api.store.pools_served().await {
+        Ok(served) => pools.extend(served.iter().map(of_pool)),
+        Err(error) => tracing::warn!(%error, "how pools are served is not known"),
+    }
     let mut checks = vec![database];
     if let Ok(durable) = api.store.commits_durably().await {
         let reason =
@@ -69,6 +63,10 @@ pub(super) async fn readyz(State(api): State<Api>) -> Response {
         checks.push(Check::required("durability", (!durable).then(|| reason.to_owned())));
     }
     checks.extend(pools);
+    answer(checks)
+}
+
+fn answer(checks: Vec<Check>) -> Response {
     let readiness = Readiness::from(checks);
     let status = if readiness.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, Json(readiness)).into_response()

@@ -6,8 +6,8 @@ use serde::Serialize;
 use tower::BoxError;
 use utoipa::ToSchema;
 
-use crate::store::StoreError;
 use crate::store::token::Scope;
+use crate::store::{Remedy, StoreError};
 
 /// A refusal, ready to be sent.
 #[derive(Debug, Clone, Serialize, ToSchema)]
@@ -134,10 +134,13 @@ impl Problem {
     /// The database did not do its part. The reason is logged, not sent.
     pub(super) fn database(error: &StoreError) -> Self {
         tracing::warn!(%error, "a request failed on the database");
-        let detail = if error.is_schema_missing() {
-            "the schema is missing: run `warmproof migrate` first"
-        } else {
-            "the database did not answer as it should; repeat the request, it is safe to repeat"
+        let detail = match error.remedy() {
+            Remedy::Repeat => {
+                "the database did not answer as it should; repeat the request, it is safe to repeat"
+                    .to_owned()
+            }
+            // Repeating does not help before an operator has acted.
+            Remedy::Migrate | Remedy::Configure | Remedy::Mend(_) => error.in_public(),
         };
         Self::new(
             StatusCode::SERVICE_UNAVAILABLE,

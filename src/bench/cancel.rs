@@ -6,9 +6,9 @@ use super::context::{Context, SCHEMA};
 use super::figures::{Round, Rounds};
 use super::load::{DELAY, Stock, cancellation, share, warm_store};
 use super::server;
+use crate::bench::context::Bed;
 use crate::domain::verification::Cancelled;
 use crate::scheduler::Scheduler;
-use crate::store::Store;
 
 /// Rows in a batch.
 const BATCH: usize = 256;
@@ -29,7 +29,7 @@ fn expect_cancelled(answers: impl IntoIterator<Item = Cancelled>) -> anyhow::Res
     Ok(count)
 }
 
-async fn batches(store: &Store, stock: &Stock, count: usize, connections: u32) -> anyhow::Result<Round> {
+async fn batches(store: &Bed, stock: &Stock, count: usize, connections: u32) -> anyhow::Result<Round> {
     let batches = stock.batches(count, BATCH);
     let items: Vec<Vec<_>> = batches.iter().map(|batch| batch.iter().map(cancellation).collect()).collect();
     let store = store.clone();
@@ -82,7 +82,7 @@ pub async fn run(context: &Context) -> anyhow::Result<Value> {
     Ok(json!({ "variants": rounds.rows() }))
 }
 
-async fn refill(store: &Store, stock: &Stock, count: usize) -> anyhow::Result<()> {
+async fn refill(store: &Bed, stock: &Stock, count: usize) -> anyhow::Result<()> {
     server::empty(store).await?;
     stock.fill(store, count).await
 }

@@ -8,11 +8,11 @@ use rand::rngs::StdRng;
 
 use super::figures::millis;
 use super::rows;
+use crate::bench::context::Bed;
 use crate::domain::claim::{Claim, Fence};
 use crate::domain::ids::{PoolName, WorkerName};
 use crate::domain::outcome::{Ending, Settlement};
 use crate::domain::verdict::Acted;
-use crate::store::Store;
 use crate::store::claim::{ClaimTerms, Wanted};
 
 /// How often it claims: as often as the workers of a busy pool together.
@@ -35,7 +35,7 @@ pub struct Claims {
 ///
 /// # Errors
 /// The server refused.
-pub async fn claim_for(store: &Store, span: Duration) -> anyhow::Result<Claims> {
+pub async fn claim_for(store: &Bed, span: Duration) -> anyhow::Result<Claims> {
     let worker = WorkerName::parse("bench-claimer")?;
     let mut rng = StdRng::from_os_rng();
     let mut claims = Claims::default();
@@ -57,7 +57,7 @@ pub async fn claim_for(store: &Store, span: Duration) -> anyhow::Result<Claims> 
     Ok(claims)
 }
 
-async fn settle(store: &Store, claims: Vec<Claim>) -> anyhow::Result<()> {
+async fn settle(store: &Bed, claims: Vec<Claim>) -> anyhow::Result<()> {
     if claims.is_empty() {
         return Ok(());
     }

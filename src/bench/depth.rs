@@ -14,7 +14,7 @@ use super::message::Dispatches;
 use super::pace::Pace;
 use super::rows::{self, Draft, Naming};
 use super::server;
-use crate::store::Store;
+use crate::bench::context::Bed;
 
 const RATE: u32 = 1000;
 /// From the first insert to the first due time.
@@ -114,7 +114,7 @@ async fn one(context: &Context, beside: Beside) -> anyhow::Result<(Percentiles, 
     Ok((figures, claims.rows))
 }
 
-async fn lay_beside(context: &Context, store: &Store, beside: Beside) -> anyhow::Result<Option<Fleet>> {
+async fn lay_beside(context: &Context, store: &Bed, beside: Beside) -> anyhow::Result<Option<Fleet>> {
     let db = store.db();
     match beside {
         Beside::Nothing => Ok(None),

@@ -11,12 +11,12 @@ use super::context::{Context, SCHEMA};
 use super::figures::{Rounds, per_second};
 use super::load::Stock;
 use super::{process, server};
+use crate::bench::context::Bed;
 use crate::config::WorkerSettings;
 use crate::config::environment::Environment;
 use crate::config::verify::Switch;
 use crate::domain::ids::SnapshotId;
 use crate::domain::verdict::LatestSnapshot;
-use crate::store::Store;
 use crate::worker::{Probe, Served, Worker};
 
 /// How long a drain may take before something is wrong.
@@ -36,7 +36,7 @@ pub fn moved_on(snapshot_id: SnapshotId) -> Probe {
     }))
 }
 
-async fn drain(context: &Context, admin: &Store, rows: usize, in_hand: Option<u32>) -> anyhow::Result<f64> {
+async fn drain(context: &Context, admin: &Bed, rows: usize, in_hand: Option<u32>) -> anyhow::Result<f64> {
     let settings = WorkerSettings::from_environment(&Environment::from_pairs(process::environment(context)));
     let Switch::Enabled(mut settings) = settings? else {
         return Err(anyhow!("the benchmark's own environment switches verification off"));
@@ -52,7 +52,7 @@ async fn drain(context: &Context, admin: &Store, rows: usize, in_hand: Option<u3
     }
     let stop = CancellationToken::new();
     let begin = Instant::now();
-    let worker = tokio::spawn(Worker::builder(settings.worker, store.clone(), pools).run(stop.clone()));
+    let worker = tokio::spawn(Worker::builder(settings.worker, store.store.clone(), pools).run(stop.clone()));
     let done = timeout(PATIENCE, async {
         while usize::try_from(server::ended(admin).await?)? < rows {
             sleep(LOOK).await;

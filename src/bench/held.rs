@@ -14,8 +14,8 @@ use super::figures::Percentiles;
 use super::fleet::Fleet;
 use super::message::Dispatches;
 use super::rows;
+use crate::bench::context::Bed;
 use crate::domain::verification::{CancelReason, Cancellation, NewVerification};
-use crate::store::Store;
 
 /// A batch of schedules and one of cancels, this often.
 const EVERY: Duration = Duration::from_millis(20);
@@ -92,7 +92,7 @@ async fn one(context: &Context, span: Duration, held: bool) -> anyhow::Result<Fi
 }
 
 /// An idle transaction that has read something and now pins every row that dies.
-async fn hold(holder: &Store) -> anyhow::Result<sqlx::Transaction<'static, sqlx::Postgres>> {
+async fn hold(holder: &Bed) -> anyhow::Result<sqlx::Transaction<'static, sqlx::Postgres>> {
     let mut transaction = holder.db().begin().await?;
     for text in ["set transaction isolation level repeatable read", "select count(*) from pending"] {
         #[expect(clippy::disallowed_methods, reason = "a benchmark's own set-up")]
@@ -101,7 +101,7 @@ async fn hold(holder: &Store) -> anyhow::Result<sqlx::Transaction<'static, sqlx:
     Ok(transaction)
 }
 
-async fn offer(store: Store, span: Duration) -> anyhow::Result<f64> {
+async fn offer(store: Bed, span: Duration) -> anyhow::Result<f64> {
     let mut dispatches = Dispatches::new(5, 0);
     let now = rows::clock(store.db()).await?;
     let mut waiting: std::collections::VecDeque<Vec<NewVerification>> = std::collections::VecDeque::new();
@@ -129,7 +129,7 @@ async fn offer(store: Store, span: Duration) -> anyhow::Result<f64> {
     Ok(f64::from(scheduled) / began.elapsed().as_secs_f64())
 }
 
-async fn cancel(store: &Store, batch: &[NewVerification]) -> anyhow::Result<()> {
+async fn cancel(store: &Bed, batch: &[NewVerification]) -> anyhow::Result<()> {
     let cancellations: Vec<Cancellation> = batch[EXECUTED..]
         .iter()
         .map(|new| Cancellation {

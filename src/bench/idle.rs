@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep};
 use super::context::Context;
 use super::process::{self, Process};
 use super::server;
-use crate::store::Store;
+use crate::bench::context::Bed;
 
 /// Until a worker has connected and looked everywhere once.
 const SETTLE_IN: Duration = Duration::from_secs(3);
@@ -17,7 +17,7 @@ const SETTLE_IN: Duration = Duration::from_secs(3);
 const COUNTERS_LATE: Duration = Duration::from_millis(1200);
 
 /// Transactions a second that the server counts over a while.
-async fn transactions(store: &Store, over: Duration) -> anyhow::Result<f64> {
+async fn transactions(store: &Bed, over: Duration) -> anyhow::Result<f64> {
     let begin = Instant::now();
     let before = server::transactions(store.db()).await?;
     sleep(over).await;

@@ -19,13 +19,13 @@ use super::limit::{Limit, ONE_BACKEND, TWO_BACKENDS};
 use super::load::{Clock, Stock, bulk, cancellation, warm_store};
 use super::server;
 use super::spent::Meter;
+use crate::bench::context::Bed;
 use crate::domain::claim::{Claim, Fence};
 use crate::domain::ids::{PoolName, WorkerName};
 use crate::domain::outcome::{Ending, Settled, Settlement};
 use crate::domain::pool::PoolSettings;
 use crate::domain::verdict::Acted;
 use crate::domain::verification::NewVerification;
-use crate::store::Store;
 use crate::store::claim::{ClaimTerms, Wanted};
 
 /// Rows in a batch; the most that the product sends.
@@ -49,7 +49,7 @@ fn name(connections: u32) -> String {
 /// # Errors
 /// The database refused.
 pub async fn claim(
-    store: &Store,
+    store: &Bed,
     wanted: &Wanted,
     rng: &mut StdRng,
     worker: &WorkerName,
@@ -62,7 +62,7 @@ pub async fn claim(
 ///
 /// # Errors
 /// The database refused, or a fence had moved.
-pub async fn settle(store: &Store, claims: Vec<Claim>) -> anyhow::Result<()> {
+pub async fn settle(store: &Bed, claims: Vec<Claim>) -> anyhow::Result<()> {
     let ending = Ending::Delivered { acted: Acted::Started, warm_start: true };
     let settlements = claims.into_iter().map(|claim| Settlement {
         key: claim.key,
@@ -78,7 +78,7 @@ pub async fn settle(store: &Store, claims: Vec<Claim>) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn claim_and_settle(store: &Store, wanted: &mut Wanted, rng: &mut StdRng) -> anyhow::Result<usize> {
+async fn claim_and_settle(store: &Bed, wanted: &mut Wanted, rng: &mut StdRng) -> anyhow::Result<usize> {
     let worker = WorkerName::parse("bench")?;
     let claims = claim(store, wanted, rng, &worker).await?;
     let count = claims.len();
@@ -91,7 +91,7 @@ async fn claim_and_settle(store: &Store, wanted: &mut Wanted, rng: &mut StdRng) 
 
 /// The whole life of one connection's batches.
 async fn live(
-    store: Store,
+    store: Bed,
     clock: Clock,
     pool: PoolName,
     batches: Vec<Vec<NewVerification>>,
@@ -112,7 +112,7 @@ async fn live(
     Ok(())
 }
 
-async fn lives(store: &Store, stock: &Stock, count: usize, connections: u32) -> anyhow::Result<Round> {
+async fn lives(store: &Bed, stock: &Stock, count: usize, connections: u32) -> anyhow::Result<Round> {
     server::empty(store).await?;
     let pools =
         (0..connections).map(|n| PoolName::parse(format!("bench-{n}"))).collect::<Result<Vec<_>, _>>()?;

@@ -17,10 +17,11 @@ use super::figures::{Round, Rounds, median, millis, per_second};
 use super::load::{Clock, Stock, share};
 use super::server;
 use super::spent::Meter;
+use crate::bench::context::Bed;
 use crate::config::database::CompressionConfig;
 use crate::domain::ids::VerificationId;
 use crate::domain::verification::NewVerification;
-use crate::store::{Store, codec};
+use crate::store::codec;
 
 const SQL: &str = include_str!("limit.sql");
 
@@ -60,7 +61,7 @@ fn step(name: &str) -> anyhow::Result<&'static str> {
 /// The staging table, and connections to work on it.
 #[derive(Debug)]
 pub struct Limit {
-    store: Store,
+    store: Bed,
 }
 
 impl Limit {
@@ -109,7 +110,7 @@ impl Limit {
     }
 }
 
-async fn one_life(store: Store, backend: usize) -> anyhow::Result<Vec<Duration>> {
+async fn one_life(store: Bed, backend: usize) -> anyhow::Result<Vec<Duration>> {
     let mut connection = store.db().acquire().await?;
     let first = i64::try_from(backend * STATEMENT_ROWS)? + 1;
     let last = first + i64::try_from(STATEMENT_ROWS)? - 1;
@@ -132,7 +133,7 @@ async fn one_life(store: Store, backend: usize) -> anyhow::Result<Vec<Duration>>
 ///
 /// # Errors
 /// The server refused.
-pub async fn commit_store(context: &Context, stock: &Stock) -> anyhow::Result<Store> {
+pub async fn commit_store(context: &Context, stock: &Stock) -> anyhow::Result<Bed> {
     let store = context.plain_store(COMMIT_CALLERS).await?;
     commits(&store, stock.take(COMMIT_CALLERS as usize * 8), stock.clock()).await?;
     Ok(store)
@@ -142,7 +143,7 @@ pub async fn commit_store(context: &Context, stock: &Stock) -> anyhow::Result<St
 ///
 /// # Errors
 /// The server refused.
-pub async fn commits(store: &Store, news: Vec<NewVerification>, clock: Clock) -> anyhow::Result<Round> {
+pub async fn commits(store: &Bed, news: Vec<NewVerification>, clock: Clock) -> anyhow::Result<Round> {
     let encoded = news.into_iter().map(|new| {
         let message = new.dispatch.message.get().as_bytes();
         let (codec, bytes) = codec::encode(message, &CompressionConfig::default());

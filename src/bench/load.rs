@@ -13,8 +13,8 @@ use tokio::time::Instant;
 use super::context::Context;
 use super::figures::{Percentiles, Round, millis, per_second};
 use super::message::Dispatches;
+use crate::bench::context::Bed;
 use crate::domain::verification::{CancelReason, Cancellation, NewVerification};
-use crate::store::Store;
 
 /// From hit to look in all loads; the product's default.
 pub const DELAY: Duration = Duration::from_secs(10);
@@ -34,7 +34,7 @@ impl Clock {
     ///
     /// # Errors
     /// The database could not be reached.
-    pub async fn read(store: &Store) -> anyhow::Result<Self> {
+    pub async fn read(store: &Bed) -> anyhow::Result<Self> {
         let at = Instant::now();
         Ok(Self { read: store.clock().await?, at })
     }
@@ -59,7 +59,7 @@ impl Stock {
     ///
     /// # Errors
     /// The database's clock could not be read.
-    pub async fn make(store: &Store, count: usize) -> anyhow::Result<Self> {
+    pub async fn make(store: &Bed, count: usize) -> anyhow::Result<Self> {
         let clock = Clock::read(store).await?;
         let hits = tokio::task::spawn_blocking(move || {
             let mut dispatches = Dispatches::new(count as u64, 0);
@@ -92,7 +92,7 @@ impl Stock {
     ///
     /// # Errors
     /// The database refused.
-    pub async fn fill(&self, store: &Store, count: usize) -> anyhow::Result<()> {
+    pub async fn fill(&self, store: &Bed, count: usize) -> anyhow::Result<()> {
         let (store, clock) = (store.clone(), self.clock);
         share(self.batches(count, 256), 2, move |batch| bulk(store.clone(), clock, batch)).await?;
         Ok(())
@@ -103,7 +103,7 @@ impl Stock {
 ///
 /// # Errors
 /// The database refused.
-pub async fn bulk(store: Store, clock: Clock, mut batch: Vec<NewVerification>) -> anyhow::Result<usize> {
+pub async fn bulk(store: Bed, clock: Clock, mut batch: Vec<NewVerification>) -> anyhow::Result<usize> {
     let now = clock.dequeued_at();
     for new in &mut batch {
         new.dispatch.dequeued_at = now;
@@ -164,7 +164,7 @@ where
 ///
 /// # Errors
 /// The server refused.
-pub async fn warm_store(context: &Context, connections: u32, stock: &Stock) -> anyhow::Result<Store> {
+pub async fn warm_store(context: &Context, connections: u32, stock: &Stock) -> anyhow::Result<Bed> {
     let store = context.store(connections).await?;
     let warming = store.clone();
     let clock = stock.clock();

@@ -16,7 +16,7 @@ use super::context::Context;
 use super::figures::{Percentiles, millis};
 use super::fleet::{self, API_TOKEN};
 use super::process;
-use crate::store::Store;
+use crate::bench::context::Bed;
 use crate::store::report::{Latency, LossBy, Step};
 
 /// Rows of a day: nine in ten cancelled by a connect, the rest looked at, one in ten of those lost.
@@ -109,7 +109,7 @@ fn p95(figures: &Percentiles) -> f64 {
     figures.p99
 }
 
-async fn seed(store: &Store, outcomes: i64, pending: i64) -> anyhow::Result<()> {
+async fn seed(store: &Bed, outcomes: i64, pending: i64) -> anyhow::Result<()> {
     for statement in OUTCOMES.split("-- next") {
         let statement =
             statement.replace("{outcomes}", &outcomes.to_string()).replace("{pending}", &pending.to_string());
@@ -119,7 +119,7 @@ async fn seed(store: &Store, outcomes: i64, pending: i64) -> anyhow::Result<()> 
 }
 
 /// The library's own reports, without HTTP.
-async fn reports(store: &Store) -> anyhow::Result<Vec<(String, Percentiles)>> {
+async fn reports(store: &Bed) -> anyhow::Result<Vec<(String, Percentiles)>> {
     let now = store.clock().await?;
     let (hour, day) = (now - TimeDelta::hours(1), now - TimeDelta::days(1));
     let asked = [

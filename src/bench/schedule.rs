@@ -6,9 +6,9 @@ use super::context::{Context, SCHEMA};
 use super::figures::{Round, Rounds};
 use super::load::{DELAY, Stock, bulk, share, warm_store};
 use super::{limit, server};
+use crate::bench::context::Bed;
 use crate::domain::verification::NewVerification;
 use crate::scheduler::{Hit, Scheduler};
-use crate::store::Store;
 
 /// Connections of a product process at its defaults.
 const PRODUCT_CONNECTIONS: u32 = 6;
@@ -67,7 +67,7 @@ pub async fn singles(
 }
 
 async fn batches(
-    store: &Store,
+    store: &Bed,
     stock: &Stock,
     count: usize,
     size: usize,

@@ -9,7 +9,7 @@ use anyhow::Context as _;
 use serde_json::{Map, Value, json};
 use sqlx::PgPool;
 
-use crate::store::Store;
+use crate::bench::context::Bed;
 
 /// Settings without which no figure can be judged.
 const SETTINGS: [&str; 15] = [
@@ -58,7 +58,7 @@ pub async fn now(db: &PgPool) -> anyhow::Result<String> {
 ///
 /// # Errors
 /// The server refused.
-pub async fn empty(store: &Store) -> anyhow::Result<()> {
+pub async fn empty(store: &Bed) -> anyhow::Result<()> {
     sqlx::query("truncate pending, outcome, outcome_count, outcome_total, outcome_hour, outcome_minute, latency_count").execute(store.db()).await?;
     Ok(())
 }
@@ -67,7 +67,7 @@ pub async fn empty(store: &Store) -> anyhow::Result<()> {
 ///
 /// # Errors
 /// The server refused.
-pub async fn empty_pending(store: &Store) -> anyhow::Result<()> {
+pub async fn empty_pending(store: &Bed) -> anyhow::Result<()> {
     sqlx::query(
         "truncate pending, outcome_count, outcome_total, outcome_hour, outcome_minute, latency_count",
     )
@@ -80,7 +80,7 @@ pub async fn empty_pending(store: &Store) -> anyhow::Result<()> {
 ///
 /// # Errors
 /// The server refused.
-pub async fn ended(store: &Store) -> anyhow::Result<i64> {
+pub async fn ended(store: &Bed) -> anyhow::Result<i64> {
     let text = "select coalesce(sum(n), 0)::bigint
         from (select outcome, n from outcome_total union all select outcome, n from outcome_count) as every_count
         where outcome <> 'scheduled'";
@@ -91,7 +91,7 @@ pub async fn ended(store: &Store) -> anyhow::Result<i64> {
 ///
 /// # Errors
 /// Something is missing, so the figure would be of work that was not done.
-pub async fn expect_all_ended(store: &Store, rows: usize) -> anyhow::Result<()> {
+pub async fn expect_all_ended(store: &Bed, rows: usize) -> anyhow::Result<()> {
     let kept = store.conservation().await?;
     anyhow::ensure!(
         kept.pending == 0 && kept.unaccounted == 0 && usize::try_from(kept.ended).ok() == Some(rows),
@@ -167,7 +167,7 @@ pub async fn product_backends(db: &PgPool) -> anyhow::Result<Vec<i32>> {
 ///
 /// # Errors
 /// The server refused.
-pub async fn fill_future(store: &Store, copies: usize) -> anyhow::Result<()> {
+pub async fn fill_future(store: &Bed, copies: usize) -> anyhow::Result<()> {
     sqlx::query(
         "insert into pending (id, run_id, snapshot_id, pool, supervisor, region, deployment_version, intent,
            dequeued_at, scheduled_at, due_at, look_at, traceparent, timings, codec, message)
@@ -188,7 +188,7 @@ pub async fn fill_future(store: &Store, copies: usize) -> anyhow::Result<()> {
 ///
 /// # Errors
 /// The server refused.
-pub async fn make_due(store: &Store) -> anyhow::Result<()> {
+pub async fn make_due(store: &Bed) -> anyhow::Result<()> {
     sqlx::query(
         "update pending set scheduled_at = scheduled_at - interval '20 seconds',
            due_at = due_at - interval '20 seconds', look_at = look_at - interval '20 seconds'",
@@ -204,7 +204,7 @@ pub async fn make_due(store: &Store) -> anyhow::Result<()> {
 ///
 /// # Errors
 /// The server refused.
-pub async fn empty_all_but_future(store: &Store) -> anyhow::Result<()> {
+pub async fn empty_all_but_future(store: &Bed) -> anyhow::Result<()> {
     sqlx::query("delete from pending where run_id not like 'run\\_future%'").execute(store.db()).await?;
     sqlx::query("vacuum analyze pending").execute(store.db()).await?;
     Ok(())

@@ -13,10 +13,11 @@ use super::figures::median;
 use super::life::{BATCH, claim, settle};
 use super::load::{Stock, bulk, cancellation};
 use super::{process, server};
+use crate::bench::context::Bed;
 use crate::config::database::{Codec, CompressionConfig};
 use crate::domain::ids::{PoolName, WorkerName};
 use crate::store::claim::Wanted;
-use crate::store::{Store, codec};
+use crate::store::codec;
 
 /// The codecs compared; everything is compressed, however short.
 const CODECS: [(&str, Codec, i32); 4] =
@@ -34,7 +35,7 @@ struct Steps {
     settle: i64,
 }
 
-async fn steps(store: &Store, stock: &Stock, count: usize) -> anyhow::Result<Steps> {
+async fn steps(store: &Bed, stock: &Stock, count: usize) -> anyhow::Result<Steps> {
     let db = store.db();
     server::empty(store).await?;
     let begin = server::wal_bytes(db).await?;
@@ -142,7 +143,7 @@ pub async fn run(context: &Context) -> anyhow::Result<Value> {
     let mut rounds: Vec<Vec<Steps>> = vec![Vec::new(); configs.len()];
     for _ in 0..context.rounds {
         for ((_, config), measured) in configs.iter().zip(&mut rounds) {
-            measured.push(steps(&store.clone().with_compression(*config), &stock, count).await?);
+            measured.push(steps(&store.with_compression(*config), &stock, count).await?);
         }
     }
     let mut rows = Vec::new();

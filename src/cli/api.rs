@@ -8,11 +8,13 @@ use crate::config::ApiSettings;
 use crate::config::environment::Environment;
 use crate::config::verify::Switch;
 use crate::store::Store;
+use crate::store::connect::Role;
 use crate::telemetry::metrics;
 
 /// Serves the API until SIGTERM or SIGINT, and says on stdout where once it listens.
 pub(super) async fn api(lifetime: &Lifetime) -> anyhow::Result<()> {
     let stop = lifetime.stop()?;
+    super::warn_of_proxies();
     let settings = match ApiSettings::from_environment(&Environment::from_process())? {
         Switch::Enabled(settings) => settings,
         Switch::Disabled { reason } => {
@@ -22,7 +24,7 @@ pub(super) async fn api(lifetime: &Lifetime) -> anyhow::Result<()> {
         }
     };
     // Lazy: an API that starts before its database says so in `/readyz` and recovers by itself.
-    let store = Store::connect_lazy(&settings.database)?;
+    let store = Store::connect_lazy(&settings.database, Role::Callers);
     if settings.metrics.enabled {
         metrics::install();
     }
@@ -32,13 +34,17 @@ pub(super) async fn api(lifetime: &Lifetime) -> anyhow::Result<()> {
         .with_context(|| format!("could not listen on {listen} (WARMPROOF_API_LISTEN)"))?;
     say_ready(&listener)?;
     let token = settings.api.token.clone();
+    // Where only apis run, nothing else makes partitions and folds counts. How long outcomes are kept is for
+    // workers to know.
+    let upkeep = tokio::spawn(crate::store::upkeep::keep(store.clone(), None, stop.clone()));
     let mut router = crate::api::router(store.clone(), settings.api, settings.verify.delay);
     let mut looks = None;
     if let Some(admin) = settings.admin {
-        let store = looks.insert(Store::connect_for_looks(&settings.database, admin.statement_timeout)?);
+        let store = looks.insert(Store::connect_for_looks(&settings.database, admin.statement_timeout));
         router = crate::admin::router(store.clone(), admin, token.as_ref(), router);
     }
     crate::api::serve_router(listener, router, stop).await?;
+    upkeep.abort();
     store.close().await;
     if let Some(looks) = looks {
         looks.close().await;

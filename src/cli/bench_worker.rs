@@ -25,6 +25,7 @@ use crate::config::verify::Switch;
 use crate::domain::ids::{RunId, SnapshotId};
 use crate::domain::verdict::LatestSnapshot;
 use crate::store::Store;
+use crate::store::connect::Role;
 use crate::telemetry::event::{Events, WideEvent};
 use crate::telemetry::metrics;
 use crate::worker::{Probe, Served, Worker};
@@ -66,7 +67,7 @@ async fn work(args: &BenchWorkerArgs, stop: CancellationToken) -> anyhow::Result
         Switch::Enabled(settings) => settings,
         Switch::Disabled { reason } => anyhow::bail!("verification is off: {reason}"),
     };
-    let store = Store::connect(&settings.database).await?;
+    let store = Store::connect(&settings.database, Role::Worker).await?;
     // As in a worker as it comes.
     if settings.metrics.enabled {
         metrics::install();

@@ -13,10 +13,11 @@ use crate::config::environment::Environment;
 use crate::config::verify::Switch;
 use crate::config::{DatabaseSettings, WorkerSettings};
 use crate::platform;
+use crate::store::connect::Role;
 use crate::store::doctor::Facts;
 use crate::store::fleet::PoolServed;
 use crate::store::pool::Pool;
-use crate::store::{Store, connect, migrate};
+use crate::store::{Store, migrate};
 use crate::worker::Served;
 
 /// Beyond this our clock is said to be off; nothing of ours depends on it, but people read logs by it.
@@ -100,8 +101,7 @@ pub(super) async fn doctor(args: DoctorArgs) -> anyhow::Result<ExitCode> {
 
 async fn database(environment: &Environment) -> anyhow::Result<Vec<Finding>> {
     let settings = DatabaseSettings::from_environment(environment)?.database;
-    let options = connect::options(&settings)?;
-    let schema = match migrate::check(&options, &settings.schema).await {
+    let schema = match migrate::check(&settings, &settings.schema).await {
         Ok(plan) if plan.ahead > 0 => {
             Finding::well("schema", format!("version {}, {} ahead of this program", plan.version, plan.ahead))
         }
@@ -111,7 +111,7 @@ async fn database(environment: &Environment) -> anyhow::Result<Vec<Finding>> {
             return Ok(vec![Finding::ill("schema", Severity::Error, error.to_string(), hint)]);
         }
     };
-    let store = Store::connect(&settings).await?;
+    let store = Store::connect(&settings, Role::People).await?;
     let mut findings = vec![schema];
     findings.extend(of_facts(&store.facts().await?));
     let conservation = store.conservation().await?;

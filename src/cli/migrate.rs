@@ -8,7 +8,6 @@ use serde_json::{Value, json};
 use super::output;
 use crate::config::DatabaseSettings;
 use crate::config::environment::Environment;
-use crate::store::connect;
 use crate::store::migrate;
 
 /// What `migrate` does instead of migrating.
@@ -40,16 +39,16 @@ pub async fn migrate(args: MigrateArgs) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let settings = DatabaseSettings::from_environment(&Environment::from_process())?;
-    let options = connect::options(&settings.database)?;
+    let database = &settings.database;
     let schema = settings.database.schema.as_str();
     if args.check {
-        let plan = migrate::check(&options, schema).await?;
+        let plan = migrate::check(database, schema).await?;
         let told = json!({ "schema": schema, "version": plan.version, "pending": plan.pending });
         let text = [format!("schema `{schema}` is at version {}, as it should be", plan.version)];
         return tell(&args, &told, &text);
     }
     if args.plan {
-        let plan = migrate::plan(&options, schema).await?;
+        let plan = migrate::plan(database, schema).await?;
         let told = json!({ "schema": schema, "version": plan.version, "pending": plan.pending });
         let mut text: Vec<_> = plan.pending.iter().map(|name| format!("pending: {name}")).collect();
         text.push(format!(
@@ -60,9 +59,9 @@ pub async fn migrate(args: MigrateArgs) -> anyhow::Result<ExitCode> {
         return tell(&args, &told, &text);
     }
     let (report, roles) = if args.roles {
-        migrate::migrate_with_roles(&options, schema).await?
+        migrate::migrate_with_roles(database, schema).await?
     } else {
-        (migrate::migrate(&options, schema).await?, Vec::new())
+        (migrate::migrate(database, schema).await?, Vec::new())
     };
     let told =
         json!({ "schema": schema, "version": report.version, "applied": report.applied, "roles": roles });

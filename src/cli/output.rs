@@ -13,6 +13,7 @@ use crate::config::DatabaseSettings;
 use crate::config::environment::Environment;
 use crate::store::Store;
 use crate::store::audit::Actor;
+use crate::store::connect::Role;
 
 /// How long a command may take to reach its database.
 const CONNECT_MAX: Duration = Duration::from_secs(10);
@@ -90,7 +91,7 @@ pub(super) fn span(span: TimeDelta) -> String {
 /// Connects to the configured database; verification need not be on to look.
 pub(super) async fn connect() -> anyhow::Result<Store> {
     let settings = DatabaseSettings::from_environment(&Environment::from_process())?;
-    let connecting = Store::connect(&settings.database);
+    let connecting = Store::connect(&settings.database, Role::People);
     Ok(tokio::time::timeout(CONNECT_MAX, connecting)
         .await
         .map_err(|_| anyhow::anyhow!("the database did not answer within {} s", CONNECT_MAX.as_secs()))??)

@@ -8,6 +8,7 @@ use crate::config::environment::Environment;
 use crate::config::metrics::{MetricsConfig, TracesConfig};
 use crate::config::verify::Switch;
 use crate::store::Store;
+use crate::store::connect::Role;
 use crate::telemetry::event::Events;
 use crate::telemetry::metrics;
 use crate::telemetry::traces::{self, Exporter};
@@ -17,6 +18,7 @@ use crate::worker::{PARTING_MAX, Served, Worker};
 /// Runs a worker until SIGTERM or SIGINT.
 pub(super) async fn worker(lifetime: &Lifetime) -> anyhow::Result<()> {
     let stop = lifetime.stop()?;
+    super::warn_of_proxies();
     let settings = match WorkerSettings::from_environment(&Environment::from_process())? {
         Switch::Enabled(settings) => settings,
         Switch::Disabled { reason } => {
@@ -26,7 +28,7 @@ pub(super) async fn worker(lifetime: &Lifetime) -> anyhow::Result<()> {
         }
     };
     // Lazy: a worker that starts before its database waits for it.
-    let store = Store::connect_lazy(&settings.database)?;
+    let store = Store::connect_lazy(&settings.database, Role::Worker);
     let pools = Served::set_up(&settings.pools)?;
     let events = if settings.worker.wide_events { Events::Stdout } else { Events::Off };
     let listener = listen(&settings.metrics).await;

@@ -1,11 +1,15 @@
 //! How to reach our own PostgreSQL.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
-use url::Url;
 
 use super::reader::Reader;
+
+pub mod address;
+
+use address::{Address, AddressError};
 
 /// Longest name of a schema; PostgreSQL cuts longer ones without a word.
 const SCHEMA_BYTES_MAX: usize = 63;
@@ -18,6 +22,10 @@ pub const COALESCE_LANES_DEFAULT: u32 = 2;
 pub struct DatabaseConfig {
     /// `WARMPROOF_DATABASE_URL`: `postgres://…`, with its password; may be `file://<path>`.
     pub url: SecretString,
+    /// What the URL says.
+    pub address: Address,
+    /// The file that holds the URL, read again for each new connection: a rotated password needs no restart.
+    pub url_file: Option<PathBuf>,
     /// `WARMPROOF_SCHEMA`: where our tables live, `warmproof` by default.
     pub schema: String,
     /// `WARMPROOF_DATABASE_CONNECTIONS_MAX`: connections this process may open, 6 by default, 2 to 500.
@@ -32,17 +40,59 @@ pub struct DatabaseConfig {
     ///
     /// Too low and a busy server cancels good work; too high and a stuck statement holds its connection.
     pub statement_timeout: Duration,
-    /// `WARMPROOF_DATABASE_POOLER`: a transaction pooler stands in between, false by default.
+    /// `WARMPROOF_DATABASE_POOLER`: connections go through a transaction pooler, false by default.
     ///
-    /// Then no startup options are sent and no prepared statement is named, as both outlive a transaction.
-    /// False behind such a pooler fails with unknown prepared statements; true without one costs some speed.
+    /// Then each statement runs in a transaction that begins with all its settings, and none is prepared by
+    /// name. False behind such a pooler fails with unknown prepared statements; true without one costs speed.
     pub pooler: bool,
+    /// `WARMPROOF_DATABASE_PLAN_CACHE_MODE`: `force_generic_plan` by default, or `auto`, `force_custom_plan`.
+    ///
+    /// Plans are made once a connection by default. An engine that shards plans each statement anew.
+    pub plan_cache_mode: PlanCacheMode,
+    /// `WARMPROOF_DATABASE_SYNCHRONOUS_STANDBYS_MIN`: synchronous standbys that must be there, 0 by default.
+    ///
+    /// `doctor` warns when there are fewer. Too low and a failover may lose what was promised unnoticed.
+    pub synchronous_standbys_min: u32,
     /// `WARMPROOF_COALESCE_LANES`: statements of single calls under way at a time, 2 by default, 1 to 64.
     ///
     /// Too low and a commit's wait for the disk is everybody's; too high and fewer calls share a commit.
     pub coalesce_lanes: u32,
     /// How messages are stored.
     pub compression: CompressionConfig,
+}
+
+/// How the server plans our statements, PostgreSQL's `plan_cache_mode`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum PlanCacheMode {
+    /// The server decides.
+    Auto,
+    /// Once for each statement and connection.
+    #[default]
+    ForceGenericPlan,
+    /// At each call.
+    ForceCustomPlan,
+}
+
+impl PlanCacheMode {
+    const WORDS: [&str; 3] = ["force_generic_plan", "auto", "force_custom_plan"];
+
+    /// As PostgreSQL has it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::ForceGenericPlan => "force_generic_plan",
+            Self::ForceCustomPlan => "force_custom_plan",
+        }
+    }
+
+    fn read(reader: &mut Reader<'_>) -> Self {
+        match reader.one_of("WARMPROOF_DATABASE_PLAN_CACHE_MODE", Self::WORDS[0], &Self::WORDS) {
+            "auto" => Self::Auto,
+            "force_custom_plan" => Self::ForceCustomPlan,
+            _ => Self::ForceGenericPlan,
+        }
+    }
 }
 
 /// How messages are stored. Any process reads what any other wrote.
@@ -97,8 +147,8 @@ impl DatabaseConfig {
     pub fn read(reader: &mut Reader<'_>) -> Option<Self> {
         let url = read_url(reader);
         let schema = read_schema(reader);
-        Some(Self {
-            schema,
+        refuse_driver_variables(reader);
+        let rest = |reader: &mut Reader<'_>, (url, address, url_file)| Self {
             connections_max: reader.count("WARMPROOF_DATABASE_CONNECTIONS_MAX", 6, 2..=500),
             acquire_timeout: reader.millis("WARMPROOF_DATABASE_ACQUIRE_TIMEOUT_MS", 5000, 100..=60_000),
             statement_timeout: reader.millis(
@@ -107,23 +157,62 @@ impl DatabaseConfig {
                 100..=600_000,
             ),
             pooler: reader.flag("WARMPROOF_DATABASE_POOLER", false),
+            plan_cache_mode: PlanCacheMode::read(reader),
+            synchronous_standbys_min: reader.count("WARMPROOF_DATABASE_SYNCHRONOUS_STANDBYS_MIN", 0, 0..=100),
             coalesce_lanes: reader.count("WARMPROOF_COALESCE_LANES", COALESCE_LANES_DEFAULT, 1..=64),
             compression: CompressionConfig::read(reader),
-            url: url?,
-        })
+            schema,
+            url,
+            address,
+            url_file,
+        };
+        if let Some(url) = url {
+            return Some(rest(reader, url));
+        }
+        // Reads the other variables all the same, so that one start reports every fault.
+        let nowhere = Address::parse("postgres://nobody@localhost").ok()?;
+        rest(reader, (SecretString::from(""), nowhere, None));
+        None
+    }
+
+    /// The address as it is now: the file that holds it may have changed.
+    ///
+    /// # Errors
+    /// The file cannot be read any more, or holds no address.
+    pub fn current_address(&self) -> Result<Address, AddressError> {
+        let Some(path) = &self.url_file else { return Ok(self.address.clone()) };
+        let content = std::fs::read_to_string(path).map_err(|error| AddressError {
+            problem: format!("names a file that could not be read: {}", error.kind()),
+            remedy: "check the path behind `file://` and the file's permissions".to_owned(),
+        })?;
+        Address::parse(content.trim())
     }
 }
 
-fn read_url(reader: &mut Reader<'_>) -> Option<SecretString> {
+fn read_url(reader: &mut Reader<'_>) -> Option<(SecretString, Address, Option<PathBuf>)> {
     let variable = "WARMPROOF_DATABASE_URL";
     let hint = "set it to `postgres://user:password@host:5432/database`, or to `file://<path>`";
+    let file = reader.file_of(variable);
     let url = reader.secret_or_file(variable, hint)?;
-    let postgres =
-        Url::parse(url.expose_secret()).is_ok_and(|url| matches!(url.scheme(), "postgres" | "postgresql"));
-    if !postgres {
-        reader.fault(variable, "is not a `postgres://` URL", hint);
+    match Address::parse(url.expose_secret()) {
+        Ok(address) => Some((url, address, file)),
+        Err(AddressError { problem, remedy }) => {
+            reader.fault(variable, problem, remedy);
+            None
+        }
     }
-    postgres.then_some(url)
+}
+
+/// The driver reads these by itself and cannot be kept from it. All others of their kind are without effect.
+const DRIVER_VARIABLES: [&str; 4] = ["PGOPTIONS", "PGSSLROOTCERT", "PGSSLCERT", "PGSSLKEY"];
+
+fn refuse_driver_variables(reader: &mut Reader<'_>) {
+    for variable in DRIVER_VARIABLES {
+        if reader.is_set(variable) {
+            let hint = "unset it; WARMPROOF_DATABASE_URL alone says how to connect (docs/operating.md)";
+            reader.fault(variable, "is set, and would change the connection to the database", hint);
+        }
+    }
 }
 
 fn read_schema(reader: &mut Reader<'_>) -> String {

@@ -51,6 +51,13 @@ impl Environment {
         Self { values }
     }
 
+    /// The variables that name a proxy. None is used; whoever set one expects otherwise and is told.
+    pub fn proxy_variables(&self) -> Vec<&'static str> {
+        let names = ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"];
+        let is_set = |name: &&str| !matches!(self.get(name), Value::Unset | Value::Text(""));
+        names.into_iter().filter(is_set).collect()
+    }
+
     /// What the variable `name` holds.
     pub fn get(&self, name: &str) -> Value<'_> {
         match self.values.get(name) {

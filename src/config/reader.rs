@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use secrecy::SecretString;
@@ -231,6 +231,23 @@ impl<'e> Reader<'e> {
     pub fn optional_secret_or_file(&mut self, variable: &'static str) -> Option<SecretString> {
         let text = self.optional_text(variable)?;
         self.content(variable, text)
+    }
+
+    /// The file that a variable names by `file://`, if it does.
+    pub fn file_of(&self, variable: &'static str) -> Option<PathBuf> {
+        match self.environment.get(variable) {
+            Value::Text(text) => text.strip_prefix("file://").map(PathBuf::from),
+            Value::Unset | Value::NotUnicode => None,
+        }
+    }
+
+    /// Whether a variable that is none of ours is set at all.
+    pub fn is_set(&self, variable: &str) -> bool {
+        match self.environment.get(variable) {
+            Value::Text(text) => !text.is_empty(),
+            Value::NotUnicode => true,
+            Value::Unset => false,
+        }
     }
 
     /// The variables asked for so far.

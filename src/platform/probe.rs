@@ -5,15 +5,20 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use reqwest::header::{DATE, HeaderMap};
 use reqwest::{Method, StatusCode};
+use serde::Deserialize;
 
 use super::client::Client;
+use super::prune::Pruner;
 use super::wire;
-use crate::domain::ids::RunId;
+use crate::domain::ids::{RunId, SnapshotId};
 use crate::domain::verdict::{LatestSnapshot, ProbeFailure, Sighting};
-use crate::transport::{self, BodyError};
+use crate::transport;
 
-/// Most of an answer that is read. A real one is a few KB; the waitpoints of a batch make it grow.
-pub(super) const BODY_BYTES_MAX: usize = 1024 * 1024;
+/// Most of an answer that is read. A real one is a few KB; the outputs of waitpoints make it tens of megabytes
+/// (contract §13), which are passed over as they come.
+pub(super) const BODY_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Most of an answer that is kept: the snapshot and the run, without what hangs on them.
+pub(super) const KEPT_BYTES_MAX: usize = 256 * 1024;
 /// Longest wait that a 429 may ask for; a wrong clock must not park a row for hours.
 const RESET_AFTER_MAX: Duration = Duration::from_mins(1);
 
@@ -35,12 +40,56 @@ impl Client {
         if let Some(failure) = refusal(response.status(), response.headers()) {
             return Err(failure);
         }
-        let body = transport::read_body(response, BODY_BYTES_MAX).await.map_err(|error| match error {
-            BodyError::TooLarge => ProbeFailure::BodyTooLarge { limit_bytes: BODY_BYTES_MAX },
-            BodyError::Transport(problem) => ProbeFailure::Connection { problem },
-        })?;
-        read_sighting(run, &body)
+        read_sighting(run, &read_pruned(response).await?)
     }
+}
+
+/// Reads an answer as it streams, and keeps what it is judged by.
+async fn read_pruned(mut response: reqwest::Response) -> Result<Vec<u8>, ProbeFailure> {
+    let broken = |error| ProbeFailure::Connection { problem: transport::describe(error) };
+    let (mut pruner, mut read) = (Pruner::default(), 0);
+    while let Some(chunk) = response.chunk().await.map_err(broken)? {
+        read += chunk.len();
+        if read > BODY_BYTES_MAX {
+            return Err(ProbeFailure::BodyTooLarge { limit_bytes: BODY_BYTES_MAX });
+        }
+        pruner.push(&chunk);
+        if pruner.kept_bytes() > KEPT_BYTES_MAX {
+            return Err(ProbeFailure::BodyTooLarge { limit_bytes: KEPT_BYTES_MAX });
+        }
+    }
+    pruner.finish().ok_or(ProbeFailure::InvalidJson)
+}
+
+/// What a probe reads of an answer: the fields that are judged, and nothing that may change its form.
+#[derive(Deserialize)]
+struct Answer {
+    execution: Execution,
+}
+
+#[derive(Deserialize)]
+struct Execution {
+    #[serde(rename = "version")]
+    _version: wire::Version,
+    snapshot: Snapshot,
+    run: Run,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Snapshot {
+    friendly_id: SnapshotId,
+    execution_status: String,
+    description: String,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Run {
+    friendly_id: RunId,
+    status: String,
+    #[serde(default)]
+    attempt_number: Option<u32>,
 }
 
 fn refusal(status: StatusCode, headers: &HeaderMap) -> Option<ProbeFailure> {
@@ -73,7 +122,7 @@ fn read_sighting(run: &RunId, body: &[u8]) -> Sighting {
     // Told apart first: a body that breaks off is no JSON even if its beginning has the wrong shape.
     serde_json::from_slice::<serde::de::IgnoredAny>(body).map_err(|_| ProbeFailure::InvalidJson)?;
     let mut json = serde_json::Deserializer::from_slice(body);
-    let answer: wire::LatestSnapshotAnswer = serde_path_to_error::deserialize(&mut json)
+    let answer: Answer = serde_path_to_error::deserialize(&mut json)
         .map_err(|error| ProbeFailure::WrongSchema { problem: schema_problem(&error) })?;
     let execution = answer.execution;
     if execution.run.friendly_id != *run {

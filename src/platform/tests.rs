@@ -5,7 +5,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
-use super::probe::{BODY_BYTES_MAX, reset_after};
+use super::probe::{BODY_BYTES_MAX, KEPT_BYTES_MAX, reset_after};
 use super::*;
 use crate::config::platform::PlatformConfig;
 use crate::domain::ids::{RunId, SnapshotId};
@@ -180,7 +180,6 @@ async fn what_is_no_json_is_told_from_what_is_no_snapshot() {
 async fn a_wrong_shape_names_its_field_and_never_the_body() {
     let cases = [
         ("\"version\": \"1\"", "\"version\": \"hidden\"", "`execution.version`: not of the expected form"),
-        ("\"completedWaitpoints\": []", "\"x\": 1", "`execution`: `completedWaitpoints` is missing"),
         ("\"description\":", "\"x\":", "`execution.snapshot`: `description` is missing"),
         ("\"snapshot_cm", "\"hidden_cm", "`execution.snapshot.friendlyId`: not of the expected form"),
         ("run_06", "run_07", "`execution.run.friendlyId`: names another run than the one asked for"),
@@ -196,10 +195,30 @@ async fn a_wrong_shape_names_its_field_and_never_the_body() {
 #[tokio::test]
 async fn a_body_above_the_limit_is_not_read_to_its_end() {
     // Promises far more than it ever sends: reading on would end in the timeout.
-    let mut bytes = b"HTTP/1.1 200 OK\r\ncontent-length: 999999999\r\n\r\n".to_vec();
-    bytes.resize(bytes.len() + BODY_BYTES_MAX + 1, b' ');
-    let expected = ProbeFailure::BodyTooLarge { limit_bytes: BODY_BYTES_MAX };
-    assert_eq!(failure(Reply::BytesThenHang(bytes)).await, expected);
+    for (start, limit_bytes) in [
+        (r#"{"execution": {"completedWaitpoints": [""#, BODY_BYTES_MAX),
+        (r#"{"execution": {"snapshot": {"id": ""#, KEPT_BYTES_MAX),
+    ] {
+        let mut bytes = format!("HTTP/1.1 200 OK\r\ncontent-length: 999999999\r\n\r\n{start}").into_bytes();
+        bytes.resize(bytes.len() + limit_bytes + 1, b' ');
+        assert_eq!(failure(Reply::BytesThenHang(bytes)).await, ProbeFailure::BodyTooLarge { limit_bytes });
+    }
+}
+
+#[tokio::test]
+async fn tens_of_megabytes_of_waitpoints_are_passed_over() {
+    let output = "x".repeat(100 << 10);
+    let waitpoint = format!(
+        r#"{{"output": "{output}", "odd": ["\ud800", 1e999, {}1{}]}}"#,
+        "[".repeat(200),
+        "]".repeat(200)
+    );
+    let waitpoints = vec![waitpoint; 236].join(",");
+    let body =
+        PENDING.replace("\"completedWaitpoints\": []", &format!("\"completedWaitpoints\": [{waitpoints}]"));
+    assert!(body.len() > 20 << 20);
+    let latest = probe(Reply::Bytes(http("200 OK", "", &body))).await.unwrap();
+    assert_eq!(latest.snapshot_id.as_str(), "snapshot_cmelv0q2h000408l2dyx4b7nk");
 }
 
 #[tokio::test]

@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
-use sqlx::PgConnection;
+use sqlx::{Executor, Postgres};
 use utoipa::ToSchema;
 
 use super::{Store, StoreError};
@@ -29,9 +29,9 @@ pub struct Audited {
     pub detail: serde_json::Value,
 }
 
-/// Notes what is done in the caller's transaction.
-pub(super) async fn note(
-    connection: &mut PgConnection,
+/// Notes what is done, most often in the transaction that does it.
+pub(super) async fn note<'c>(
+    executor: impl Executor<'c, Database = Postgres>,
     actor: &Actor,
     action: &str,
     target: Option<&str>,
@@ -44,7 +44,7 @@ pub(super) async fn note(
         target,
         detail
     )
-    .execute(connection)
+    .execute(executor)
     .await
     .map_err(StoreError::doing("audit"))?;
     Ok(())
@@ -63,7 +63,7 @@ impl Store {
             before,
             i64::from(limit)
         )
-        .fetch_all(self.db())
+        .fetch_all(self.patient())
         .await
         .map_err(StoreError::doing("read the audit"))
     }

@@ -7,8 +7,9 @@
 
 use uuid::Uuid;
 
+use super::connect::{Commit, LockWait, Terms};
 use super::error::again_on_deadlock;
-use super::{LockWait, Store, StoreError, waves};
+use super::{Store, StoreError, waves};
 use crate::domain::ids::{SnapshotId, VerificationId};
 use crate::domain::verification::{CancelReason, Cancellation, Cancelled};
 
@@ -25,7 +26,7 @@ struct Columns<'a> {
     run_ids: Vec<&'a str>,
     snapshot_ids: Vec<Option<&'a str>>,
     reasons: Vec<&'a str>,
-    asynchronous: bool,
+    commit: Commit,
 }
 
 impl<'a> Columns<'a> {
@@ -37,8 +38,18 @@ impl<'a> Columns<'a> {
                 .map(|member| member.snapshot_id.as_ref().map(SnapshotId::as_str))
                 .collect(),
             reasons: members().map(|member| member.reason.as_str()).collect(),
-            asynchronous: members().all(|member| member.reason == CancelReason::Connected),
+            commit: if members().all(|member| member.reason == CancelReason::Connected) {
+                Commit::Relaxed
+            } else {
+                Commit::Durable
+            },
         }
+    }
+}
+
+impl Columns<'_> {
+    fn terms(&self, lock_wait: LockWait) -> Terms {
+        Terms { commit: self.commit, ..Terms::DURABLE.waiting(lock_wait) }
     }
 }
 
@@ -48,7 +59,7 @@ impl Store {
     /// # Errors
     /// The database could not be reached or refused. Some of the batch may be cancelled then.
     pub async fn cancel(&self, batch: &[Cancellation]) -> Result<Vec<Cancelled>, StoreError> {
-        self.cancel_waiting(batch, LockWait::Usual).await
+        self.cancel_waiting(batch, LockWait::Patient).await
     }
 
     /// The same, with a bound on how long a row of somebody else's open transaction is waited for.
@@ -86,10 +97,8 @@ impl Store {
                 &columns.run_ids as &[&str],
                 &columns.snapshot_ids as &[Option<&str>],
                 &columns.reasons as &[&str],
-                columns.asynchronous,
-                lock_wait.setting(),
             )
-            .fetch_all(self.db())
+            .fetch_all(self.db().on(columns.terms(lock_wait)))
             .await
             .map_err(StoreError::doing(DOING))
         })
@@ -124,21 +133,12 @@ impl Store {
     ) -> Result<Vec<Answer>, StoreError> {
         sqlx::query_as!(
             Answer,
-            r#"with setting as materialized (
-                 select case when $4 then set_config('synchronous_commit', 'off', true) end as mode,
-                   set_config('lock_timeout', coalesce($5, current_setting('lock_timeout')), true) as wait
-               )
-               select c.ordinal as "ordinal!", c.result as "result!", c.id
-               from setting
-               -- The settings come first because the call depends on them.
-               cross join lateral cancel_many(case when setting.wait is not null then $1::text[] end, $2, $3) as c"#,
+            r#"select c.ordinal as "ordinal!", c.result as "result!", c.id from cancel_many($1, $2, $3) as c"#,
             &columns.run_ids as &[&str],
             &columns.snapshot_ids as &[Option<&str>],
             &columns.reasons as &[&str],
-            columns.asynchronous,
-            lock_wait.setting(),
         )
-        .fetch_all(self.db())
+        .fetch_all(self.db().on(columns.terms(lock_wait)))
         .await
         .map_err(StoreError::doing(DOING))
     }

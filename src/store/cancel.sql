@@ -1,17 +1,12 @@
 -- The rule: rows that may still be cancelled. Whatever this leaves out is judged by cancel_many.
-with setting as materialized (
-  select
-    case when $4 then set_config('synchronous_commit', 'off', true) else 'on' end as mode,
-    case when $5::text is null then 'usual' else set_config('lock_timeout', $5, true) end as wait,
-    clock_timestamp() as moment
+with now as materialized (
+  select clock_timestamp() as moment
 ), input as materialized (
   select i.*
-  from setting
-  cross join (
+  from (
     select unnest($1::text[]) as run_id, unnest($2::text[]) as snapshot_id, unnest($3::text[]) as reason,
       generate_series(1, cardinality($1)) as ordinal
   ) as i
-  where setting.mode is not null and setting.wait is not null
   -- One order of locks for every batch, so that batches never deadlock.
   order by i.run_id collate "C"
 ), gone as (
@@ -29,7 +24,7 @@ with setting as materialized (
     p.workload, p.last_error, p.traceparent
 ), judged as (
   select
-    gone.*, setting.moment,
+    gone.*, now.moment,
     case when lost_at is null then 'cancelled' else 'fallback' end as outcome,
     case when lost_at is null then cancel_reason end as reason,
     case when lost_at is null then null when cancel_reason = 'connected' then 'overtaken' else 'cancelled' end
@@ -38,7 +33,7 @@ with setting as materialized (
       when lost_at is not null then latency_bucket(lost_at - due_at)
       when cancel_reason = 'connected' then latency_bucket(moment - scheduled_at)
     end as bucket
-  from gone cross join setting
+  from gone cross join now
 ), recorded as (
   insert into outcome (
     settled_at, id, run_id, snapshot_id, pool, supervisor, region, deployment_version, intent,

@@ -8,6 +8,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
+use super::connect::Terms;
 use super::{Store, StoreError};
 use crate::domain::claim::{Claim, ClaimKey, Fence};
 use crate::domain::ids::{IdError, PoolName, RunId, SnapshotId, VerificationId, WorkerName};
@@ -96,7 +97,7 @@ impl Store {
             terms.fence.get(),
             terms.worker.as_str(),
         )
-        .fetch_all(self.db())
+        .fetch_all(self.db().on(Terms::RELAXED))
         .await
         .map_err(StoreError::doing(DOING))?;
         rows.into_iter().map(|row| row.into_claim(terms.fence)).collect()

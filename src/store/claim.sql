@@ -1,8 +1,4 @@
-with setting as materialized (
-  -- A claim that a crash of the database loses leaves its holder stale, which is
-  -- harmless: so a claim need not wait for the disk.
-  select set_config('synchronous_commit', 'off', true) as mode
-), wanted as (
+with wanted as (
   select asked.pool, asked.low, asked.high, asked.quota
   from unnest($1::text[], $2::timestamptz[], $3::timestamptz[], $4::int[]) as asked (pool, low, high, quota)
   join pool on pool.name = asked.pool and not pool.paused
@@ -13,8 +9,7 @@ set
   fence = $7,
   worker = $8,
   claim_count = p.claim_count + 1
-where (select mode from setting) is not null
-  and p.ctid = any (array(
+where p.ctid = any (array(
     select due.place
     from wanted
     cross join lateral (

@@ -17,8 +17,10 @@ use std::time::Duration;
 
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
+use super::connect::LockWait;
+use super::lane_health::LaneHealth;
 use super::schedule::{Prepared, ScheduleAnswer};
-use super::{LockWait, Store, StoreError};
+use super::{Store, StoreError};
 use crate::domain::ids::RunId;
 use crate::domain::verification::{Cancellation, Cancelled, NewVerification};
 
@@ -28,8 +30,6 @@ const BATCH_MAX: usize = 256;
 const YIELDS_MAX: usize = 16;
 /// Calls that wait for a lane before callers wait themselves.
 const QUEUE_MAX: usize = 1024;
-/// How long a lane waits for a row that somebody else holds.
-const LANE_LOCK_WAIT: LockWait = LockWait::AtMost(Duration::from_millis(20));
 
 /// Calls that wait beside the lanes at a time, each with a connection.
 const BESIDE_MAX: usize = 2;
@@ -41,7 +41,7 @@ pub type SharedError = Arc<StoreError>;
 #[derive(Debug, Clone)]
 pub struct Coalescer {
     store: Store,
-    lanes: Vec<mpsc::Sender<Call>>,
+    lanes: Vec<(mpsc::Sender<Call>, Arc<LaneHealth>)>,
 }
 
 #[derive(Debug)]
@@ -54,15 +54,10 @@ enum Call {
         cancellation: Cancellation,
         answer: oneshot::Sender<Result<Cancelled, SharedError>>,
     },
-}
-
-impl Call {
-    fn run_id(&self) -> &RunId {
-        match self {
-            Self::Schedule { prepared, .. } => &prepared.new.dispatch.run_id,
-            Self::Cancel { cancellation, .. } => &cancellation.run_id,
-        }
-    }
+    /// Asks what a schedule needs of the database, and writes nothing.
+    Proof {
+        answer: oneshot::Sender<Result<(), SharedError>>,
+    },
 }
 
 impl Coalescer {
@@ -72,9 +67,10 @@ impl Coalescer {
         let beside = Arc::new(Semaphore::new(BESIDE_MAX));
         let lane = |_| {
             let (sender, calls) = mpsc::channel(QUEUE_MAX);
-            let beside = Arc::clone(&beside);
-            tokio::spawn(Lane { store: store.clone(), default_delay, beside }.run(calls));
-            sender
+            let (beside, health) = (Arc::clone(&beside), Arc::<LaneHealth>::default());
+            let lane = Lane { store: store.clone(), default_delay, beside, health: Arc::clone(&health) };
+            tokio::spawn(lane.run(calls));
+            (sender, health)
         };
         Self { store: store.clone(), lanes: (0..store.lanes.max(1)).map(lane).collect() }
     }
@@ -87,7 +83,9 @@ impl Coalescer {
         let (answer, answered) = oneshot::channel();
         // Here and not in the lane, which would keep everybody else waiting meanwhile.
         let prepared = Box::new(self.store.prepared_owned(new));
-        self.call(Call::Schedule { prepared, answer }).await;
+        let lane = self.lane_of(&prepared.new.dispatch.run_id);
+        // A lane that is gone drops the call, and its caller learns it.
+        let _ = lane.send(Call::Schedule { prepared, answer }).await;
         answered.await.unwrap_or_else(|_| Err(Arc::new(StoreError::Stopping)))
     }
 
@@ -97,18 +95,31 @@ impl Coalescer {
     /// The database could not be reached or failed; the call may be repeated as it is.
     pub async fn cancel(&self, cancellation: Cancellation) -> Result<Cancelled, SharedError> {
         let (answer, answered) = oneshot::channel();
-        self.call(Call::Cancel { cancellation, answer }).await;
+        let lane = self.lane_of(&cancellation.run_id);
+        let _ = lane.send(Call::Cancel { cancellation, answer }).await;
         answered.await.unwrap_or_else(|_| Err(Arc::new(StoreError::Stopping)))
     }
 
-    async fn call(&self, call: Call) {
+    /// What keeps the lanes from their work, by what they achieved lately; a lane that was idle is asked to prove
+    /// that it can. `None`: nothing.
+    pub async fn problem(&self) -> Option<String> {
+        let lanes = self.lanes.iter().map(|(lane, health)| health.problem(|| prove(lane)));
+        futures_util::future::join_all(lanes).await.into_iter().flatten().next()
+    }
+
+    fn lane_of(&self, run_id: &RunId) -> &mpsc::Sender<Call> {
         let mut hasher = DefaultHasher::new();
-        call.run_id().hash(&mut hasher);
+        run_id.hash(&mut hasher);
         let lanes = self.lanes.len() as u64;
         let lane = usize::try_from(hasher.finish() % lanes).unwrap_or(0);
-        // A lane that is gone drops the call, and its caller is told.
-        let _ = self.lanes[lane].send(call).await;
+        &self.lanes[lane].0
     }
+}
+
+async fn prove(lane: &mpsc::Sender<Call>) -> Result<(), SharedError> {
+    let (answer, answered) = oneshot::channel();
+    let _ = lane.send(Call::Proof { answer }).await;
+    answered.await.unwrap_or_else(|_| Err(Arc::new(StoreError::Stopping)))
 }
 
 struct Lane {
@@ -116,6 +127,7 @@ struct Lane {
     default_delay: Duration,
     /// Places for calls that wait beside their lane, fewer than connections, so that lanes always find one.
     beside: Arc<Semaphore>,
+    health: Arc<LaneHealth>,
 }
 
 impl Lane {
@@ -129,38 +141,51 @@ impl Lane {
             }
             crowd = gathered.len();
             for batch in batches(gathered.drain(..)) {
-                match batch {
+                lane.health.begin();
+                let done = match batch {
                     Batch::Schedule(calls) => lane.schedule(calls).await,
                     Batch::Cancel(calls) => lane.cancel(calls).await,
-                }
+                    Batch::Proof(answers) => lane.prove(answers).await,
+                };
+                lane.health.end(&done);
             }
         }
     }
 
-    async fn schedule(self: &Arc<Self>, calls: Vec<ScheduleCall>) {
+    async fn prove(&self, answers: Vec<Answer<()>>) -> Result<(), SharedError> {
+        let proven = self.store.prove_schedule().await.map_err(Arc::new);
+        for to in answers {
+            tell(to, proven.clone());
+        }
+        proven
+    }
+
+    /// Fails where the whole statement did; a call that one row keeps waiting is no failure of the lane.
+    async fn schedule(self: &Arc<Self>, calls: Vec<ScheduleCall>) -> Result<(), SharedError> {
         let (batch, answers): (Vec<_>, Vec<_>) = calls.into_iter().unzip();
         let refs: Vec<&Prepared<'_>> = batch.iter().map(AsRef::as_ref).collect();
-        let fresh = self.store.schedule_fresh(&refs, self.default_delay, LANE_LOCK_WAIT).await;
-        let Some((batch, answers)) = tell_some(batch, answers, fresh) else { return };
+        let fresh = self.store.schedule_fresh(&refs, self.default_delay, LockWait::Short).await;
+        let Some((batch, answers)) = tell_some(batch, answers, fresh)? else { return Ok(()) };
         let refs: Vec<&Prepared<'_>> = batch.iter().map(AsRef::as_ref).collect();
-        match self.store.schedule_rest(&refs, self.default_delay, LANE_LOCK_WAIT).await {
+        match self.store.schedule_rest(&refs, self.default_delay, LockWait::Short).await {
             Ok(all) => answers.into_iter().zip(all).for_each(|(to, answer)| tell(to, Ok(answer))),
             Err(error) if error.is_of_one_row() => {
                 for (prepared, to) in batch.into_iter().zip(answers) {
                     self.schedule_one(prepared, to).await;
                 }
             }
-            Err(error) => tell_all(answers, error),
+            Err(error) => return Err(tell_all(answers, error)),
         }
+        Ok(())
     }
 
     async fn schedule_one(self: &Arc<Self>, prepared: Box<Prepared<'static>>, to: Answer<ScheduleAnswer>) {
-        match self.store.schedule_waiting(&[&*prepared], self.default_delay, LANE_LOCK_WAIT).await {
+        match self.store.schedule_waiting(&[&*prepared], self.default_delay, LockWait::Short).await {
             Err(error) if error.is_lock_timeout() => {
                 let lane = Arc::clone(self);
                 tokio::spawn(async move {
                     let _place = lane.beside.acquire().await;
-                    let (delay, wait) = (lane.default_delay, LockWait::Usual);
+                    let (delay, wait) = (lane.default_delay, LockWait::Patient);
                     tell(to, one(lane.store.schedule_waiting(&[&*prepared], delay, wait).await));
                 });
             }
@@ -168,24 +193,27 @@ impl Lane {
         }
     }
 
-    async fn cancel(self: &Arc<Self>, calls: Vec<CancelCall>) {
+    async fn cancel(self: &Arc<Self>, calls: Vec<CancelCall>) -> Result<(), SharedError> {
         let (cancellations, answers): (Vec<_>, Vec<_>) = calls.into_iter().unzip();
-        let pending = self.store.cancel_pending(&cancellations, LANE_LOCK_WAIT).await;
-        let Some((cancellations, answers)) = tell_some(cancellations, answers, pending) else { return };
-        match self.store.cancel_rest(&cancellations, LANE_LOCK_WAIT).await {
+        let pending = self.store.cancel_pending(&cancellations, LockWait::Short).await;
+        let Some((cancellations, answers)) = tell_some(cancellations, answers, pending)? else {
+            return Ok(());
+        };
+        match self.store.cancel_rest(&cancellations, LockWait::Short).await {
             Ok(all) => answers.into_iter().zip(all).for_each(|(to, answer)| tell(to, Ok(answer))),
             Err(error) if error.is_of_one_row() => {
                 for (cancellation, to) in cancellations.into_iter().zip(answers) {
                     self.cancel_one(cancellation, to).await;
                 }
             }
-            Err(error) => tell_all(answers, error),
+            Err(error) => return Err(tell_all(answers, error)),
         }
+        Ok(())
     }
 
     async fn cancel_one(self: &Arc<Self>, cancellation: Cancellation, to: Answer<Cancelled>) {
         let alone = std::slice::from_ref(&cancellation);
-        match self.store.cancel_waiting(alone, LANE_LOCK_WAIT).await {
+        match self.store.cancel_waiting(alone, LockWait::Short).await {
             Err(error) if error.is_lock_timeout() => {
                 let lane = Arc::clone(self);
                 tokio::spawn(async move {
@@ -223,6 +251,7 @@ type CancelCall = (Cancellation, Answer<Cancelled>);
 enum Batch {
     Schedule(Vec<ScheduleCall>),
     Cancel(Vec<CancelCall>),
+    Proof(Vec<Answer<()>>),
 }
 
 /// Parts the calls into at most one batch of schedules and one of cancels after it, and starts
@@ -230,6 +259,7 @@ enum Batch {
 fn batches(calls: impl Iterator<Item = Call>) -> Vec<Batch> {
     let mut batches = Vec::new();
     let (mut schedules, mut cancels, mut cancelled) = (Vec::new(), Vec::new(), HashSet::new());
+    let mut proofs = Vec::new();
     let flush = |schedules: &mut Vec<_>, cancels: &mut Vec<_>, batches: &mut Vec<Batch>| {
         if !schedules.is_empty() {
             batches.push(Batch::Schedule(std::mem::take(schedules)));
@@ -251,26 +281,30 @@ fn batches(calls: impl Iterator<Item = Call>) -> Vec<Batch> {
                 cancelled.insert(cancellation.run_id.clone());
                 cancels.push((cancellation, answer));
             }
+            Call::Proof { answer } => proofs.push(answer),
         }
     }
     flush(&mut schedules, &mut cancels, &mut batches);
+    if !proofs.is_empty() {
+        batches.push(Batch::Proof(proofs));
+    }
     batches
 }
 
-/// Tells those that the statement for the rule has answered; what is left over needs a closer look. A
-/// statement that one row made fail has written nothing, so all of it is left over.
+/// What a statement leaves over: what was asked, and whom to answer.
+type Left<T, A> = (Vec<T>, Vec<Answer<A>>);
+
+/// Answers those that the statement for the rule has judged; what is left over needs a closer look. A statement
+/// that one row made fail has written nothing, so all of it is left over.
 fn tell_some<T, A>(
     asked: Vec<T>,
     answers: Vec<Answer<A>>,
     some: Result<Vec<Option<A>>, StoreError>,
-) -> Option<(Vec<T>, Vec<Answer<A>>)> {
+) -> Result<Option<Left<T, A>>, SharedError> {
     let some = match some {
         Ok(some) => some,
-        Err(error) if error.is_of_one_row() => return Some((asked, answers)),
-        Err(error) => {
-            tell_all(answers, error);
-            return None;
-        }
+        Err(error) if error.is_of_one_row() => return Ok(Some((asked, answers))),
+        Err(error) => return Err(tell_all(answers, error)),
     };
     let mut left = (Vec::new(), Vec::new());
     for ((one, to), answer) in asked.into_iter().zip(answers).zip(some) {
@@ -281,15 +315,16 @@ fn tell_some<T, A>(
             left.1.push(to);
         }
     }
-    (!left.0.is_empty()).then_some(left)
+    Ok((!left.0.is_empty()).then_some(left))
 }
 
 /// The whole statement failed, and with it every call in it.
-fn tell_all<T>(answers: Vec<Answer<T>>, error: StoreError) {
+fn tell_all<T>(answers: Vec<Answer<T>>, error: StoreError) -> SharedError {
     let error = Arc::new(error);
     for to in answers {
         tell(to, Err(Arc::clone(&error)));
     }
+    error
 }
 
 /// The one answer to a batch of one.

@@ -1,121 +1,100 @@
-//! Connections: few, with our schema first in their path and a limit on every statement.
+//! Connect: all that is said to a server at the start of a session, and for how long anything may take.
 //!
-//! Nothing relies on session state beyond what a connection is opened with. Behind a
-//! transaction pooler even that is left out: the role's own `search_path` then names the
-//! schema (`alter role … set search_path`), and no statement is prepared by name.
+//! One layer talks about connections, and the rest of the store only about statements:
+//!
+//! ```text
+//! db ─ unit ─▶ session ◀─ pool of sessions ◀─ connector ─▶ servers of the address, in turn
+//!      │                                        └ settings: what a session or a transaction starts with
+//!      └ runs in a task of its own, under a deadline: a caller that leaves drops nothing half-way
+//! ```
+//!
+//! `db` runs units of work: one statement, or one transaction. A unit that has begun runs to its end,
+//! whatever becomes of its caller; one that misses its deadline loses its connection. A session goes back
+//! to its pool only from a unit that ended well, so none is ever handed out inside a transaction.
+//!
+//! Connected directly, a session gets its settings once. Behind a transaction pooler nothing outlives a
+//! transaction, so each unit begins with all of them. Either way no start-up option is sent, which poolers
+//! refuse or drop.
 
-use std::str::FromStr;
+mod connector;
+mod db;
+mod executor;
+mod fault;
+mod session;
+mod settings;
+mod tls;
+
 use std::time::Duration;
 
-use secrecy::ExposeSecret;
-use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::{Connection as _, PgPool};
+use sqlx::postgres::PgConnectOptions;
 
 use super::{Store, StoreError};
 use crate::config::database::DatabaseConfig;
 
-/// After so long without work a connection is asked whether it still lives.
-const RESTED: Duration = Duration::from_secs(1);
+pub use connector::Connector;
+pub(super) use db::ends_session;
+pub use db::{Achieved, Connections, Db, Work};
+pub use executor::On;
+pub use fault::Fault;
+pub use settings::{Commit, LockWait, Settings, Terms};
 
 /// Connections for people who look: enough for two or three pages at a time.
 const LOOKS_CONNECTIONS_MAX: u32 = 4;
 
 const DOING: &str = "connect to the database (WARMPROOF_DATABASE_URL)";
 
+/// Whose statements a store carries; it decides how long one waits for a row that another transaction holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// Supervisors and people: a row that is held must not keep their neighbours waiting.
+    Callers,
+    /// Workers: what they write has been worked for, and is worth a wait.
+    Worker,
+    /// People, who read: a table that is being changed is waited for.
+    People,
+}
+
 impl Store {
-    /// Connects, and proves it with a first connection.
+    /// Connects, and proves it with a first connection. A database that is away is no reason to wait.
     ///
     /// # Errors
-    /// The URL cannot be used, or the database cannot be reached.
-    pub async fn connect(config: &DatabaseConfig) -> Result<Self, StoreError> {
-        let db = pool(config).connect_with(options(config)?).await.map_err(StoreError::doing(DOING))?;
-        Ok(Self::configured(db, config))
+    /// The database cannot be reached or refuses us; the text says which server and why.
+    pub async fn connect(config: &DatabaseConfig, role: Role) -> Result<Self, StoreError> {
+        let store = Self::open(config, role);
+        store.db.prove().await.map_err(StoreError::doing(DOING))?;
+        Ok(store)
     }
 
     /// Connects when the first statement needs it, so that a process may start before its database.
-    ///
-    /// # Errors
-    /// The URL cannot be used.
-    pub fn connect_lazy(config: &DatabaseConfig) -> Result<Self, StoreError> {
-        Ok(Self::configured(pool(config).connect_lazy_with(options(config)?), config))
+    #[must_use]
+    pub fn connect_lazy(config: &DatabaseConfig, role: Role) -> Self {
+        Self::open(config, role)
     }
 
     /// Like [`Store::connect_lazy`], for people who look: a few connections of their own, so that a slow look
     /// holds none that a schedule needs, and a bound on each statement of theirs.
-    ///
-    /// Behind a transaction pooler the bound is the role's own `statement_timeout`.
-    ///
-    /// # Errors
-    /// The URL cannot be used.
-    pub fn connect_for_looks(
-        config: &DatabaseConfig,
-        statement_timeout: Duration,
-    ) -> Result<Self, StoreError> {
+    #[must_use]
+    pub fn connect_for_looks(config: &DatabaseConfig, statement_timeout: Duration) -> Self {
         let config = DatabaseConfig {
             connections_max: LOOKS_CONNECTIONS_MAX.min(config.connections_max),
-            // Longer than a statement: who waits behind one that is given up learns why.
+            // Longer than a statement: a caller that waits behind one that is given up learns why.
             acquire_timeout: (2 * statement_timeout).min(config.acquire_timeout),
             statement_timeout: statement_timeout.min(config.statement_timeout),
             ..config.clone()
         };
-        Self::connect_lazy(&config)
+        Self::open(&config, Role::People)
     }
 
-    fn configured(db: PgPool, config: &DatabaseConfig) -> Self {
+    fn open(config: &DatabaseConfig, role: Role) -> Self {
+        let connector = Connector::new(config, Settings::of(config, role));
+        let db = Db::open(connector, config.connections_max, config.acquire_timeout);
         Self::new(db).with_compression(config.compression).with_lanes(config.coalesce_lanes)
     }
 }
 
-/// Options of a pool that asks a connection whether it still lives only when it has rested: a question
-/// before each statement would be a round trip of its own.
+/// A database on options that a test or a benchmark brings, with our own settings and so many connections.
 #[must_use]
-pub fn pool_options() -> PgPoolOptions {
-    PgPoolOptions::new().test_before_acquire(false).before_acquire(|connection, meta| {
-        Box::pin(async move {
-            if meta.idle_for > RESTED {
-                connection.ping().await?;
-            }
-            Ok(true)
-        })
-    })
-}
-
-fn pool(config: &DatabaseConfig) -> PgPoolOptions {
-    pool_options().max_connections(config.connections_max).acquire_timeout(config.acquire_timeout)
-}
-
-/// How to open one connection, with our schema and limits.
-///
-/// # Errors
-/// The URL cannot be used.
-pub fn options(config: &DatabaseConfig) -> Result<PgConnectOptions, StoreError> {
-    let options = PgConnectOptions::from_str(config.url.expose_secret())
-        .map_err(StoreError::doing(DOING))?
-        .application_name("warmproof");
-    if config.pooler {
-        return Ok(options.statement_cache_capacity(0));
-    }
-    let timeout = config.statement_timeout.as_millis().to_string();
-    Ok(session(options, &config.schema).options([("statement_timeout", timeout)]))
-}
-
-/// The settings of a session that our statements were written and measured for.
-#[must_use]
-pub fn session(options: PgConnectOptions, schema: &str) -> PgConnectOptions {
-    options.options([
-        ("search_path", schema),
-        // Each key is looked up in the index. A hot table that is nearly empty when a statement is planned
-        // would be read whole, and that plan kept while the table fills.
-        ("enable_seqscan", "off"),
-        ("enable_hashjoin", "off"),
-        ("enable_mergejoin", "off"),
-        ("jit", "off"),
-        // A batch of one looks cheaper than the general plan expects, so that the server would plan it anew
-        // at each call, which takes longer than running it.
-        ("plan_cache_mode", "force_generic_plan"),
-        // The rules rely on each statement seeing what was committed before it.
-        ("default_transaction_isolation", "read committed"),
-        // Nothing of ours stays idle in a transaction; a defect that does must not pin dead rows.
-        ("idle_in_transaction_session_timeout", "10000"),
-    ])
+pub fn database(options: PgConnectOptions, schema: &str, connections_max: u32) -> Db {
+    let settings = Settings::in_schema(schema);
+    Db::open(Connector::from_options(options, settings), connections_max, Duration::from_secs(30))
 }

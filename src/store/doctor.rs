@@ -56,7 +56,7 @@ impl Store {
                   from pg_inherits i join pg_class c on c.oid = i.inhrelid
                   where i.inhparent = 'outcome'::regclass) as partitions_until"#
         )
-        .fetch_one(self.db())
+        .fetch_one(self.patient())
         .await
         .map_err(StoreError::doing("read the database's facts"))
     }

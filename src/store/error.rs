@@ -5,6 +5,8 @@ use std::future::Future;
 
 use sqlx::error::DatabaseError;
 
+use super::connect::{Fault, ends_session};
+
 /// A statement that did not do its work.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -15,6 +17,14 @@ pub enum StoreError {
         doing: &'static str,
         /// What sqlx says.
         source: sqlx::Error,
+    },
+    /// There is no connection, or it did not answer.
+    #[error("could not {doing}: {fault}")]
+    Connection {
+        /// The verb and its object.
+        doing: &'static str,
+        /// Which server, and why.
+        fault: Fault,
     },
     /// The process is stopping and takes no more calls.
     #[error("the process is stopping: repeat the call elsewhere")]
@@ -34,17 +44,29 @@ pub enum StoreError {
 impl StoreError {
     /// Wraps an error of sqlx with what was tried.
     pub(crate) fn doing(doing: &'static str) -> impl Fn(sqlx::Error) -> Self {
-        move |source| Self::Database { doing, source }
+        move |source| match Fault::in_sqlx(&source) {
+            Some(fault) => Self::Connection { doing, fault: fault.clone() },
+            None => Self::Database { doing, source },
+        }
     }
 
-    /// The SQLSTATE, when the database itself refused.
+    /// The SQLSTATE, if the database itself refused.
     #[must_use]
     pub fn sqlstate(&self) -> Option<String> {
         match self {
             Self::Database { source, .. } => {
                 source.as_database_error().and_then(DatabaseError::code).map(Cow::into_owned)
             }
-            Self::Stopping | Self::Corrupt { .. } => None,
+            Self::Connection { .. } | Self::Stopping | Self::Corrupt { .. } => None,
+        }
+    }
+
+    /// Whether the session that met it is of no use any more.
+    pub(super) fn ends_session(&self) -> bool {
+        match self {
+            Self::Database { source, .. } => ends_session(source),
+            Self::Connection { .. } => true,
+            Self::Stopping | Self::Corrupt { .. } => false,
         }
     }
 
@@ -79,19 +101,107 @@ impl StoreError {
         self.sqlstate().is_some_and(|state| state == "42P01" || state == "42883")
     }
 
-    /// Whether the same statement may succeed later: no answer came, or the database was busy,
-    /// short of something, or going down (classes 08, 40, 53, 55 and 57).
+    /// Whether the same statement may succeed later: no answer came, or the database was busy, read-only as
+    /// after a failover, short of something, or going down (classes 08, 40, 53, 55, 57 and what [`Remedy`] says).
     #[must_use]
     pub fn is_passing(&self) -> bool {
-        match self.sqlstate() {
-            Some(state) => ["08", "40", "53", "55", "57"].iter().any(|class| state.starts_with(class)),
-            None => matches!(self, Self::Database { .. }),
+        match self {
+            Self::Connection { fault, .. } => fault.is_passing(),
+            Self::Database { .. } => match self.sqlstate() {
+                Some(state) => {
+                    ["08", "40", "53", "55", "57"].iter().any(|class| state.starts_with(class))
+                        // Read-only; a transaction that broke off; a statement or a plan that is gone.
+                        || ["25006", "25P03", "26000", "0A000"].contains(&state.as_str())
+                }
+                None => true,
+            },
+            Self::Stopping | Self::Corrupt { .. } => false,
+        }
+    }
+
+    /// What a caller or an operator does about it.
+    #[must_use]
+    pub fn remedy(&self) -> Remedy {
+        if self.is_schema_missing() {
+            return Remedy::Migrate;
+        }
+        match self {
+            Self::Connection { fault, .. } if !fault.is_passing() => Remedy::Configure,
+            Self::Connection { .. } | Self::Stopping => Remedy::Repeat,
+            Self::Corrupt { .. } => Remedy::Mend("a stored row cannot be read"),
+            Self::Database { source, .. } => match self.sqlstate().as_deref() {
+                Some("25006") => Remedy::Mend("the database is read-only"),
+                Some("42501") if is_row_security(source) => {
+                    Remedy::Mend("row-level security is enabled on a table of the schema")
+                }
+                Some("42501") => {
+                    Remedy::Mend("the role lacks a right; `warmproof migrate --roles` grants them")
+                }
+                Some("23514") if is_missing_partition(source) => {
+                    Remedy::Mend("`outcome` has no partition for today; a running worker or api makes it")
+                }
+                Some("55000") if is_missing_identity(source) => {
+                    Remedy::Mend("a publication for all tables holds a table without replica identity")
+                }
+                _ => Remedy::Repeat,
+            },
+        }
+    }
+
+    /// What is wrong, without an address or anything else that is for the log alone.
+    #[must_use]
+    pub fn in_public(&self) -> String {
+        match (self.remedy(), self) {
+            (Remedy::Migrate, _) => "the schema is missing: run `warmproof migrate`".to_owned(),
+            (Remedy::Configure, _) => {
+                "the database does not let this process in: check WARMPROOF_DATABASE_URL; the log tells more"
+                    .to_owned()
+            }
+            (Remedy::Mend(what), _) => what.to_owned(),
+            (Remedy::Repeat, Self::Connection { fault: Fault::NoAnswer { .. }, .. }) => {
+                "the database does not answer".to_owned()
+            }
+            (Remedy::Repeat, Self::Connection { fault: Fault::NoneFree { .. }, .. }) => {
+                "all connections to the database are in use".to_owned()
+            }
+            (Remedy::Repeat, Self::Database { .. }) if self.sqlstate().is_some() => {
+                "the database refused a query; the log tells more".to_owned()
+            }
+            (Remedy::Repeat, _) => "the database cannot be reached".to_owned(),
         }
     }
 
     fn is_deadlock(&self) -> bool {
         self.sqlstate().is_some_and(|state| state == "40P01")
     }
+}
+
+/// What helps against an error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Remedy {
+    /// The same call again.
+    Repeat,
+    /// `warmproof migrate`.
+    Migrate,
+    /// Another configuration: the database is there, and does not let us in.
+    Configure,
+    /// An operator's deed at the database; this is what is wrong.
+    Mend(&'static str),
+}
+
+/// No SQLSTATE of its own tells a row policy from a right that is missing, and no other text of 42501 names one.
+fn is_row_security(error: &sqlx::Error) -> bool {
+    error.as_database_error().is_some_and(|error| error.message().contains("row-level security"))
+}
+
+/// A violated check has a constraint's name, and a row without a partition has none.
+fn is_missing_partition(error: &sqlx::Error) -> bool {
+    error.as_database_error().is_some_and(|error| error.constraint().is_none())
+}
+
+/// No SQLSTATE of its own, either.
+fn is_missing_identity(error: &sqlx::Error) -> bool {
+    error.as_database_error().is_some_and(|error| error.message().contains("replica identity"))
 }
 
 /// Runs a statement, and once more when it was chosen as a deadlock's victim.

@@ -6,6 +6,7 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use super::connect::Terms;
 use super::{Store, StoreError};
 use crate::domain::ids::{PoolName, WorkerName};
 use crate::domain::pool::PoolSettings;
@@ -96,7 +97,7 @@ impl Store {
                 super::count(initial.settle_down_ms),
                 initial.second_look_after_ms.map(super::count),
             )
-            .execute(self.db())
+            .execute(self.patient())
             .await
             .map_err(StoreError::doing("register a pool"))?;
         }
@@ -112,9 +113,8 @@ impl Store {
         let backends: Vec<&str> = beat.pools.iter().map(|served| served.backend).collect();
         let problems: Vec<Option<&str>> = beat.pools.iter().map(|served| served.problem.as_deref()).collect();
         sqlx::query!(
-            "with setting as materialized (select set_config('synchronous_commit', 'off', true) as mode)
-             insert into worker as w (name, version, in_hand, pools, backends, problems)
-             select $1, $2, $3, $4, $5, $6 from setting where mode is not null
+            "insert into worker as w (name, version, in_hand, pools, backends, problems)
+             values ($1, $2, $3, $4, $5, $6)
              on conflict (name) do update set
                seen_at = clock_timestamp(), version = excluded.version, in_hand = excluded.in_hand,
                pools = excluded.pools, backends = excluded.backends, problems = excluded.problems",
@@ -125,7 +125,7 @@ impl Store {
             &backends as &[&str],
             &problems as &[Option<&str>],
         )
-        .execute(self.db())
+        .execute(self.db().on(Terms::RELAXED))
         .await
         .map_err(StoreError::doing("note a sign of life"))?;
         Ok(())
@@ -137,7 +137,7 @@ impl Store {
     /// The database could not be reached; the worker falls silent by itself.
     pub async fn sign_off(&self, worker: &WorkerName) -> Result<(), StoreError> {
         sqlx::query!("delete from worker where name = $1", worker.as_str())
-            .execute(self.db())
+            .execute(self.patient())
             .await
             .map_err(StoreError::doing("sign a worker off"))?;
         Ok(())
@@ -156,7 +156,7 @@ impl Store {
                from worker order by 9 desc, name"#,
             f64::from(SILENT_AFTER_SECONDS)
         )
-        .fetch_all(self.db())
+        .fetch_all(self.patient())
         .await
         .map_err(StoreError::doing("list workers"))
     }
@@ -187,7 +187,7 @@ impl Store {
                order by p.name"#,
             f64::from(SILENT_AFTER_SECONDS)
         )
-        .fetch_all(self.db())
+        .fetch_all(self.patient())
         .await
         .map_err(StoreError::doing("look how pools are served"))
     }

@@ -2,15 +2,16 @@
 //!
 //! For a scrape every few seconds. A server in trouble must not be asked for more than this.
 
-use sqlx::PgConnection;
+use std::time::Duration;
 
+use super::connect::Terms;
 use super::fleet::SILENT_AFTER_SECONDS;
 use super::lookup::Conservation;
 use super::pending::OVERDUE_AFTER_SECONDS;
 use super::{Store, StoreError};
 
-/// How long such a statement may run.
-const STATEMENT_MAX: &str = "2s";
+/// Such a statement gives up early.
+const EARLY: Terms = Terms::PATIENT.within(Duration::from_secs(2));
 
 /// How one pool stands.
 #[derive(Debug, Clone, PartialEq)]
@@ -43,11 +44,8 @@ impl Store {
     /// # Errors
     /// The database could not be reached, or did not answer in time.
     pub async fn pool_gauges(&self) -> Result<Vec<PoolGauges>, StoreError> {
-        let failed = StoreError::doing("read the gauges of pools");
-        let mut tx = self.db().begin().await.map_err(&failed)?;
-        give_up_early(&mut tx).await.map_err(&failed)?;
         // A brown-out is noted anew each second while it lasts, and holds for a while after its end.
-        let read = sqlx::query_as!(
+        sqlx::query_as!(
             PoolGauges,
             r#"select p.name as pool, p.paused,
                  coalesce(t.pending, 0) as "pending!", coalesce(t.claimed, 0) as "claimed!",
@@ -75,11 +73,9 @@ impl Store {
             OVERDUE_AFTER_SECONDS,
             f64::from(SILENT_AFTER_SECONDS),
         )
-        .fetch_all(&mut *tx)
+        .fetch_all(self.db().on(EARLY))
         .await
-        .map_err(&failed)?;
-        tx.commit().await.map_err(&failed)?;
-        Ok(read)
+        .map_err(StoreError::doing("read the gauges of pools"))
     }
 
     /// [`Store::conservation`], given up early.
@@ -87,26 +83,13 @@ impl Store {
     /// # Errors
     /// The database could not be reached, or did not answer in time.
     pub async fn conservation_soon(&self) -> Result<Conservation, StoreError> {
-        let failed = StoreError::doing("check conservation");
-        let mut tx = self.db().begin().await.map_err(&failed)?;
-        give_up_early(&mut tx).await.map_err(&failed)?;
-        let read = sqlx::query_as!(
+        sqlx::query_as!(
             Conservation,
             r#"select scheduled as "scheduled!", pending as "pending!", ended as "ended!",
                  unaccounted as "unaccounted!" from conservation"#
         )
-        .fetch_one(&mut *tx)
+        .fetch_one(self.db().on(EARLY))
         .await
-        .map_err(&failed)?;
-        tx.commit().await.map_err(&failed)?;
-        Ok(read)
+        .map_err(StoreError::doing("check conservation"))
     }
-}
-
-/// Bounds the statements of a transaction.
-async fn give_up_early(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
-    sqlx::query_scalar!("select set_config('statement_timeout', $1, true)", STATEMENT_MAX)
-        .fetch_one(connection)
-        .await
-        .map(|_set| ())
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
+use super::connect::Terms;
 use super::{Store, StoreError};
 use crate::domain::claim::ClaimKey;
 
@@ -80,13 +81,11 @@ impl Store {
     pub async fn renew(&self, keys: &[ClaimKey], lease: Duration) -> Result<Renewal, StoreError> {
         let columns = Keys::of(keys.iter());
         let rows = sqlx::query!(
-            r#"with setting as materialized (
-                 select set_config('synchronous_commit', 'off', true) as mode
-               ), held as materialized (
+            r#"with held as materialized (
                  select * from unnest($1::text[], $2::uuid[], $3::bigint[]) as h (run_id, id, fence)
                ), free as materialized (
                  select p.run_id
-                 from setting, held
+                 from held
                  join pending p on p.run_id = held.run_id and p.id = held.id and p.fence = held.fence
                  for update of p skip locked
                ), renewed as (
@@ -105,7 +104,7 @@ impl Store {
             &columns.fences,
             super::millis(lease),
         )
-        .fetch_all(self.db())
+        .fetch_all(self.db().on(Terms::RELAXED))
         .await
         .map_err(StoreError::doing("renew leases"))?;
         // Matched with the fence: an old claim of a row may be in hand beside the new one.
@@ -156,10 +155,7 @@ impl Store {
         let unprepared: Vec<i32> =
             releases.iter().map(|release| super::count(release.prepare_failures)).collect();
         let given_back = sqlx::query_scalar!(
-            r#"with setting as materialized (
-                 select set_config('lock_timeout', '100ms', true) as wait
-               )
-               update pending p
+            r#"update pending p
                set
                  look_at = case when given.wait_ms is null then p.look_at
                    else clock_timestamp() + given.wait_ms * interval '1 millisecond' end,
@@ -171,10 +167,10 @@ impl Store {
                  lease_expires_at = null,
                  fence = null,
                  worker = null
-               from setting, unnest($1::text[], $2::uuid[], $3::bigint[], $4::int[], $5::int[], $6::int[], $7::text[],
+               from unnest($1::text[], $2::uuid[], $3::bigint[], $4::int[], $5::int[], $6::int[], $7::text[],
                    $8::text[], $9::int[])
                  as given (run_id, id, fence, wait_ms, probes, failures, error, workload, unprepared)
-               where setting.wait is not null and p.run_id = given.run_id and p.id = given.id and p.fence = given.fence
+               where p.run_id = given.run_id and p.id = given.id and p.fence = given.fence
                returning p.id"#,
             &columns.run_ids as &[&str],
             &columns.ids,

@@ -78,7 +78,7 @@ impl Store {
     /// The database could not be reached.
     pub async fn clock(&self) -> Result<DateTime<Utc>, StoreError> {
         sqlx::query_scalar!(r#"select clock_timestamp() as "now!""#)
-            .fetch_one(self.db())
+            .fetch_one(self.patient())
             .await
             .map_err(StoreError::doing("read the database's clock"))
     }
@@ -89,7 +89,7 @@ impl Store {
     /// The database could not be reached.
     pub async fn commits_durably(&self) -> Result<bool, StoreError> {
         sqlx::query_scalar!(r#"select current_setting('synchronous_commit') <> 'off' as "durably!""#)
-            .fetch_one(self.db())
+            .fetch_one(self.patient())
             .await
             .map_err(StoreError::doing("read `synchronous_commit`"))
     }
@@ -107,7 +107,7 @@ impl Store {
              from pending where run_id = $1",
             run_id.as_str()
         )
-        .fetch_optional(self.db())
+        .fetch_optional(self.patient())
         .await
         .map_err(StoreError::doing("look up a pending verification"))
     }
@@ -127,7 +127,7 @@ impl Store {
             run_id.as_str(),
             limit
         )
-        .fetch_all(self.db())
+        .fetch_all(self.patient())
         .await
         .map_err(StoreError::doing("look up a run's outcomes"))
     }
@@ -147,7 +147,7 @@ impl Store {
                limit 1"#,
             id.0
         )
-        .fetch_optional(self.db())
+        .fetch_optional(self.patient())
         .await
         .map_err(StoreError::doing("look up a verification"))
     }
@@ -158,7 +158,7 @@ impl Store {
     /// The database could not be reached.
     pub async fn pools(&self) -> Result<Vec<String>, StoreError> {
         sqlx::query_scalar!("select name from pool order by name")
-            .fetch_all(self.db())
+            .fetch_all(self.patient())
             .await
             .map_err(StoreError::doing("list pools"))
     }
@@ -173,7 +173,7 @@ impl Store {
             r#"select scheduled as "scheduled!", pending as "pending!", ended as "ended!",
                  unaccounted as "unaccounted!" from conservation"#
         )
-        .fetch_one(self.db())
+        .fetch_one(self.patient())
         .await
         .map_err(StoreError::doing("check conservation"))
     }

@@ -11,7 +11,8 @@ use chrono::{DateTime, Utc};
 use serde_json::json;
 
 use super::audit::{self, Actor};
-use super::{ROW_WAIT, Store, StoreError, codec};
+use super::connect::Terms;
+use super::{Store, StoreError, codec};
 use crate::domain::claim::ClaimKey;
 use crate::domain::ids::RunId;
 
@@ -56,17 +57,14 @@ impl Store {
     /// The database could not be reached; repeat it.
     pub async fn mark_lost(&self, key: &ClaimKey, probes: u32) -> Result<Fenced<DateTime<Utc>>, StoreError> {
         let lost_at = sqlx::query_scalar!(
-            r#"with setting as materialized (select set_config('lock_timeout', $5, true) as wait)
-               update pending
+            r#"update pending
                set lost_at = coalesce(lost_at, clock_timestamp()), probe_count = probe_count + $4, probe_failures = 0
-               from setting
-               where setting.wait is not null and run_id = $1 and id = $2 and fence = $3
+               where run_id = $1 and id = $2 and fence = $3
                returning lost_at as "lost_at!""#,
             key.run_id.as_str(),
             key.id.0,
             key.fence.get(),
             super::count(probes),
-            ROW_WAIT,
         )
         .fetch_optional(self.db())
         .await
@@ -82,15 +80,11 @@ impl Store {
     pub async fn permit_create(&self, key: &ClaimKey, hold: Duration) -> Result<Fenced<Permit>, StoreError> {
         let doing = "permit a create";
         let row = sqlx::query!(
-            r#"with setting as materialized (select set_config('lock_timeout', $5, true) as wait)
-               select p.answer as "answer!", p.hold_reason
-               from setting
-               cross join lateral permit_create(case when setting.wait is not null then $1::text end, $2, $3, $4) as p"#,
+            r#"select p.answer as "answer!", p.hold_reason from permit_create($1, $2, $3, $4) as p"#,
             key.run_id.as_str(),
             key.id.0,
             key.fence.get(),
             super::millis(hold),
-            ROW_WAIT,
         )
         .fetch_one(self.db())
         .await
@@ -111,18 +105,15 @@ impl Store {
     /// The database could not be reached; request nothing.
     pub async fn count_create(&self, key: &ClaimKey, workload: &str) -> Result<Fenced<u32>, StoreError> {
         let counted = sqlx::query_scalar!(
-            r#"with setting as materialized (select set_config('lock_timeout', $5, true) as wait)
-               update pending
+            r#"update pending
                set create_count = create_count + 1, workload = $4
-               from setting
-               where setting.wait is not null and run_id = $1 and id = $2 and fence = $3
+               where run_id = $1 and id = $2 and fence = $3
                  and create_permitted_at is not null
                returning create_count"#,
             key.run_id.as_str(),
             key.id.0,
             key.fence.get(),
             workload,
-            ROW_WAIT,
         )
         .fetch_optional(self.db())
         .await
@@ -161,18 +152,28 @@ impl Store {
         actor: &Actor,
     ) -> Result<Option<StoredMessage>, StoreError> {
         let doing = "show a message";
-        let failed = StoreError::doing(doing);
-        let mut tx = self.db().begin().await.map_err(&failed)?;
-        let row =
-            sqlx::query!("select codec, message, timings from pending where run_id = $1", run_id.as_str())
-                .fetch_optional(&mut *tx)
-                .await
-                .map_err(&failed)?;
-        let Some(row) = row else { return Ok(None) };
-        audit::note(&mut tx, actor, "message.show", Some(run_id.as_str()), &json!({})).await?;
-        tx.commit().await.map_err(&failed)?;
-        let message = read_message(doing, row.codec, row.message)?;
-        Ok(Some(StoredMessage { message, timings: row.timings }))
+        let (run_id, actor) = (run_id.clone(), actor.clone());
+        let Some((codec, message, timings)) = self
+            .db()
+            .transaction(doing, Terms::PATIENT, move |tx| {
+                Box::pin(async move {
+                    let row = sqlx::query!(
+                        "select codec, message, timings from pending where run_id = $1",
+                        run_id.as_str()
+                    )
+                    .fetch_optional(&mut *tx)
+                    .await
+                    .map_err(StoreError::doing(doing))?;
+                    let Some(row) = row else { return Ok(None) };
+                    audit::note(tx, &actor, "message.show", Some(run_id.as_str()), &json!({})).await?;
+                    Ok(Some((row.codec, row.message, row.timings)))
+                })
+            })
+            .await?
+        else {
+            return Ok(None);
+        };
+        Ok(Some(StoredMessage { message: read_message(doing, codec, message)?, timings }))
     }
 }
 

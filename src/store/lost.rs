@@ -53,7 +53,7 @@ impl Store {
             pool,
             i64::from(limit)
         )
-        .fetch_all(self.db())
+        .fetch_all(self.patient())
         .await
         .map_err(StoreError::doing("list losses"))
     }

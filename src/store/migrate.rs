@@ -14,19 +14,23 @@ use std::time::{Duration, Instant};
 use refinery::Runner;
 use refinery_core::{AsyncMigrate as _, Migration};
 use sha2::{Digest as _, Sha256};
-use sqlx::postgres::{PgConnectOptions, PgConnection};
+use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Connection as _};
 
 mod connection;
+mod error;
 mod fit;
 mod roles;
 mod schema_name;
 #[cfg(test)]
 mod tests;
 
+pub use error::MigrateError;
 pub use schema_name::{InvalidSchemaName, SchemaName};
 
+use super::connect::Connector;
 use connection::MigrationConnection;
+use error::chain;
 use fit::Fit;
 
 /// How many migrations a database may have that this program does not know.
@@ -72,99 +76,11 @@ pub struct MigrationPlan {
     pub ahead: usize,
 }
 
-/// The schema could not be brought to, or is not at, what this program needs.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum MigrateError {
-    /// The name cannot be a schema's.
-    #[error(transparent)]
-    Name(#[from] InvalidSchemaName),
-    /// The database could not be reached or did not answer as expected.
-    #[error("could not migrate schema `{schema}`: {source}")]
-    Database {
-        /// The schema's name.
-        schema: String,
-        /// What the database said.
-        source: sqlx::Error,
-    },
-    /// One migration failed; it was rolled back whole, and earlier ones stay.
-    #[error(
-        "could not migrate schema `{schema}`: {}\nhint: nothing of that migration was kept unless it is a no-transaction one; mend the cause and run `warmproof migrate` again",
-        chain(source)
-    )]
-    Failed {
-        /// The schema's name.
-        schema: String,
-        /// Which migration, and what the database said.
-        source: Box<refinery::Error>,
-    },
-    /// The history holds an entry that cannot be read.
-    #[error("could not read the migration history of schema `{schema}`: {problem}")]
-    History {
-        /// The schema's name.
-        schema: String,
-        /// Which entry, and what is wrong with it.
-        problem: String,
-    },
-    /// An applied migration differs from the embedded one of its version.
-    #[error(
-        "could not migrate schema `{schema}`: migration `{applied}` was applied with another text or name than this program's `{embedded}`\nhint: an applied migration must never change; run the program that applied it, or undo the edit"
-    )]
-    Divergent {
-        /// The schema's name.
-        schema: String,
-        /// What the history says.
-        applied: String,
-        /// What this program has.
-        embedded: String,
-    },
-    /// The schema lacks a migration below its version, or has one that this program never had.
-    #[error(
-        "could not migrate schema `{schema}`: migration `{migration}` is {problem}\nhint: the schema was migrated by a program of another line; compare with `warmproof migrate --plan`"
-    )]
-    OutOfLine {
-        /// The schema's name.
-        schema: String,
-        /// Which migration.
-        migration: String,
-        /// What does not fit about it.
-        problem: &'static str,
-    },
-    /// The names of roles, which begin with the schema's, would be cut off.
-    #[error(
-        "could not name roles for schema `{schema}`: `{role}` is longer than 63 bytes\nhint: choose a shorter name for the schema"
-    )]
-    RoleName {
-        /// The schema's name.
-        schema: String,
-        /// The role's name.
-        role: String,
-    },
-    /// The schema is too new for this program.
-    #[error(
-        "could not use schema `{schema}`: it is {ahead} migrations ahead of this program, at most {MIGRATIONS_AHEAD_MAX} are safe\nhint: upgrade this program"
-    )]
-    TooFarAhead {
-        /// The schema's name.
-        schema: String,
-        /// By how many.
-        ahead: usize,
-    },
-    /// The schema is too old for this program.
-    #[error("could not use schema `{schema}`: {} migrations are missing, the first is `{}`\nhint: run `warmproof migrate`", pending.len(), pending.first().map_or("", String::as_str))]
-    Behind {
-        /// The schema's name.
-        schema: String,
-        /// What is missing.
-        pending: Vec<String>,
-    },
-}
-
 /// Brings `schema` up to date, making it when it is missing. Waits while another process does the same.
 ///
 /// Needs a session of its own: not through a pooler that hands out connections per transaction.
-pub async fn migrate(options: &PgConnectOptions, schema: &str) -> Result<MigrationReport, MigrateError> {
-    migrate_with(options, schema, embedded::migrations::runner().get_migrations()).await
+pub async fn migrate(connector: impl Into<Connector>, schema: &str) -> Result<MigrationReport, MigrateError> {
+    migrate_with(connector, schema, embedded::migrations::runner().get_migrations()).await
 }
 
 /// Brings `schema` up to date like [`migrate`], makes the roles that are missing, and grants each its least.
@@ -172,18 +88,23 @@ pub async fn migrate(options: &PgConnectOptions, schema: &str) -> Result<Migrati
 /// Roles belong to the whole server. They cannot log in; the operator grants them to logins. Answers their
 /// names. From then on every [`migrate`] works as the owner and keeps the grants in step.
 pub async fn migrate_with_roles(
-    options: &PgConnectOptions,
+    connector: impl Into<Connector>,
     schema: &str,
 ) -> Result<(MigrationReport, Vec<String>), MigrateError> {
     let schema = SchemaName::parse(schema)?;
     let migrations = embedded::migrations::runner();
     let failed = |source| MigrateError::Database { schema: schema.to_string(), source };
     let names = roles::names(&schema)?;
-    let mut db = PgConnection::connect_with(options).await.map_err(failed)?;
+    let mut db = connect_alone(connector, &schema).await?;
     take_turn(&mut db, &schema).await.map_err(failed)?;
     let result = async {
         let report = migrate_locked(&mut db, &schema, migrations.get_migrations()).await?;
-        roles::create(&mut db).await.map_err(failed)?;
+        roles::create(&mut db).await.map_err(|source| match source {
+            source if is_refused(&source) => {
+                MigrateError::RolesRefused { schema: schema.to_string(), source }
+            }
+            source => failed(source),
+        })?;
         Ok((report, names.to_vec()))
     }
     .await;
@@ -192,13 +113,13 @@ pub async fn migrate_with_roles(
 }
 
 /// What [`migrate`] would do. Changes nothing, and waits for nobody.
-pub async fn plan(options: &PgConnectOptions, schema: &str) -> Result<MigrationPlan, MigrateError> {
-    plan_with(options, schema, embedded::migrations::runner().get_migrations()).await
+pub async fn plan(connector: impl Into<Connector>, schema: &str) -> Result<MigrationPlan, MigrateError> {
+    plan_with(connector, schema, embedded::migrations::runner().get_migrations()).await
 }
 
 /// Checks that this program can work on the schema as it is.
-pub async fn check(options: &PgConnectOptions, schema: &str) -> Result<MigrationPlan, MigrateError> {
-    let plan = plan(options, schema).await?;
+pub async fn check(connector: impl Into<Connector>, schema: &str) -> Result<MigrationPlan, MigrateError> {
+    let plan = plan(connector, schema).await?;
     if plan.pending.is_empty() {
         return Ok(plan);
     }
@@ -218,14 +139,38 @@ pub fn sql() -> Vec<(String, String)> {
     all.into_iter().map(|one| (one.to_string(), one.sql().unwrap_or_default().to_owned())).collect()
 }
 
+/// A session of our own: neither a failed pooler's nor one that others share.
+async fn connect(connector: impl Into<Connector>, schema: &SchemaName) -> Result<PgConnection, MigrateError> {
+    let fault = |fault| MigrateError::Connection { schema: schema.to_string(), fault };
+    connector.into().connect_bare().await.map_err(fault)
+}
+
+/// As [`connect`], for what changes the schema.
+async fn connect_alone(
+    connector: impl Into<Connector>,
+    schema: &SchemaName,
+) -> Result<PgConnection, MigrateError> {
+    let connector = connector.into();
+    let fault = |fault| MigrateError::Connection { schema: schema.to_string(), fault };
+    if connector.settings().pooler() || connector.shares_sessions().await.map_err(fault)? {
+        return Err(MigrateError::Pooler { schema: schema.to_string() });
+    }
+    connector.connect_bare().await.map_err(fault)
+}
+
+/// The login lacks a right.
+fn is_refused(error: &sqlx::Error) -> bool {
+    error.as_database_error().and_then(sqlx::error::DatabaseError::code).is_some_and(|code| code == "42501")
+}
+
 async fn migrate_with(
-    options: &PgConnectOptions,
+    connector: impl Into<Connector>,
     schema: &str,
     migrations: &[Migration],
 ) -> Result<MigrationReport, MigrateError> {
     let schema = SchemaName::parse(schema)?;
     let failed = |source| MigrateError::Database { schema: schema.to_string(), source };
-    let mut db = PgConnection::connect_with(options).await.map_err(failed)?;
+    let mut db = connect_alone(connector, &schema).await?;
     take_turn(&mut db, &schema).await.map_err(failed)?;
     let result = migrate_locked(&mut db, &schema, migrations).await;
     // Ends the session and with it our turn. A failure to say goodbye ends it as well.
@@ -313,13 +258,12 @@ async fn apply(
 }
 
 async fn plan_with(
-    options: &PgConnectOptions,
+    connector: impl Into<Connector>,
     schema: &str,
     migrations: &[Migration],
 ) -> Result<MigrationPlan, MigrateError> {
     let schema = SchemaName::parse(schema)?;
-    let failed = |source| MigrateError::Database { schema: schema.to_string(), source };
-    let mut db = PgConnection::connect_with(options).await.map_err(failed)?;
+    let mut db = connect(connector, &schema).await?;
     let found = fit(&mut db, &schema, migrations).await?;
     let _ = db.close().await;
     Ok(MigrationPlan { pending: found.pending, version: found.version, ahead: found.ahead })
@@ -348,16 +292,4 @@ async fn fit(
 
 fn history_error(schema: &SchemaName, error: &refinery::Error) -> MigrateError {
     MigrateError::History { schema: schema.to_string(), problem: chain(error) }
-}
-
-/// An error with its causes: refinery keeps what the database said one level down.
-fn chain(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(error.source(), |cause| cause.source());
-    let mut text = error.to_string();
-    for cause in causes.map(ToString::to_string) {
-        if !text.contains(&cause) {
-            text = format!("{text}: {cause}");
-        }
-    }
-    text
 }

@@ -3,10 +3,10 @@
 use chrono::{DateTime, Datelike, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use sqlx::PgConnection;
 use utoipa::ToSchema;
 
 use super::audit::{self, Actor};
+use super::connect::Terms;
 use super::lookup::Pending;
 use super::{Store, StoreError};
 use crate::domain::ids::{RunId, SnapshotId};
@@ -127,11 +127,8 @@ impl Store {
         after: Option<&PageKey>,
         limit: u32,
     ) -> Result<Vec<Pending>, StoreError> {
-        let failed = StoreError::doing("list pending verifications");
-        let mut tx = self.db().begin().await.map_err(&failed)?;
-        walk_the_index(&mut tx).await.map_err(&failed)?;
         // A pool at a time, so that each is read off the claim's own index in the wanted order.
-        let rows = sqlx::query_as!(
+        sqlx::query_as!(
             Pending,
             r#"select page.id as "id!", page.run_id as "run_id!", page.snapshot_id as "snapshot_id!",
                  page.pool as "pool!", page.supervisor, page.region, page.deployment_version,
@@ -173,11 +170,9 @@ impl Store {
             i64::from(limit),
             OVERDUE_AFTER_SECONDS,
         )
-        .fetch_all(&mut *tx)
+        .fetch_all(self.db().on(WALK_THE_INDEX))
         .await
-        .map_err(&failed)?;
-        tx.commit().await.map_err(&failed)?;
-        Ok(rows)
+        .map_err(StoreError::doing("list pending verifications"))
     }
 
     /// How many pending verifications a filter means, counted to at most `most`.
@@ -209,7 +204,7 @@ impl Store {
             i64::from(most),
             OVERDUE_AFTER_SECONDS,
         )
-        .fetch_one(self.db())
+        .fetch_one(self.patient())
         .await
         .map_err(StoreError::doing("count pending verifications"))?;
         Ok(u32::try_from(counted).unwrap_or(u32::MAX))
@@ -234,7 +229,7 @@ impl Store {
                from pending group by pool order by pool"#,
             OVERDUE_AFTER_SECONDS
         )
-        .fetch_all(self.db())
+        .fetch_all(self.patient())
         .await
         .map_err(StoreError::doing("count what is pending"))
     }
@@ -334,23 +329,24 @@ impl Store {
     /// # Errors
     /// The database could not be reached.
     pub async fn look_now(&self, run_id: &RunId, actor: &Actor) -> Result<bool, StoreError> {
-        let failed = StoreError::doing("look now");
-        let mut tx = self.db().begin().await.map_err(&failed)?;
-        let moved = sqlx::query!(
-            "update pending set look_at = least(look_at, clock_timestamp())
-             where run_id = $1 and (lease_expires_at is null or lease_expires_at <= clock_timestamp())",
-            run_id.as_str()
-        )
-        .execute(&mut *tx)
-        .await
-        .map_err(&failed)?
-        .rows_affected();
-        if moved == 0 {
-            return Ok(false);
-        }
-        audit::note(&mut tx, actor, "look_now", Some(run_id.as_str()), &json!({})).await?;
-        tx.commit().await.map_err(&failed)?;
-        Ok(true)
+        let doing = "look now";
+        let (run_id, actor) = (run_id.clone(), actor.clone());
+        self.db().transaction(doing, Terms::PATIENT, move |tx| {
+            Box::pin(async move {
+                let moved = sqlx::query!(
+                    "update pending set look_at = least(look_at, clock_timestamp())
+                     where run_id = $1 and (lease_expires_at is null or lease_expires_at <= clock_timestamp())",
+                    run_id.as_str()
+                )
+                .execute(&mut *tx)
+                .await
+                .map_err(StoreError::doing(doing))?
+                .rows_affected();
+                if moved > 0 {
+                    audit::note(tx, &actor, "look_now", Some(run_id.as_str()), &json!({})).await?;
+                }
+                Ok(moved > 0)
+            })}).await
     }
 
     async fn note(
@@ -360,8 +356,7 @@ impl Store {
         target: Option<&str>,
         detail: &serde_json::Value,
     ) -> Result<(), StoreError> {
-        let mut connection = self.db().acquire().await.map_err(StoreError::doing("audit"))?;
-        audit::note(&mut connection, actor, action, target, detail).await
+        audit::note(self.patient(), actor, action, target, detail).await
     }
 }
 
@@ -369,11 +364,4 @@ impl Store {
 ///
 /// What a filter leaves is guessed as next to nothing, so that the server would rather gather and sort the whole
 /// table: 90 ms instead of 0.3 ms with 100 000 rows. The plan is kept as it was made in here.
-async fn walk_the_index(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
-    sqlx::query_scalar!(
-        "select set_config('enable_sort', set_config('enable_bitmapscan', 'off', true), true)"
-    )
-    .fetch_one(connection)
-    .await
-    .map(|_set| ())
-}
+const WALK_THE_INDEX: Terms = Terms::PATIENT.planned(&[("enable_sort", "off"), ("enable_bitmapscan", "off")]);

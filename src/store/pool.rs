@@ -1,9 +1,11 @@
 //! Pools as operators see and change them. Workers feel a change with their next statement.
 
 use serde::{Deserialize, Serialize};
+use sqlx::PgConnection;
 use utoipa::ToSchema;
 
 use super::audit::{self, Actor};
+use super::connect::Terms;
 use super::{Store, StoreError};
 use crate::domain::pool::OnConnect;
 
@@ -143,7 +145,7 @@ impl Store {
                second_look_after_ms
              from pool order by name"
         )
-        .fetch_all(self.db())
+        .fetch_all(self.patient())
         .await
         .map_err(StoreError::doing("list pools"))
     }
@@ -158,11 +160,23 @@ impl Store {
         change: &PoolChange,
         actor: &Actor,
     ) -> Result<Option<Pool>, StoreError> {
-        let failed = StoreError::doing("change a pool");
-        let mut tx = self.db().begin().await.map_err(&failed)?;
-        let changed = sqlx::query_as!(
-            Pool,
-            "update pool set
+        let doing = "change a pool";
+        let (name, change, actor) = (name.to_owned(), change.clone(), actor.clone());
+        self.db()
+            .transaction(doing, Terms::PATIENT, move |tx| Box::pin(change_noted(tx, name, change, actor)))
+            .await
+    }
+}
+
+async fn change_noted(
+    tx: &mut PgConnection,
+    name: String,
+    change: PoolChange,
+    actor: Actor,
+) -> Result<Option<Pool>, StoreError> {
+    let changed = sqlx::query_as!(
+        Pool,
+        "update pool set
                paused = coalesce($2, paused),
                shadow = coalesce($3, shadow),
                delay_ms = case when $4 then $5 else delay_ms end,
@@ -174,26 +188,24 @@ impl Store {
              where name = $1
              returning name, paused, shadow, delay_ms, cap, cap_window_ms, on_connect, settle_down_ms,
                second_look_after_ms",
-            name,
-            change.paused,
-            change.shadow,
-            change.delay_ms.is_some(),
-            change.delay_ms.flatten(),
-            change.cap.is_some(),
-            change.cap.flatten(),
-            change.cap_window_ms,
-            change.on_connect.map(OnConnect::as_str),
-            change.settle_down_ms,
-            change.second_look_after_ms.is_some(),
-            change.second_look_after_ms.flatten(),
-        )
-        .fetch_optional(&mut *tx)
-        .await
-        .map_err(&failed)?;
-        let Some(changed) = changed else { return Ok(None) };
-        let detail = serde_json::to_value(change).unwrap_or_default();
-        audit::note(&mut tx, actor, "pool.change", Some(name), &detail).await?;
-        tx.commit().await.map_err(&failed)?;
-        Ok(Some(changed))
-    }
+        name,
+        change.paused,
+        change.shadow,
+        change.delay_ms.is_some(),
+        change.delay_ms.flatten(),
+        change.cap.is_some(),
+        change.cap.flatten(),
+        change.cap_window_ms,
+        change.on_connect.map(OnConnect::as_str),
+        change.settle_down_ms,
+        change.second_look_after_ms.is_some(),
+        change.second_look_after_ms.flatten(),
+    )
+    .fetch_optional(&mut *tx)
+    .await
+    .map_err(StoreError::doing("change a pool"))?;
+    let Some(changed) = changed else { return Ok(None) };
+    let detail = serde_json::to_value(&change).unwrap_or_default();
+    audit::note(tx, &actor, "pool.change", Some(&name), &detail).await?;
+    Ok(Some(changed))
 }

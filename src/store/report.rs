@@ -247,7 +247,7 @@ impl Store {
         by: LossBy,
     ) -> Result<Vec<Losses>, StoreError> {
         sqlx::query_file_as!(Losses, "src/store/report_losses.sql", step.as_str(), since, by.as_str())
-            .fetch_all(self.db())
+            .fetch_all(self.patient())
             .await
             .map_err(StoreError::doing("report losses"))
     }
@@ -285,7 +285,7 @@ impl Store {
             latency.as_str(),
             since
         )
-        .fetch_all(self.db())
+        .fetch_all(self.patient())
         .await
         .map_err(StoreError::doing("report latencies"))
     }
@@ -318,7 +318,7 @@ impl Store {
             latency.as_str(),
             since
         )
-        .fetch_optional(self.db())
+        .fetch_optional(self.patient())
         .await
         .map_err(StoreError::doing("report a latency"))
     }
@@ -345,7 +345,7 @@ impl Store {
             since,
             limit
         )
-        .fetch_all(self.db())
+        .fetch_all(self.patient())
         .await
         .map_err(StoreError::doing("report false positives"))
     }
@@ -364,7 +364,7 @@ impl Store {
                from pools
                order by name"#
         )
-        .fetch_all(self.db())
+        .fetch_all(self.patient())
         .await
         .map_err(StoreError::doing("report pools"))
     }

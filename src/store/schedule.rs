@@ -10,8 +10,9 @@ use chrono::{DateTime, Utc};
 use sqlx::{AssertSqlSafe, PgConnection, Row};
 use uuid::Uuid;
 
+use super::connect::{LockWait, Terms};
 use super::error::again_on_deadlock;
-use super::{LockWait, Store, StoreError, millis, waves};
+use super::{Store, StoreError, millis, waves};
 use crate::config::database::CompressionConfig;
 use crate::domain::ids::VerificationId;
 use crate::domain::verification::{NewVerification, ScheduleRefusal, ScheduleResult, Scheduled};
@@ -52,7 +53,7 @@ impl Store {
         default_delay: Duration,
     ) -> Result<Vec<ScheduleAnswer>, StoreError> {
         let prepared: Vec<_> = batch.iter().map(|new| self.prepared(new)).collect();
-        self.schedule_waiting(&prepared.iter().collect::<Vec<_>>(), default_delay, LockWait::Usual).await
+        self.schedule_waiting(&prepared.iter().collect::<Vec<_>>(), default_delay, LockWait::Patient).await
     }
 
     /// The same, with a bound on how long a row of somebody else's open transaction is waited for.
@@ -130,9 +131,8 @@ impl Store {
             columns.codecs[0],
             columns.messages[0],
             millis(default_delay),
-            lock_wait.setting(),
         )
-        .fetch_all(self.db())
+        .fetch_all(self.db().on(Terms::DURABLE.waiting(lock_wait)))
         .await
     }
 
@@ -161,9 +161,8 @@ impl Store {
             &columns.messages as &[&[u8]],
             millis(default_delay),
             &columns.distinct_pools() as &[&str],
-            lock_wait.setting(),
         )
-        .fetch_all(self.db())
+        .fetch_all(self.db().on(Terms::DURABLE.waiting(lock_wait)))
         .await
     }
 
@@ -187,6 +186,15 @@ impl Store {
         answers.into_iter().map(|answer| answer.ok_or_else(missing)).collect()
     }
 
+    /// Asks for what a schedule needs, and writes nothing: a server that takes writes, the table, and the right.
+    pub(super) async fn prove_schedule(&self) -> Result<(), StoreError> {
+        sqlx::query!("select run_id from pending where false for update")
+            .fetch_all(self.db())
+            .await
+            .map(drop)
+            .map_err(StoreError::doing(DOING))
+    }
+
     fn prepared<'a>(&self, new: &'a NewVerification) -> Prepared<'a> {
         Prepared::of(new, &self.compression)
     }
@@ -204,14 +212,8 @@ impl Store {
     ) -> Result<Vec<Answer>, StoreError> {
         sqlx::query_as!(
             Answer,
-            r#"with setting as materialized (
-                 select set_config('lock_timeout', coalesce($16, current_setting('lock_timeout')), true) as mode
-               )
-               select s.given_id as "given_id!", s.result as "result!", s.id, s.due_at
-               from setting
-               -- The setting comes first because the call depends on it.
-               cross join lateral schedule_many($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14,
-                 case when setting.mode is not null then $15::int end) as s"#,
+            r#"select s.given_id as "given_id!", s.result as "result!", s.id, s.due_at
+               from schedule_many($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15) as s"#,
             &columns.ids,
             &columns.run_ids as &[&str],
             &columns.snapshot_ids as &[&str],
@@ -227,9 +229,8 @@ impl Store {
             &columns.codecs,
             &columns.messages as &[&[u8]],
             millis(default_delay),
-            lock_wait.setting(),
         )
-        .fetch_all(self.db())
+        .fetch_all(self.db().on(Terms::DURABLE.waiting(lock_wait)))
         .await
         .map_err(StoreError::doing(DOING))
     }

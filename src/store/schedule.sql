@@ -1,8 +1,7 @@
 -- The rule: fresh dispatches of runs that are not pending. Whatever this leaves out is judged by schedule_many.
 -- Arrays are unpacked in the select list, which keeps none of them; `from unnest (…)` would store each on its own.
-with setting as materialized (
-  select case when $17::text is null then 'usual' else set_config('lock_timeout', $17, true) end as wait,
-    clock_timestamp() as moment
+with now as materialized (
+  select clock_timestamp() as moment
 ), served as materialized (
   select name, delay_ms from pool where name = any ($16::text[])
 ), created as (
@@ -10,8 +9,8 @@ with setting as materialized (
     id, run_id, snapshot_id, pool, supervisor, region, deployment_version, intent, dequeued_at,
     scheduled_at, due_at, look_at, traceparent, timings, codec, message)
   select i.id, i.run_id, i.snapshot_id, i.pool, i.supervisor, i.region, i.deployment_version, i.intent, i.dequeued_at,
-    setting.moment, promised.due_at, promised.due_at, i.traceparent, i.timings, i.codec, i.message
-  from setting
+    now.moment, promised.due_at, promised.due_at, i.traceparent, i.timings, i.codec, i.message
+  from now
   cross join (
     select
       unnest($1::uuid[]) as id, unnest($2::text[]) as run_id, unnest($3::text[]) as snapshot_id,
@@ -22,11 +21,10 @@ with setting as materialized (
   ) as i
   join served on served.name = i.pool
   cross join lateral (
-    select setting.moment + coalesce(i.delay_ms, served.delay_ms, $15::int) * interval '1 millisecond'
+    select now.moment + coalesce(i.delay_ms, served.delay_ms, $15::int) * interval '1 millisecond'
   ) as promised (due_at)
-  where setting.wait is not null
-    -- Older dispatches may be late retries of what has ended.
-    and setting.moment - i.dequeued_at between interval '0' and interval '1 second'
+  -- Older dispatches may be late retries of what has ended.
+  where now.moment - i.dequeued_at between interval '0' and interval '1 second'
     -- Looked up, not left to `on conflict`, which locks each row it tries and writes to the log once more. Where
     -- two calls race all the same, the primary key refuses the batch, and schedule_many judges it.
     and not exists (select from pending old where old.run_id = i.run_id)

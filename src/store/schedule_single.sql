@@ -1,20 +1,18 @@
 -- The rule of schedule.sql for a batch of one, which is what calls are when nobody else calls: most of the time.
-with setting as materialized (
-  select case when $16::text is null then 'usual' else set_config('lock_timeout', $16, true) end as wait,
-    clock_timestamp() as moment
+with now as materialized (
+  select clock_timestamp() as moment
 ), created as (
   insert into pending as p (
     id, run_id, snapshot_id, pool, supervisor, region, deployment_version, intent, dequeued_at,
     scheduled_at, due_at, look_at, traceparent, timings, codec, message)
   select $1::uuid, $2::text, $3::text, served.name, $5::text, $6::text, $7::text, $8::text, $9::timestamptz,
-    setting.moment, promised.due_at, promised.due_at, $11::text, $12::text, $13::smallint, $14::bytea
-  from setting
+    now.moment, promised.due_at, promised.due_at, $11::text, $12::text, $13::smallint, $14::bytea
+  from now
   join pool as served on served.name = $4
   cross join lateral (
-    select setting.moment + coalesce($10::int, served.delay_ms, $15::int) * interval '1 millisecond'
+    select now.moment + coalesce($10::int, served.delay_ms, $15::int) * interval '1 millisecond'
   ) as promised (due_at)
-  where setting.wait is not null
-    and setting.moment - $9 between interval '0' and interval '1 second'
+  where now.moment - $9 between interval '0' and interval '1 second'
     and not exists (select from pending old where old.run_id = $2)
   returning p.id, p.scheduled_at, p.due_at, p.pool, p.supervisor, p.region, p.deployment_version, p.intent
 ), counted as (

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
+use super::connect::Terms;
 use super::{Store, StoreError};
 use crate::domain::ids::{PoolName, RunId, SnapshotId, VerificationId};
 
@@ -81,11 +82,9 @@ impl Store {
         let pools: Vec<&str> = pools.iter().map(PoolName::as_str).collect();
         let rows = sqlx::query_as!(
             Row,
-            r#"with setting as materialized (select set_config('synchronous_commit', 'off', true) as mode)
-               update second_look s
+            r#"update second_look s
                set look_at = clock_timestamp() + $3 * interval '1 second', look_count = s.look_count + 1
-               where (select mode from setting) is not null
-                 and s.verification_id = any (array(
+               where s.verification_id = any (array(
                    select due.verification_id
                    from unnest($1::text[]) as asked (pool)
                    cross join lateral (
@@ -103,7 +102,7 @@ impl Store {
             i64::from(limit),
             TAKEN_FOR_SECONDS,
         )
-        .fetch_all(self.db())
+        .fetch_all(self.db().on(Terms::RELAXED))
         .await
         .map_err(StoreError::doing(doing))?;
         let unreadable = |column, problem: String| StoreError::Corrupt { doing, column, problem };
@@ -143,7 +142,7 @@ impl Store {
             late,
             error,
         )
-        .execute(self.db())
+        .execute(self.patient())
         .await
         .map_err(StoreError::doing("record a second look"))?;
         Ok(())
@@ -177,7 +176,7 @@ impl Store {
              where verification_id = any ($1)",
             ids
         )
-        .fetch_all(self.db())
+        .fetch_all(self.patient())
         .await
         .map_err(StoreError::doing("look up second looks"))
     }

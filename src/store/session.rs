@@ -12,6 +12,7 @@ use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
 use super::audit::{self, Actor};
+use super::connect::Terms;
 use super::token::hash;
 use super::{Store, StoreError};
 
@@ -48,26 +49,32 @@ impl Store {
         lifetime: Duration,
         actor: &Actor,
     ) -> Result<(), StoreError> {
-        let failed = StoreError::doing("open a session");
+        let doing = "open a session";
         let (known_by, proof) =
             (hash(cookie.expose_secret()), TokenProof::of(cookie, &hash(token.expose_secret())));
-        let mut tx = self.db().begin().await.map_err(&failed)?;
-        sqlx::query!("delete from session where expires_at <= clock_timestamp()")
-            .execute(&mut *tx)
+        let actor = actor.clone();
+        self.db()
+            .transaction(doing, Terms::PATIENT, move |tx| {
+                Box::pin(async move {
+                    let failed = StoreError::doing(doing);
+                    sqlx::query!("delete from session where expires_at <= clock_timestamp()")
+                        .execute(&mut *tx)
+                        .await
+                        .map_err(&failed)?;
+                    sqlx::query!(
+                        "insert into session (hash, token_proof, expires_at)
+                     values ($1, $2, clock_timestamp() + $3 * interval '1 second')",
+                        known_by.as_slice(),
+                        proof.0,
+                        lifetime.as_secs_f64(),
+                    )
+                    .execute(&mut *tx)
+                    .await
+                    .map_err(&failed)?;
+                    audit::note(tx, &actor, "sign_in", None, &json!({})).await
+                })
+            })
             .await
-            .map_err(&failed)?;
-        sqlx::query!(
-            "insert into session (hash, token_proof, expires_at)
-             values ($1, $2, clock_timestamp() + $3 * interval '1 second')",
-            known_by.as_slice(),
-            proof.0,
-            lifetime.as_secs_f64(),
-        )
-        .execute(&mut *tx)
-        .await
-        .map_err(&failed)?;
-        audit::note(&mut tx, actor, "sign_in", None, &json!({})).await?;
-        tx.commit().await.map_err(&failed)
     }
 
     /// The proof of a cookie's session; `None` if there is none or it has expired.
@@ -80,7 +87,7 @@ impl Store {
             "select token_proof from session where hash = $1 and expires_at > clock_timestamp()",
             known_by.as_slice(),
         )
-        .fetch_optional(self.db())
+        .fetch_optional(self.patient())
         .await
         .map_err(StoreError::doing("look up a session"))?;
         Ok(proof.map(TokenProof))
@@ -91,18 +98,23 @@ impl Store {
     /// # Errors
     /// The database could not be reached; the session is still good.
     pub async fn close_session(&self, cookie: &SecretString, actor: &Actor) -> Result<(), StoreError> {
-        let failed = StoreError::doing("close a session");
-        let known_by = hash(cookie.expose_secret());
-        let mut tx = self.db().begin().await.map_err(&failed)?;
-        let closed = sqlx::query!("delete from session where hash = $1", known_by.as_slice())
-            .execute(&mut *tx)
+        let doing = "close a session";
+        let (known_by, actor) = (hash(cookie.expose_secret()), actor.clone());
+        self.db()
+            .transaction(doing, Terms::PATIENT, move |tx| {
+                Box::pin(async move {
+                    let closed = sqlx::query!("delete from session where hash = $1", known_by.as_slice())
+                        .execute(&mut *tx)
+                        .await
+                        .map_err(StoreError::doing(doing))?
+                        .rows_affected();
+                    if closed > 0 {
+                        audit::note(tx, &actor, "sign_out", None, &json!({})).await?;
+                    }
+                    Ok(())
+                })
+            })
             .await
-            .map_err(&failed)?
-            .rows_affected();
-        if closed > 0 {
-            audit::note(&mut tx, actor, "sign_out", None, &json!({})).await?;
-        }
-        tx.commit().await.map_err(&failed)
     }
 }
 

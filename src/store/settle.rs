@@ -15,7 +15,7 @@ use uuid::Uuid;
 
 use super::error::again_on_deadlock;
 use super::lease::Keys;
-use super::{ROW_WAIT, Store, StoreError};
+use super::{Store, StoreError};
 use crate::domain::outcome::{Ending, Outcome, Settled, Settlement};
 
 const DOING: &str = "settle verifications";
@@ -126,7 +126,6 @@ impl Store {
             &said.late,
             &said.workloads as &[Option<&str>],
             &said.errors as &[Option<&str>],
-            ROW_WAIT,
         )
         .fetch_all(self.db())
         .await

@@ -1,7 +1,4 @@
-with setting as materialized (
-  -- A row that somebody's open transaction holds must not keep its neighbours waiting.
-  select set_config('lock_timeout', $13, true) as wait
-), said as (
+with said as (
   select
     unnest($1::text[]) as run_id, unnest($2::uuid[]) as id, unnest($3::bigint[]) as fence,
     unnest($4::text[]) as verdict, unnest($5::text[]) as acted, unnest($6::bool[]) as warm_start,
@@ -10,8 +7,8 @@ with setting as materialized (
 ), gone as (
   -- The fence is the right to write: no row, no outcome.
   delete from pending p
-  using said s, setting
-  where setting.wait is not null and p.run_id = s.run_id and p.id = s.id and p.fence = s.fence
+  using said s
+  where p.run_id = s.run_id and p.id = s.id and p.fence = s.fence
   returning
     p.id, p.run_id, p.snapshot_id, p.pool, p.supervisor, p.region, p.deployment_version, p.intent,
     p.dequeued_at, p.scheduled_at, p.due_at, p.fence, p.worker, p.claim_count, p.probe_count, p.create_count,

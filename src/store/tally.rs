@@ -1,5 +1,6 @@
 //! Tally: how many probes failed lately, over all workers; the measure of a brown-out.
 
+use super::connect::{LockWait, Terms};
 use super::{Store, StoreError};
 use crate::domain::ids::PoolName;
 
@@ -25,18 +26,10 @@ impl Store {
         let pools: Vec<&str> = tallies.iter().map(|tally| tally.pool.as_str()).collect();
         let probes: Vec<i32> = tallies.iter().map(|tally| super::count(tally.probes)).collect();
         let failures: Vec<i32> = tallies.iter().map(|tally| super::count(tally.failures)).collect();
-        sqlx::query!(
-            "with setting as materialized (
-               select set_config('synchronous_commit', 'off', true) as mode
-             )
-             select tally_probes($1, $2, $3)::text as told from setting",
-            &pools as &[&str],
-            &probes,
-            &failures,
-        )
-        .fetch_one(self.db())
-        .await
-        .map_err(StoreError::doing("tally probes"))?;
+        sqlx::query!("select tally_probes($1, $2, $3)::text as told", &pools as &[&str], &probes, &failures,)
+            .fetch_one(self.db().on(Terms::RELAXED.waiting(LockWait::Patient)))
+            .await
+            .map_err(StoreError::doing("tally probes"))?;
         Ok(())
     }
 }

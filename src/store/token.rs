@@ -8,6 +8,7 @@ use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use super::audit::{self, Actor};
+use super::connect::Terms;
 use super::{Store, StoreError};
 
 /// What a token allows.
@@ -81,29 +82,34 @@ impl Store {
         token: &SecretString,
         actor: &Actor,
     ) -> Result<bool, StoreError> {
-        let failed = StoreError::doing("create a token");
-        let scopes: Vec<&str> = scopes.iter().map(|scope| scope.as_str()).collect();
+        let doing = "create a token";
+        let scopes: Vec<&'static str> = scopes.iter().map(|scope| scope.as_str()).collect();
         let hash = hash(token.expose_secret());
-        let mut tx = self.db().begin().await.map_err(&failed)?;
-        let made = sqlx::query!(
-            "insert into token (id, name, hash, scopes, created_by) values ($1, $2, $3, $4, $5)
-             on conflict (name) do nothing",
-            Uuid::now_v7(),
-            name,
-            hash.as_slice(),
-            &scopes as &[&str],
-            actor.0,
-        )
-        .execute(&mut *tx)
-        .await
-        .map_err(&failed)?
-        .rows_affected();
-        if made == 0 {
-            return Ok(false);
-        }
-        audit::note(&mut tx, actor, "token.create", Some(name), &json!({ "scopes": scopes })).await?;
-        tx.commit().await.map_err(&failed)?;
-        Ok(true)
+        let (name, actor) = (name.to_owned(), actor.clone());
+        self.db()
+            .transaction(doing, Terms::PATIENT, move |tx| {
+                Box::pin(async move {
+                    let made = sqlx::query!(
+                        "insert into token (id, name, hash, scopes, created_by) values ($1, $2, $3, $4, $5)
+                     on conflict (name) do nothing",
+                        Uuid::now_v7(),
+                        name,
+                        hash.as_slice(),
+                        &scopes as &[&str],
+                        actor.0,
+                    )
+                    .execute(&mut *tx)
+                    .await
+                    .map_err(StoreError::doing(doing))?
+                    .rows_affected();
+                    if made > 0 {
+                        let detail = json!({ "scopes": scopes });
+                        audit::note(tx, &actor, "token.create", Some(&name), &detail).await?;
+                    }
+                    Ok(made > 0)
+                })
+            })
+            .await
     }
 
     /// Revokes a token; `false` if there is none of this name that is still good.
@@ -111,22 +117,26 @@ impl Store {
     /// # Errors
     /// The database could not be reached.
     pub async fn revoke_token(&self, name: &str, actor: &Actor) -> Result<bool, StoreError> {
-        let failed = StoreError::doing("revoke a token");
-        let mut tx = self.db().begin().await.map_err(&failed)?;
-        let revoked = sqlx::query!(
-            "update token set revoked_at = clock_timestamp() where name = $1 and revoked_at is null",
-            name
-        )
-        .execute(&mut *tx)
-        .await
-        .map_err(&failed)?
-        .rows_affected();
-        if revoked == 0 {
-            return Ok(false);
-        }
-        audit::note(&mut tx, actor, "token.revoke", Some(name), &json!({})).await?;
-        tx.commit().await.map_err(&failed)?;
-        Ok(true)
+        let doing = "revoke a token";
+        let (name, actor) = (name.to_owned(), actor.clone());
+        self.db()
+            .transaction(doing, Terms::PATIENT, move |tx| {
+                Box::pin(async move {
+                    let revoked = sqlx::query!(
+                    "update token set revoked_at = clock_timestamp() where name = $1 and revoked_at is null",
+                    name
+                )
+                .execute(&mut *tx)
+                .await
+                .map_err(StoreError::doing(doing))?
+                .rows_affected();
+                    if revoked > 0 {
+                        audit::note(tx, &actor, "token.revoke", Some(&name), &json!({})).await?;
+                    }
+                    Ok(revoked > 0)
+                })
+            })
+            .await
     }
 
     /// All tokens, revoked ones too, by name.
@@ -138,7 +148,7 @@ impl Store {
             StoredToken,
             "select id, name, hash, scopes, created_at, created_by, revoked_at from token order by name"
         )
-        .fetch_all(self.db())
+        .fetch_all(self.patient())
         .await
         .map_err(StoreError::doing("list tokens"))
     }

@@ -1,36 +1,45 @@
 //! Upkeep of the tables: partitions ahead of time, old ones dropped, counts folded, old windows dropped.
 //!
-//! Any worker may do it and one at a time does; whoever finds it being done leaves it.
-//! Pending rows are never touched, and no count is ever lost: what is dropped has been counted.
+//! Any worker or api may do it and one at a time does; a process that finds it being done leaves it. Each part
+//! is a transaction of its own, so that one that fails stops no other. Pending rows are never touched, and no
+//! count is ever lost: what is dropped has been counted.
 
-use sqlx::{Postgres, Transaction};
+use std::time::Duration;
 
+use sqlx::PgConnection;
+
+use super::connect::{LockWait, Terms, Work};
 use super::{Store, StoreError};
+
+mod rounds;
+
+pub use rounds::keep;
 
 const DOING: &str = "keep the tables up";
 
-/// How long a change of partitions waits for the table: everybody else waits behind it.
-const PARTITION_WAIT: &str = "100ms";
+/// A change of partitions waits so long for the table: all other statements wait behind it.
+const PARTITIONS: Terms = Terms::DURABLE.waiting(LockWait::AtMost(Duration::from_millis(100)));
 /// Deltas folded by one statement: a second's work, so that no statement runs into its limit.
 const FOLD_MAX: i64 = 50_000;
 /// Such statements in a round. What is left is folded by the next; counts are exact all the same.
 const FOLDS_MAX: usize = 40;
 /// Days dropped in a round. More wait only after retention was shortened.
 const DROPS_MAX: usize = 3;
-/// How long gathering statistics may take; a day later it is tried again.
-const ANALYZE_WAIT: &str = "60s";
+/// Gathering statistics may take so long; a day later it is tried again.
+const ANALYZE: Terms = Terms::PATIENT.within(Duration::from_mins(1));
 
 /// What is kept ready and what is kept at all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct UpkeepTerms {
     /// Daily partitions ready ahead of today.
     pub days_ahead: u32,
-    /// Days for which outcomes are kept; whole days older than that are dropped.
-    pub retention_days: u32,
+    /// Days for which outcomes are kept; whole days older than that are dropped. `None` drops nothing: a
+    /// process that was not told how long must not guess.
+    pub retention_days: Option<u32>,
 }
 
 /// What one round of upkeep did.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Default)]
 pub struct Upkeep {
     /// Daily partitions created.
     pub partitions_created: i32,
@@ -40,53 +49,107 @@ pub struct Upkeep {
     pub counts_folded: i64,
     /// Whether the planner's statistics of all outcomes were gathered.
     pub analyzed: bool,
+    /// Parts that another process is at.
+    pub left: Vec<Part>,
+    /// Parts that failed; the next round tries them again.
+    pub failed: Vec<(Part, StoreError)>,
+}
+
+/// One part of a round.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Part {
+    /// Partitions of days to come.
+    Partitions,
+    /// Counts folded.
+    Counts,
+    /// Rows that are of no use any more.
+    Leftovers,
+    /// Days of outcomes that are older than they are kept.
+    Retention,
+    /// The planner's statistics.
+    Statistics,
+}
+
+impl Part {
+    /// All parts, in the order of a round.
+    pub const ALL: [Self; 5] =
+        [Self::Partitions, Self::Counts, Self::Leftovers, Self::Retention, Self::Statistics];
+
+    /// The word in logs and metrics.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Partitions => "partitions",
+            Self::Counts => "counts",
+            Self::Leftovers => "leftovers",
+            Self::Retention => "retention",
+            Self::Statistics => "statistics",
+        }
+    }
+}
+
+impl Upkeep {
+    /// Notes what came of a part, and hands on what it did.
+    fn done<T>(&mut self, part: Part, done: Result<Option<T>, StoreError>) -> Option<T> {
+        match done {
+            Ok(Some(done)) => return Some(done),
+            Ok(None) => self.left.push(part),
+            Err(error) => self.failed.push((part, error)),
+        }
+        None
+    }
 }
 
 impl Store {
-    /// Runs one round, unless another worker is at it: then `None`.
-    ///
-    /// # Errors
-    /// The database could not be reached; the next round does it.
-    pub async fn upkeep(&self, terms: UpkeepTerms) -> Result<Option<Upkeep>, StoreError> {
-        let Some(partitions_created) = self.create_partitions(terms.days_ahead).await? else {
-            return Ok(None);
-        };
-        let Some(counts_folded) = self.fold_counts().await? else { return Ok(None) };
-        if self.drop_passing(terms.retention_days).await?.is_none() {
-            return Ok(None);
+    /// Runs one round. Parts that another process is at are left to it.
+    pub async fn upkeep(&self, terms: UpkeepTerms) -> Upkeep {
+        let mut round = Upkeep::default();
+        let created = self.create_partitions(terms.days_ahead).await;
+        round.partitions_created = round.done(Part::Partitions, created).unwrap_or_default();
+        let folded = self.fold_counts().await;
+        round.counts_folded = round.done(Part::Counts, folded).unwrap_or_default();
+        let leftovers = self.drop_leftovers(terms.retention_days).await;
+        round.done(Part::Leftovers, leftovers);
+        if let Some(days) = terms.retention_days {
+            let dropped = self.drop_old_outcomes(days).await;
+            round.partitions_dropped = round.done(Part::Retention, dropped).unwrap_or_default();
         }
-        let partitions_dropped = self.drop_old_outcomes(terms.retention_days).await?;
-        let analyzed = self.analyze_outcomes().await?;
-        Ok(Some(Upkeep { partitions_created, partitions_dropped, counts_folded, analyzed }))
+        let analyzed = self.analyze_outcomes().await;
+        round.analyzed = round.done(Part::Statistics, analyzed.map(Some)).unwrap_or_default();
+        round
     }
 
-    /// In a transaction of its own, and without waiting: with days in hand, a later round will do.
+    /// Without waiting: with days in hand, a later round will do.
     async fn create_partitions(&self, days_ahead: u32) -> Result<Option<i32>, StoreError> {
-        let failed = StoreError::doing(DOING);
-        let Some(mut tx) = self.take_turn().await? else { return Ok(None) };
-        wait_at_most(&mut tx, PARTITION_WAIT).await?;
-        let created = sqlx::query_scalar!(
-            r#"select ensure_outcome_partitions($1) as "made!""#,
-            super::count(days_ahead)
-        )
-        .fetch_one(&mut *tx)
+        self.in_turn(PARTITIONS, move |tx| {
+            Box::pin(async move {
+                sqlx::query_scalar!(
+                    r#"select ensure_outcome_partitions($1) as "made!""#,
+                    super::count(days_ahead)
+                )
+                .fetch_one(tx)
+                .await
+                .map_err(StoreError::doing(DOING))
+            })
+        })
         .await
-        .map_err(&failed)?;
-        tx.commit().await.map_err(&failed)?;
-        Ok(Some(created))
     }
 
     /// Folds what was counted since the last round, in steps that commit by themselves.
     async fn fold_counts(&self) -> Result<Option<i64>, StoreError> {
-        let failed = StoreError::doing(DOING);
         let mut all = 0;
         for _ in 0..FOLDS_MAX {
-            let Some(mut tx) = self.take_turn().await? else { return Ok(None) };
-            let folded = sqlx::query_file_scalar!("src/store/fold_counts.sql", FOLD_MAX)
-                .fetch_one(&mut *tx)
-                .await
-                .map_err(&failed)?;
-            tx.commit().await.map_err(&failed)?;
+            let folded = self
+                .in_turn(Terms::PATIENT, |tx| {
+                    Box::pin(async move {
+                        sqlx::query_file_scalar!("src/store/fold_counts.sql", FOLD_MAX)
+                            .fetch_one(tx)
+                            .await
+                            .map_err(StoreError::doing(DOING))
+                    })
+                })
+                .await?;
+            let Some(folded) = folded else { return Ok(None) };
             all += folded;
             if folded < FOLD_MAX {
                 break;
@@ -97,44 +160,19 @@ impl Store {
 
     /// Drops what is of no use any more: counts by minute after two days, which stand in the hours as well,
     /// windows of caps, tallies, workers that fell silent, and second looks as old as the outcomes that go.
-    async fn drop_passing(&self, retention_days: u32) -> Result<Option<()>, StoreError> {
-        let failed = StoreError::doing(DOING);
-        let Some(mut tx) = self.take_turn().await? else { return Ok(None) };
-        sqlx::query!("delete from outcome_minute where minute < clock_timestamp() - interval '2 days'")
-            .execute(&mut *tx)
-            .await
-            .map_err(&failed)?;
-        sqlx::query!("delete from fallback_window where starts_at < clock_timestamp() - interval '1 day'")
-            .execute(&mut *tx)
-            .await
-            .map_err(&failed)?;
-        sqlx::query!("delete from probe_tally where counted_at < clock_timestamp() - interval '10 minutes'")
-            .execute(&mut *tx)
-            .await
-            .map_err(&failed)?;
-        sqlx::query!("delete from worker where seen_at < clock_timestamp() - interval '1 day'")
-            .execute(&mut *tx)
-            .await
-            .map_err(&failed)?;
-        sqlx::query!(
-            "delete from second_look where settled_at < clock_timestamp() - $1 * interval '1 day'",
-            f64::from(retention_days)
-        )
-        .execute(&mut *tx)
-        .await
-        .map_err(&failed)?;
-        tx.commit().await.map_err(&failed)?;
-        Ok(Some(()))
+    async fn drop_leftovers(&self, retention_days: Option<u32>) -> Result<Option<()>, StoreError> {
+        self.in_turn(Terms::PATIENT, move |tx| Box::pin(drop_leftovers(tx, retention_days))).await
     }
 
     /// Drops whole days of outcomes, each in a transaction of its own. A day that somebody reads for
     /// long waits for another round.
-    async fn drop_old_outcomes(&self, retention_days: u32) -> Result<Vec<String>, StoreError> {
+    async fn drop_old_outcomes(&self, retention_days: u32) -> Result<Option<Vec<String>>, StoreError> {
         let mut dropped = Vec::new();
         for _ in 0..DROPS_MAX {
             match self.drop_oldest_day(retention_days).await {
-                Ok(Some(day)) => dropped.push(day),
-                Ok(None) => break,
+                Ok(Some(Some(day))) => dropped.push(day),
+                Ok(Some(None)) => break,
+                Ok(None) => return Ok(None),
                 Err(error) if error.is_lock_timeout() => {
                     tracing::debug!(%error, "a day of outcomes is in use and is dropped later");
                     break;
@@ -142,24 +180,24 @@ impl Store {
                 Err(error) => return Err(error),
             }
         }
-        Ok(dropped)
+        Ok(Some(dropped))
     }
 
-    async fn drop_oldest_day(&self, retention_days: u32) -> Result<Option<String>, StoreError> {
-        let failed = StoreError::doing(DOING);
-        let Some(mut tx) = self.take_turn().await? else { return Ok(None) };
-        wait_at_most(&mut tx, PARTITION_WAIT).await?;
-        let day = sqlx::query_scalar!(r#"select drop_old_outcomes($1) as day"#, super::count(retention_days))
-            .fetch_one(&mut *tx)
-            .await
-            .map_err(&failed)?;
-        tx.commit().await.map_err(&failed)?;
-        Ok(day)
+    async fn drop_oldest_day(&self, retention_days: u32) -> Result<Option<Option<String>>, StoreError> {
+        self.in_turn(PARTITIONS, move |tx| {
+            Box::pin(async move {
+                sqlx::query_scalar!(r#"select drop_old_outcomes($1) as day"#, super::count(retention_days))
+                    .fetch_one(tx)
+                    .await
+                    .map_err(StoreError::doing(DOING))
+            })
+        })
+        .await
     }
 
     /// Once a day: autovacuum gathers statistics of the partitions, and never of the table they make up.
     ///
-    /// Outside of the turn, because it may take a while. Whoever notes it first does it.
+    /// Outside of the turn, because it may take a while. The process that notes it first does it.
     async fn analyze_outcomes(&self) -> Result<bool, StoreError> {
         let failed = StoreError::doing(DOING);
         let ours = sqlx::query!(
@@ -167,43 +205,66 @@ impl Store {
              on conflict (task) do update set done_at = excluded.done_at
              where d.done_at < excluded.done_at - interval '1 day'"
         )
-        .execute(self.db())
+        .execute(self.patient())
         .await
         .map_err(&failed)?
         .rows_affected();
-        if ours == 0 {
-            return Ok(false);
+        if ours > 0 {
+            sqlx::query!("select analyze_outcomes()::text as done")
+                .fetch_one(self.db().on(ANALYZE))
+                .await
+                .map_err(&failed)?;
         }
-        let mut tx = self.db().begin().await.map_err(&failed)?;
-        sqlx::query!("select set_config('statement_timeout', $1, true) as wait", ANALYZE_WAIT)
-            .fetch_one(&mut *tx)
-            .await
-            .map_err(&failed)?;
-        sqlx::query!("select analyze_outcomes()::text as done").fetch_one(&mut *tx).await.map_err(&failed)?;
-        tx.commit().await.map_err(&failed)?;
-        Ok(true)
+        Ok(ours > 0)
     }
 
-    /// A transaction in which nobody else keeps the tables up; released with it, so nothing
-    /// depends on a session.
-    async fn take_turn(&self) -> Result<Option<Transaction<'_, Postgres>>, StoreError> {
-        let failed = StoreError::doing(DOING);
-        let mut tx = self.db().begin().await.map_err(&failed)?;
-        let ours = sqlx::query_scalar!(
-            r#"select pg_try_advisory_xact_lock(hashtext('warmproof upkeep'), hashtext(current_schema())) as "ours!""#
-        )
-        .fetch_one(&mut *tx)
-        .await
-        .map_err(&failed)?;
-        Ok(ours.then_some(tx))
+    /// A transaction in which no other process keeps the tables up; `None` if one is at it. The turn ends with
+    /// the transaction, so nothing depends on a session.
+    async fn in_turn<T, W>(&self, terms: Terms, work: W) -> Result<Option<T>, StoreError>
+    where
+        T: Send + 'static,
+        W: for<'t> FnOnce(&'t mut PgConnection) -> Work<'t, T> + Send + 'static,
+    {
+        self.db().transaction(DOING, terms, move |tx| {
+            Box::pin(async move {
+                let ours = sqlx::query_scalar!(
+                    r#"select pg_try_advisory_xact_lock(hashtext('warmproof upkeep'), hashtext(current_schema())) as "ours!""#
+                )
+                .fetch_one(&mut *tx)
+                .await
+                .map_err(StoreError::doing(DOING))?;
+                if ours { work(tx).await.map(Some) } else { Ok(None) }
+            })
+        }).await
     }
 }
 
-/// Bounds how long the statements of a transaction wait for a lock.
-async fn wait_at_most(tx: &mut Transaction<'_, Postgres>, wait: &str) -> Result<(), StoreError> {
-    sqlx::query!("select set_config('lock_timeout', $1, true) as wait", wait)
-        .fetch_one(&mut **tx)
+async fn drop_leftovers(tx: &mut PgConnection, retention_days: Option<u32>) -> Result<(), StoreError> {
+    let failed = StoreError::doing(DOING);
+    sqlx::query!("delete from outcome_minute where minute < clock_timestamp() - interval '2 days'")
+        .execute(&mut *tx)
         .await
-        .map_err(StoreError::doing(DOING))?;
+        .map_err(&failed)?;
+    sqlx::query!("delete from fallback_window where starts_at < clock_timestamp() - interval '1 day'")
+        .execute(&mut *tx)
+        .await
+        .map_err(&failed)?;
+    sqlx::query!("delete from probe_tally where counted_at < clock_timestamp() - interval '10 minutes'")
+        .execute(&mut *tx)
+        .await
+        .map_err(&failed)?;
+    sqlx::query!("delete from worker where seen_at < clock_timestamp() - interval '1 day'")
+        .execute(&mut *tx)
+        .await
+        .map_err(&failed)?;
+    if let Some(days) = retention_days {
+        sqlx::query!(
+            "delete from second_look where settled_at < clock_timestamp() - $1 * interval '1 day'",
+            f64::from(days)
+        )
+        .execute(&mut *tx)
+        .await
+        .map_err(&failed)?;
+    }
     Ok(())
 }

@@ -72,6 +72,11 @@ fn describe() {
     counter!(names::CANCELLATIONS.name, "reason" => "connected", "result" => "cancelled").increment(0);
 }
 
+/// A part of upkeep failed.
+pub fn upkeep_failed(part: &'static str) {
+    counter!(names::UPKEEP_FAILURES.name, "part" => part).increment(1);
+}
+
 /// A schedule call was answered.
 pub fn scheduled(pool: &PoolName, result: ScheduleResult) {
     let pool = pool.as_str().to_owned();
@@ -147,8 +152,9 @@ pub fn in_hand(claims: usize) {
 }
 
 /// How the process's connections are used.
-pub fn connections(open: u32, idle: usize, most: u32) {
-    let idle = u32::try_from(idle).unwrap_or(u32::MAX);
+pub fn connections(open: usize, idle: usize, most: usize) {
+    let number = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+    let (open, idle, most) = (number(open), number(idle), number(most));
     gauge!(names::DB_CONNECTIONS.name, "state" => "idle").set(idle);
     gauge!(names::DB_CONNECTIONS.name, "state" => "used").set(open.saturating_sub(idle));
     gauge!(names::DB_CONNECTIONS_MAX.name).set(most);

@@ -55,6 +55,7 @@ pub(super) async fn run(shared: &Arc<Shared>, verifications: &TaskTracker, mut r
                 Duration::ZERO
             }
             Err(error) => {
+                shared.health.failed(&error);
                 ahead.failures = ahead.failures.saturating_add(1);
                 let wait = DATABASE_BACKOFF.delay(ahead.failures, rng.random());
                 tracing::warn!(%error, retry_in_ms = wait.as_millis(), "could not claim, backing off");

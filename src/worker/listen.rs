@@ -10,24 +10,21 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
 use tokio::net::TcpListener;
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::in_hand::InHand;
-use crate::store::Store;
 use crate::store::fleet::ServedPool;
+use crate::store::{Store, StoreError};
 use crate::telemetry::metrics;
 use crate::telemetry::readiness::{Check, Readiness};
-
-/// A worker that has not claimed for so long is not ready; it claims several times a second.
-const CLAIMS_EVERY: Duration = Duration::from_secs(15);
-/// How long the database may take to say that it is there.
-const DATABASE_MAX: Duration = Duration::from_secs(2);
 
 /// What a worker knows of its own health.
 #[derive(Debug, Default)]
 pub(super) struct Health {
     claimed_at: Mutex<Option<Instant>>,
+    /// Why the database did not do what was asked last.
+    failure: Mutex<Option<String>>,
     hands_full: AtomicBool,
     pools: Mutex<Vec<ServedPool>>,
 }
@@ -36,6 +33,16 @@ impl Health {
     /// A claim was answered, or none was wanted.
     pub(super) fn claimed(&self) {
         *self.claimed_at.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        self.failed_by(None);
+    }
+
+    /// The database did not do what was asked: a claim, or what comes before the first.
+    pub(super) fn failed(&self, error: &StoreError) {
+        self.failed_by(Some(error.in_public()));
+    }
+
+    fn failed_by(&self, failure: Option<String>) {
+        *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = failure;
     }
 
     /// Whether hands are too full to claim, told before each claim.
@@ -51,16 +58,25 @@ impl Health {
         *self.pools.lock().unwrap_or_else(PoisonError::into_inner) = pools.to_vec();
     }
 
-    /// What is wrong with claims; nothing while hands are full.
-    fn claims(&self) -> Option<String> {
+    /// What is wrong with claims: the last was answered longer ago than a lease holds, so that others may have
+    /// taken what is in hand. Nothing while hands are full.
+    fn claims(&self, lease: Duration) -> Option<String> {
         if self.hands_full.load(Ordering::Relaxed) {
             return None;
         }
         match *self.claimed_at.lock().unwrap_or_else(PoisonError::into_inner) {
             None => Some("nothing was claimed yet".to_owned()),
-            Some(at) if at.elapsed() < CLAIMS_EVERY => None,
-            Some(at) => Some(format!("the last claim was answered {} s ago", at.elapsed().as_secs())),
+            Some(at) if at.elapsed() < lease => None,
+            Some(at) => Some(format!(
+                "the last claim was answered {} s ago, and a lease holds for {} s",
+                at.elapsed().as_secs(),
+                lease.as_secs()
+            )),
         }
+    }
+
+    fn database(&self) -> Option<String> {
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
@@ -70,6 +86,7 @@ pub(super) struct Watched {
     pub(super) store: Store,
     pub(super) health: Arc<Health>,
     pub(super) in_hand: Arc<InHand>,
+    pub(super) lease: Duration,
 }
 
 /// Serves until `done`.
@@ -85,17 +102,9 @@ pub(super) async fn serve(listener: TcpListener, watched: Watched, done: Cancell
     }
 }
 
-/// 200 when it claims and the database answers, else 503 with the reasons. Backends are told of as well.
+/// 200 when it claims, by what its claims achieved lately; else 503 with the reasons. Backends are told of as well.
 async fn readyz(State(watched): State<Watched>) -> Response {
-    let database = match timeout(DATABASE_MAX, watched.store.clock()).await {
-        Ok(Ok(_now)) => None,
-        Ok(Err(error)) => {
-            tracing::warn!(%error, "not ready");
-            Some("the database cannot be reached; the log tells more".to_owned())
-        }
-        Err(_elapsed) => Some(format!("the database did not answer within {} s", DATABASE_MAX.as_secs())),
-    };
-    let claims = watched.health.claims();
+    let (database, claims) = (watched.health.database(), watched.health.claims(watched.lease));
     let mut checks = vec![Check::required("database", database), Check::required("claims", claims)];
     let pools = watched.health.pools.lock().unwrap_or_else(PoisonError::into_inner).clone();
     checks.extend(pools.into_iter().map(|served| Check::of_pool(served.pool.as_str(), served.problem)));
@@ -105,8 +114,8 @@ async fn readyz(State(watched): State<Watched>) -> Response {
 }
 
 async fn show(State(watched): State<Watched>) -> Response {
-    let db = watched.store.db();
-    metrics::connections(db.size(), db.num_idle(), db.options().get_max_connections());
+    let connections = watched.store.db().connections();
+    metrics::connections(connections.open, connections.idle, connections.max);
     metrics::in_hand(watched.in_hand.len());
     match metrics::render() {
         Some(text) => ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response(),

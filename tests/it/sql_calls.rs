@@ -37,12 +37,10 @@ async fn a_schedule_in_sql_writes_the_row_that_the_library_writes() {
     let row = async || -> Value {
         db.value(&format!("select row_to_json(p) from (select {COLUMNS} from pending) as p")).await
     };
-    let store = warmproof::store::Store::new(db.pool().clone()).with_compression(
-        warmproof::config::database::CompressionConfig {
-            codec: warmproof::config::database::Codec::Raw,
-            ..Default::default()
-        },
-    );
+    let store = db.store.clone().with_compression(warmproof::config::database::CompressionConfig {
+        codec: warmproof::config::database::Codec::Raw,
+        ..Default::default()
+    });
     let _ = schedule(&store, new).await;
     let of_library = row().await;
     db.run("truncate pending, outcome_count").await;

@@ -12,7 +12,7 @@ use warmproof::domain::verification::CancelReason;
 use warmproof::store::report::{Latency, LossBy, Step};
 use warmproof::store::upkeep::UpkeepTerms;
 
-use crate::support::db::{Db, db, upkeep_terms};
+use crate::support::db::{Db, db, keep_up, upkeep_terms};
 use crate::support::dispatch::{cancellation, claim, everything, fresh, hit, schedule, settlement, started};
 use crate::support::lives::{Life, bucket, latency, lives, quantile, wilson, write};
 
@@ -97,14 +97,14 @@ async fn each_end_leaves_its_latency_in_the_histogram_before_and_after_it_is_fol
     let expected = histogram_of_rows(&db).await;
     assert!(expected.len() > 12 && expected.keys().any(|(kind, _)| kind == "connect"), "{expected:?}");
     assert_eq!(histogram(&db).await, expected);
-    let done = db.store.upkeep(upkeep_terms(14)).await.unwrap().unwrap();
+    let done = keep_up(&db.store, upkeep_terms(14)).await;
     assert!(done.counts_folded > 20);
     assert_eq!(db.value::<i64>("select count(*) from outcome_count").await, 0);
     assert_eq!(histogram(&db).await, expected);
     // A second round of lives meets rows that stand there already.
     db.run("update pending set run_id = 'run_1000' || substr(run_id, 5)").await;
     play(&db).await;
-    let _ = db.store.upkeep(upkeep_terms(14)).await.unwrap().unwrap();
+    let _ = keep_up(&db.store, upkeep_terms(14)).await;
     assert_eq!(histogram(&db).await, histogram_of_rows(&db).await);
     db.assert_conserved().await;
 }
@@ -157,13 +157,13 @@ async fn two_at_upkeep_at_once_fold_each_delta_once() {
     write(&db, &lives(9, 200, now)).await;
     let rounds = (0..6).map(|_| {
         let store = db.store.clone();
-        tokio::spawn(async move { store.upkeep(upkeep_terms(14)).await.unwrap() })
+        tokio::spawn(async move { store.upkeep(upkeep_terms(14)).await })
     });
     let mut folded = 0;
     for round in rounds.collect::<Vec<_>>() {
-        folded += round.await.unwrap().map_or(0, |done| done.counts_folded);
+        folded += round.await.unwrap().counts_folded;
     }
-    let _ = db.store.upkeep(upkeep_terms(14)).await.unwrap();
+    let _ = keep_up(&db.store, upkeep_terms(14)).await;
     assert!(folded <= 400, "{folded}");
     assert_eq!(db.value::<i64>("select sum(n)::bigint from outcome_total").await, 400);
     db.assert_conserved().await;
@@ -178,17 +178,17 @@ async fn days_older_than_the_retention_go_and_their_counts_stay() {
     let _ = schedule(&db.store, fresh("run_pending", "snapshot_1")).await;
     db.run("update pending set scheduled_at = scheduled_at - interval '9 days', due_at = due_at - interval '9 days'").await;
     let counted: i64 = db.value("select ended from conservation").await;
-    let terms = UpkeepTerms { days_ahead: 14, retention_days: 4 };
+    let terms = UpkeepTerms { days_ahead: 14, retention_days: Some(4) };
 
     // Somebody reads for long: nothing is dropped and nobody is kept waiting.
     let mut reader = db.pool().begin().await.unwrap();
     sqlx::query("select count(*) from outcome").execute(&mut *reader).await.unwrap();
-    assert_eq!(db.store.upkeep(terms).await.unwrap().unwrap().partitions_dropped, [""; 0]);
+    assert_eq!(keep_up(&db.store, terms).await.partitions_dropped, [""; 0]);
     reader.rollback().await.unwrap();
 
     let mut dropped = Vec::new();
     loop {
-        let round = db.store.upkeep(terms).await.unwrap().unwrap();
+        let round = keep_up(&db.store, terms).await;
         if round.partitions_dropped.is_empty() {
             break;
         }
@@ -212,7 +212,7 @@ async fn the_typed_reports_say_what_is_reckoned_by_hand() {
     let now: DateTime<Utc> = db.value("select now()").await;
     let made = lives(11, 400, now);
     write(&db, &made[..200]).await;
-    let _ = db.store.upkeep(upkeep_terms(14)).await.unwrap();
+    let _ = keep_up(&db.store, upkeep_terms(14)).await;
     write(&db, &made[200..]).await;
 
     let since = now - TimeDelta::days(20);

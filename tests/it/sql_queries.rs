@@ -8,7 +8,7 @@ use chrono::{DateTime, DurationRound, NaiveDate, TimeDelta, Utc};
 use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, PgConnection};
 
-use crate::support::db::{db, upkeep_terms};
+use crate::support::db::{db, keep_up, upkeep_terms};
 use crate::support::dispatch::{fresh, schedule};
 use crate::support::lives::{Life, lives, quantile, wilson, write};
 
@@ -211,7 +211,7 @@ async fn the_ten_queries_of_the_document_give_what_is_reckoned_by_hand() {
     let all: Vec<&Life> = made.iter().collect();
     // Some counts are folded, some of the same minutes are not.
     write(&db, &made[..450]).await;
-    let folded = db.store.upkeep(upkeep_terms(14)).await.unwrap().unwrap();
+    let folded = keep_up(&db.store, upkeep_terms(14)).await;
     assert!(folded.counts_folded >= 450 && folded.analyzed, "{folded:?}");
     write(&db, &made[450..]).await;
     let waiting = schedule(&db.store, fresh("run_waiting", "snapshot_1")).await;

@@ -14,7 +14,7 @@ use warmproof::store::tally::ProbeTally;
 use warmproof::store::upkeep::UpkeepTerms;
 use warmproof::store::{Store, connect, migrate};
 
-use crate::support::db::{Db, SCHEMA, db, server};
+use crate::support::db::{Db, SCHEMA, db, keep_up, server};
 use crate::support::dispatch::{
     cancellation, claim, everything, fresh, message, schedule, settlement, started,
 };
@@ -31,9 +31,17 @@ async fn db_with_roles() -> Db {
 
 /// Connections that act as one role, as the product opens them.
 async fn acting_as(db: &Db, role: &str) -> PgPool {
-    let options: PgConnectOptions = server().connect_options().database(&db.name);
-    let options = connect::session(options, SCHEMA).options([("role", role)]);
+    let options = options_of(db, role).options([("search_path", SCHEMA)]);
     PgPoolOptions::new().max_connections(4).connect_with(options).await.expect("a connection")
+}
+
+/// The product's own, as one role.
+fn store_of(db: &Db, role: &str) -> Store {
+    Store::new(connect::database(options_of(db, role), SCHEMA, 4))
+}
+
+fn options_of(db: &Db, role: &str) -> PgConnectOptions {
+    server().connect_options().database(&db.name).options([("role", role)])
 }
 
 async fn refused(pool: &PgPool, sql: &str) {
@@ -51,7 +59,7 @@ async fn allowed(pool: &PgPool, sql: &str) {
 async fn a_worker_does_all_its_work_and_changes_no_schema_and_no_outcome() {
     let db = db_with_roles().await;
     let pool = acting_as(&db, "warmproof_worker").await;
-    let store = Store::new(pool.clone());
+    let store = store_of(&db, "warmproof_worker");
     let batch = PoolName::parse("batch").unwrap();
     store
         .ensure_pools(&[
@@ -93,7 +101,7 @@ async fn a_worker_does_all_its_work_and_changes_no_schema_and_no_outcome() {
     )
     .await;
     db.run("alter table outcome_20200101 owner to warmproof_owner").await;
-    let done = store.upkeep(UpkeepTerms { days_ahead: 20, retention_days: 30 }).await.unwrap().unwrap();
+    let done = keep_up(&store, UpkeepTerms { days_ahead: 20, retention_days: Some(30) }).await;
     assert!(done.analyzed && done.counts_folded > 0 && done.partitions_created > 0, "{done:?}");
     assert_eq!(done.partitions_dropped, ["outcome_20200101"]);
     let since = chrono::Utc::now() - TimeDelta::hours(1);

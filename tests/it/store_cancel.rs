@@ -6,9 +6,9 @@ use warmproof::domain::verification::CancelReason::{Connected, Miss, Operator};
 use warmproof::domain::verification::Cancelled;
 use warmproof::postgres::{Home, Options, PrivatePostgres};
 use warmproof::store::migrate;
-use warmproof::store::{self, Store};
+use warmproof::store::{self, Store, connect};
 
-use crate::support::db::{SCHEMA, db, pool};
+use crate::support::db::{SCHEMA, db};
 use crate::support::dispatch::{DELAY, cancellation, claimed, fresh, hit, schedule};
 use crate::support::wait::until;
 
@@ -171,7 +171,7 @@ impl CrashServer {
 
     async fn store(&self) -> Store {
         let _ = migrate::migrate(&self.postgres.connect_options(), SCHEMA).await.unwrap();
-        Store::new(pool(self.postgres.connect_options()).await)
+        Store::new(connect::database(self.postgres.connect_options(), SCHEMA, 8))
     }
 
     /// Kills every process of the server at once, as a power cut does, and starts it again.

@@ -12,7 +12,7 @@ use warmproof::domain::verdict::Acted;
 use warmproof::domain::verification::{CancelReason, Cancelled, ScheduleResult};
 use warmproof::store::loss::{Fenced, Permit};
 
-use crate::support::db::{Db, db, upkeep_terms};
+use crate::support::db::{Db, db, keep_up, upkeep_terms};
 use crate::support::dispatch::{cancellation, claim, everything, fresh, message, schedule, settlement};
 
 const HOLD: Duration = Duration::from_secs(1);
@@ -144,7 +144,7 @@ async fn apply(db: &Db, model: &mut Model, start: DateTime<Utc>, step: Step) {
         }
         Step::Settle { claim, ending } => settle(db, model, claim, ending).await,
         Step::Upkeep => {
-            let _ = db.store.upkeep(upkeep_terms(14)).await.unwrap();
+            let _ = keep_up(&db.store, upkeep_terms(14)).await;
         }
     }
 }

@@ -2,22 +2,20 @@
 
 use std::time::Duration;
 
-use sqlx::postgres::PgPoolOptions;
+use warmproof::config::database::DatabaseConfig;
 use warmproof::domain::verification::CancelReason;
 use warmproof::store::Store;
-use warmproof::store::connect;
+use warmproof::store::connect::Role;
 
 use crate::support::db::{Db, db};
 use crate::support::dispatch::{
     cancellation, claim, due_soon, everything, fresh, schedule, settlement, started,
 };
 
-/// One connection as the product opens it, whose statements are planned once and kept.
+/// A connection of each kind as the product opens it, whose statements are planned once and kept.
 async fn one_connection(db: &Db) -> Store {
-    let url = db.url();
-    let config = crate::support::db::database_config(&url);
-    let options = connect::options(&config).unwrap();
-    Store::new(PgPoolOptions::new().max_connections(1).connect_with(options).await.unwrap())
+    let config = DatabaseConfig { connections_max: 2, ..crate::support::db::database_config(&db.url()) };
+    Store::connect(&config, Role::Worker).await.unwrap()
 }
 
 async fn every_statement(store: &Store, round: usize) {

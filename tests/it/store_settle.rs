@@ -6,7 +6,7 @@ use warmproof::domain::claim::{Claim, Fence};
 use warmproof::domain::outcome::{Ending, FallbackResult, Outcome, Settled, Settlement};
 use warmproof::domain::verdict::Acted;
 
-use crate::support::db::{Db, db, upkeep_terms};
+use crate::support::db::{Db, db, keep_up, upkeep_terms};
 use crate::support::dispatch::{claim, claimed, everything, settlement, started};
 
 async fn settle(db: &Db, settlement: Settlement) -> Settled {
@@ -85,7 +85,7 @@ async fn upkeep_waits_for_no_reader_and_keeps_nobody_waiting() {
     let mut reader = db.pool().begin().await.unwrap();
     sqlx::query("select count(*) from outcome").execute(&mut *reader).await.unwrap();
     // A reader that stays does not keep new partitions from being attached, nor anybody from recording.
-    let done = db.store.upkeep(upkeep_terms(30)).await.unwrap().expect("nobody else is at it");
+    let done = keep_up(&db.store, upkeep_terms(30)).await;
     assert!(done.partitions_created > 10, "{done:?}");
     let claim = claimed(&db.store, "run_a", "snapshot_1").await;
     let _ = recorded(&db, settlement(&claim, started())).await;
@@ -189,12 +189,12 @@ async fn upkeep_folds_counts_without_changing_a_sum_and_keeps_partitions_ahead()
         let claim = claimed(&db.store, &format!("run_{n}"), "snapshot_1").await;
         let _ = recorded(&db, settlement(&claim, started())).await;
     }
-    let done = db.store.upkeep(upkeep_terms(20)).await.unwrap().expect("nobody else is at it");
+    let done = keep_up(&db.store, upkeep_terms(20)).await;
     assert!(done.partitions_created >= 5, "{done:?}");
     assert_eq!(db.value::<i64>("select count(*) from outcome_count").await, 0, "all are folded");
     let scheduled = "select sum(n)::bigint from count_hourly where outcome = 'scheduled'";
     assert_eq!(db.value::<i64>(scheduled).await, 3);
     db.assert_conserved().await;
-    let again = db.store.upkeep(upkeep_terms(20)).await.unwrap().unwrap();
+    let again = keep_up(&db.store, upkeep_terms(20)).await;
     assert_eq!((again.partitions_created, again.counts_folded), (0, 0));
 }

@@ -21,8 +21,9 @@ use crate::platform;
 use crate::postgres::{Home, Options, PrivatePostgres};
 use crate::scheduler::Scheduler;
 use crate::simulator::{RunConnected, Shares, Simulator, SimulatorOptions};
+use crate::store::connect::Role;
 use crate::store::lookup::Conservation;
-use crate::store::{Store, connect, migrate};
+use crate::store::{Store, migrate};
 use crate::supervisor::{Connected, Supervisor};
 use crate::workload::Workload;
 
@@ -71,9 +72,9 @@ impl Stage {
             return Err(anyhow!("the demo's own environment switches verification off"));
         };
         let database = &scheduling.database;
-        let migrated = migrate::migrate(&connect::options(database)?, &database.schema).await?;
+        let migrated = migrate::migrate(database, &database.schema).await?;
         say(&format!("schema   `{}` at version {}", database.schema, migrated.version))?;
-        let store = Store::connect(database).await?;
+        let store = Store::connect(database, Role::People).await?;
         let before = store.conservation().await?;
         let stop = CancellationToken::new();
         let supervisor = tokio::spawn(supervise(&settings, &simulator, stop.clone()).await?);

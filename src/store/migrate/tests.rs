@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use sqlx::Row as _;
+use sqlx::postgres::PgConnectOptions;
 use tokio::task::{JoinSet, spawn_blocking};
 use uuid::Uuid;
 

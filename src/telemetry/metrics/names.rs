@@ -53,6 +53,13 @@ const ROWS: &[f64] = &[0.0, 1.0, 2.0, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0
 
 use Kind::{Counter, Gauge, Histogram};
 
+/// Upkeep that failed.
+pub const UPKEEP_FAILURES: Metric = metric(
+    "warmproof_upkeep_failures_total",
+    Counter,
+    &["part"],
+    "Parts of a round of upkeep that failed; each round tries again.",
+);
 /// Schedule calls.
 pub const SCHEDULES: Metric =
     metric("warmproof_schedules_total", Counter, &["pool", "result"], "Answers to schedule calls.");
@@ -211,12 +218,13 @@ pub const UNACCOUNTED: Metric = metric(
 );
 
 /// All of them, in the order of the documentation.
-pub const ALL: [Metric; 28] = [
+pub const ALL: [Metric; 29] = [
     SCHEDULES,
     CANCELLATIONS,
     OUTCOMES,
     FALLBACKS,
     STALE_SETTLES,
+    UPKEEP_FAILURES,
     DUE_LAG,
     PROBE_DURATION,
     PROBE_FAILURES,

@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use sqlx::Connection as _;
 use tokio::time::Instant;
-use warmproof::store::{Store, migrate};
+use warmproof::store::{Store, connect, migrate};
 
 use crate::support::db::{Db, SCHEMA, database_config, db, server};
 use crate::support::page::{READER, page_config, serve_page};
 
 fn bounded(db: &Db) -> Store {
-    Store::connect_for_looks(&database_config(&db.url()), Duration::from_millis(400)).expect("a store")
+    Store::connect_for_looks(&database_config(&db.url()), Duration::from_millis(400))
 }
 
 #[tokio::test]
@@ -53,8 +53,8 @@ async fn a_database_that_is_away_is_told_from_one_without_a_schema() {
     assert!(answer.text.contains("The database cannot be reached"), "{}", answer.text);
 
     store.db().close().await;
-    let empty = server().connect_options().database(&page.db.name).options([("search_path", "nowhere")]);
-    let empty = Store::new(sqlx::postgres::PgPoolOptions::new().connect_with(empty).await.unwrap());
+    let empty = server().connect_options().database(&page.db.name);
+    let empty = Store::new(connect::database(empty, "nowhere", 4));
     let rest = axum::Router::new();
     let router = warmproof::admin::router(empty, page_config(), None, rest);
     let request = axum::http::Request::get("/").header("cookie", format!("warmproof={}", "0f".repeat(32)));
@@ -70,5 +70,5 @@ async fn those_who_look_have_connections_and_a_bound_of_their_own() {
     let looks = bounded(&db);
     let limit: String = sqlx::query_scalar("show statement_timeout").fetch_one(looks.db()).await.unwrap();
     assert_eq!(limit, "400ms");
-    assert_eq!(looks.db().options().get_max_connections(), 4);
+    assert_eq!(looks.db().connections().max, 4);
 }

@@ -4,12 +4,13 @@ use std::time::Duration;
 
 use reqwest::Method;
 use serde_json::json;
-use sqlx::postgres::{PgConnectOptions, PgPoolOptions, PgSslMode};
 use tokio::net::{TcpListener, UnixStream};
+use warmproof::config::database::DatabaseConfig;
 use warmproof::store::Store;
+use warmproof::store::connect::{self, Role};
 
 use crate::support::api::{api, config, hit, send, serve};
-use crate::support::db::{SCHEMA, db, server};
+use crate::support::db::{SCHEMA, database_config, db, server};
 
 #[tokio::test]
 async fn both_answer_without_a_token() {
@@ -30,8 +31,7 @@ async fn both_answer_without_a_token() {
 async fn a_database_that_does_not_commit_durably_is_not_ready() {
     let db = db().await;
     let options = server().connect_options().database(&db.name);
-    let options = options.options([("search_path", SCHEMA), ("synchronous_commit", "off")]);
-    let store = Store::new(PgPoolOptions::new().connect_lazy_with(options));
+    let store = Store::new(connect::database(options.options([("synchronous_commit", "off")]), SCHEMA, 4));
     let api = serve(db, store, config()).await;
     let answer = send(api.anonymous(Method::GET, "/readyz")).await;
     assert_eq!(answer.status, 503);
@@ -42,8 +42,7 @@ async fn a_database_that_does_not_commit_durably_is_not_ready() {
 #[tokio::test]
 async fn a_missing_schema_is_named_with_the_command_that_makes_it() {
     let db = db().await;
-    let options = server().connect_options().database(&db.name).options([("search_path", "elsewhere")]);
-    let store = Store::new(PgPoolOptions::new().connect_lazy_with(options));
+    let store = Store::new(connect::database(server().connect_options().database(&db.name), "elsewhere", 4));
     let api = serve(db, store, config()).await;
     let answer = send(api.anonymous(Method::GET, "/readyz")).await;
     assert_eq!(answer.status, 503);
@@ -60,15 +59,10 @@ async fn a_database_that_is_gone_is_a_503_and_comes_back_by_itself() {
     let port = place.local_addr().unwrap().port();
     drop(place);
     let db = db().await;
-    let options = PgConnectOptions::new_without_pgpass()
-        .host("127.0.0.1")
-        .port(port)
-        .username("postgres")
-        .database(&db.name)
-        .ssl_mode(PgSslMode::Disable)
-        .options([("search_path", SCHEMA)]);
-    let pool = PgPoolOptions::new().acquire_timeout(Duration::from_secs(1)).connect_lazy_with(options);
-    let api = serve(db, Store::new(pool), config()).await;
+    let url = db.url_through(([127, 0, 0, 1], port).into());
+    let database = DatabaseConfig { acquire_timeout: Duration::from_secs(1), ..database_config(&url) };
+    let store = Store::connect_lazy(&database, Role::Callers);
+    let api = serve(db, store, config()).await;
 
     let answer = send(api.anonymous(Method::GET, "/readyz")).await;
     assert_eq!(answer.status, 503);

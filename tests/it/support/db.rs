@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use sqlx::postgres::PgConnectOptions;
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Executor, PgPool};
 use tokio::sync::OnceCell;
 use warmproof::config::DatabaseSettings;
@@ -12,7 +12,7 @@ use warmproof::config::database::DatabaseConfig;
 use warmproof::config::environment::Environment;
 use warmproof::config::postgres::Discovery;
 use warmproof::postgres::{Home, Listen, Options, PrivatePostgres};
-use warmproof::store::upkeep::UpkeepTerms;
+use warmproof::store::upkeep::{Upkeep, UpkeepTerms};
 use warmproof::store::{Store, connect, migrate};
 
 pub const SCHEMA: &str = "warmproof";
@@ -21,12 +21,13 @@ pub const SCHEMA: &str = "warmproof";
 pub struct Db {
     pub store: Store,
     pub name: String,
+    pool: PgPool,
 }
 
 impl Db {
-    /// Connections of the store, for looking at rows.
+    /// Connections of the test's own, for looking at rows and for transactions of another program.
     pub fn pool(&self) -> &PgPool {
-        self.store.db()
+        &self.pool
     }
 
     /// For `WARMPROOF_DATABASE_URL` of a process.
@@ -73,7 +74,14 @@ impl Db {
 
 /// What upkeep is told, with so many days ahead.
 pub fn upkeep_terms(days_ahead: u32) -> UpkeepTerms {
-    UpkeepTerms { days_ahead, retention_days: 30 }
+    UpkeepTerms { days_ahead, retention_days: Some(30) }
+}
+
+/// Runs a round of upkeep of which every part succeeds.
+pub async fn keep_up(store: &Store, terms: UpkeepTerms) -> Upkeep {
+    let done = store.upkeep(terms).await;
+    assert!(done.failed.is_empty() && done.left.is_empty(), "{done:?}");
+    done
 }
 
 /// The server of this test process. It dies with the process, even by SIGKILL.
@@ -103,8 +111,9 @@ pub async fn db() -> Db {
         .await;
     let name = format!("t{}", NEXT.fetch_add(1, Ordering::Relaxed));
     admin(&format!("create database {name} template template_warmproof")).await;
-    let store = Store::new(pool(server().connect_options().database(&name)).await);
-    Db { store, name }
+    let options = server().connect_options().database(&name);
+    let store = Store::new(connect::database(options.clone(), SCHEMA, 8));
+    Db { store, name, pool: pool(options).await }
 }
 
 /// What a process would read from its environment for this URL.
@@ -115,9 +124,9 @@ pub fn database_config(url: &str) -> DatabaseConfig {
 
 /// A pool on Warmproof's schema.
 pub async fn pool(options: PgConnectOptions) -> PgPool {
-    connect::pool_options()
+    PgPoolOptions::new()
         .max_connections(8)
-        .connect_with(connect::session(options, SCHEMA))
+        .connect_with(options.options([("search_path", SCHEMA)]))
         .await
         .expect("a connection to the private server")
 }

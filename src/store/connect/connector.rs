@@ -1,0 +1,281 @@
+//! Connector: opens a session at the first server of the address that will do, and makes it ours.
+
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use secrecy::ExposeSecret;
+use sqlx::postgres::{PgConnectOptions, PgConnection};
+use sqlx::{AssertSqlSafe, ConnectOptions as _, Row as _};
+use tokio::time::{sleep, timeout};
+
+use super::fault::{Fault, Refusal};
+use super::{Commit, Role, Settings, tls};
+use crate::config::database::DatabaseConfig;
+use crate::config::database::address::{Address, Host, Target};
+use crate::domain::backoff::Backoff;
+
+/// How long one server may take to let us in, where the address says nothing.
+const CONNECT_TIMEOUT_DEFAULT: Duration = Duration::from_secs(3);
+/// How long to stay away from servers of which none let us in.
+const BACKOFF: Backoff = Backoff { base: Duration::from_millis(20), max: Duration::from_secs(1) };
+
+/// Opens sessions. Clones share what they learned about the servers.
+#[derive(Debug, Clone)]
+pub struct Connector {
+    source: Source,
+    settings: Arc<Settings>,
+    learned: Arc<Learned>,
+}
+
+#[derive(Debug, Clone)]
+enum Source {
+    Config(Arc<DatabaseConfig>),
+    Options(Box<PgConnectOptions>),
+}
+
+/// A server's name for people, and how to reach it.
+type Server = (String, PgConnectOptions);
+
+#[derive(Debug, Default)]
+struct Learned {
+    /// The server that let us in last; it is tried first.
+    good: AtomicUsize,
+    /// Sessions of an earlier generation are not trusted any more.
+    generation: AtomicU64,
+    /// Why no server let us in, if none did when we last tried.
+    fault: Mutex<Option<Fault>>,
+}
+
+/// For one server and the usual settings in whatever schema its sessions find.
+impl From<&PgConnectOptions> for Connector {
+    fn from(options: &PgConnectOptions) -> Self {
+        Self::from_options(options.clone(), Settings::in_schema("warmproof"))
+    }
+}
+
+impl From<&DatabaseConfig> for Connector {
+    fn from(config: &DatabaseConfig) -> Self {
+        Self::new(config, Settings::of(config, Role::Worker))
+    }
+}
+
+impl Connector {
+    /// For a configured database.
+    #[must_use]
+    pub fn new(config: &DatabaseConfig, settings: Settings) -> Self {
+        Self {
+            source: Source::Config(Arc::new(config.clone())),
+            settings: Arc::new(settings),
+            learned: Arc::default(),
+        }
+    }
+
+    /// For one server, by options as the driver has them.
+    #[must_use]
+    pub fn from_options(options: PgConnectOptions, settings: Settings) -> Self {
+        Self {
+            source: Source::Options(Box::new(options)),
+            settings: Arc::new(settings),
+            learned: Arc::default(),
+        }
+    }
+
+    /// What sessions and transactions start with.
+    #[must_use]
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// Sessions that are made from now on; those of an earlier generation are dropped when they are wanted.
+    pub(super) fn generation(&self) -> u64 {
+        self.learned.generation.load(Ordering::Relaxed)
+    }
+
+    /// The network or the server failed under a session: the others most likely lead to the same place.
+    pub(super) fn distrust(&self, generation: u64) {
+        let next = generation + 1;
+        let _ =
+            self.learned.generation.compare_exchange(generation, next, Ordering::Relaxed, Ordering::Relaxed);
+    }
+
+    /// Why no server let us in when we last tried.
+    pub(super) fn fault(&self) -> Option<Fault> {
+        self.learned.fault.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Opens a session, and tries again while its refusals are of a kind that passes. Has no end by itself.
+    pub(super) async fn connect(&self, commit: Commit) -> Result<PgConnection, Fault> {
+        let mut failures = 0;
+        loop {
+            match self.connect_once(Some(commit)).await {
+                Err(fault) if fault.is_passing() => {
+                    failures += 1;
+                    sleep(BACKOFF.delay(failures, rand::random())).await;
+                }
+                done => return done,
+            }
+        }
+    }
+
+    /// A connection without our settings, for whoever makes or changes the schema.
+    ///
+    /// # Errors
+    /// No server let us in.
+    pub async fn connect_bare(&self) -> Result<PgConnection, Fault> {
+        self.connect_once(None).await
+    }
+
+    /// Whether a pooler hands out the server's sessions per transaction.
+    ///
+    /// Asked by its effect: of two connections the second gets the session that the first has just used, so that
+    /// the first finds itself in another one, or waits for it in vain.
+    ///
+    /// # Errors
+    /// No server let us in.
+    pub async fn shares_sessions(&self) -> Result<bool, Fault> {
+        let (mut one, mut other) = (self.connect_once(None).await?, self.connect_once(None).await?);
+        let broken = |error| Fault::Connect {
+            problems: vec![format!("the connection broke: {}", Refusal::Error(error).cause())],
+            hint: None,
+            passing: true,
+        };
+        let before = pid_in_transaction(&mut one).await.map_err(broken)?;
+        end_transaction(&mut one).await.map_err(broken)?;
+        pid_in_transaction(&mut other).await.map_err(broken)?;
+        let after = match timeout(CONNECT_TIMEOUT_DEFAULT, pid_in_transaction(&mut one)).await {
+            Ok(after) => Some(after.map_err(broken)?),
+            Err(_elapsed) => None,
+        };
+        Ok(after != Some(before))
+    }
+
+    /// Tries each server once.
+    pub(super) async fn connect_once(&self, commit: Option<Commit>) -> Result<PgConnection, Fault> {
+        let connected = self.try_servers(commit).await;
+        let fault = connected.as_ref().err().cloned();
+        *self.learned.fault.lock().unwrap_or_else(PoisonError::into_inner) = fault;
+        connected
+    }
+
+    async fn try_servers(&self, commit: Option<Commit>) -> Result<PgConnection, Fault> {
+        let (servers, address) = self.servers()?;
+        let first = self.learned.good.load(Ordering::Relaxed) % servers.len();
+        let (mut problems, mut hint, mut passing) = (Vec::new(), None, false);
+        for position in (first..servers.len()).chain(0..first) {
+            let (name, options) = &servers[position];
+            match self.try_server(options, address.as_ref(), commit).await {
+                Ok(connection) => {
+                    self.learned.good.store(position, Ordering::Relaxed);
+                    return Ok(connection);
+                }
+                Err(refusal) => {
+                    // A file is read anew for the next try, and may hold the newer password then.
+                    passing |= refusal.is_passing() || (refusal.is_wrong_password() && self.may_change());
+                    hint = hint.or_else(|| refusal.hint(address.as_ref()));
+                    problems.push(refusal.told(name));
+                }
+            }
+        }
+        Err(Fault::Connect { problems, hint, passing })
+    }
+
+    async fn try_server(
+        &self,
+        options: &PgConnectOptions,
+        address: Option<&Address>,
+        commit: Option<Commit>,
+    ) -> Result<PgConnection, Refusal> {
+        let limit = address
+            .and_then(|address| address.connect_timeout_seconds)
+            .map_or(CONNECT_TIMEOUT_DEFAULT, |seconds| Duration::from_secs(seconds.into()));
+        let opening = async {
+            let mut connection = options.connect().await.map_err(Refusal::Error)?;
+            if address.is_some_and(|address| address.target == Target::ReadWrite)
+                && !takes_writes(&mut connection).await.map_err(Refusal::Error)?
+            {
+                return Err(Refusal::ReadOnly);
+            }
+            if let Some(settings) = commit.and_then(|commit| self.settings.of_session(commit)) {
+                let set = sqlx::raw_sql(AssertSqlSafe(settings));
+                set.execute(&mut connection).await.map_err(Refusal::Error)?;
+            }
+            Ok(connection)
+        };
+        timeout(limit, opening).await.unwrap_or(Err(Refusal::Slow(limit)))
+    }
+
+    fn may_change(&self) -> bool {
+        matches!(&self.source, Source::Config(config) if config.url_file.is_some())
+    }
+
+    /// The servers as they are configured now, with the options for each.
+    fn servers(&self) -> Result<(Vec<Server>, Option<Address>), Fault> {
+        match &self.source {
+            Source::Options(options) => {
+                let host = match options.get_socket() {
+                    Some(directory) => {
+                        let directory = directory.display().to_string();
+                        Host::Socket { directory, port: options.get_port() }
+                    }
+                    None => Host::Tcp { host: options.get_host().to_owned(), port: options.get_port() },
+                };
+                Ok((
+                    vec![(host.to_string(), said_to_server((**options).clone(), self.settings.pooler()))],
+                    None,
+                ))
+            }
+            Source::Config(config) => {
+                let address = config.current_address().map_err(|error| Fault::of_address(&error))?;
+                let servers = address
+                    .hosts
+                    .iter()
+                    .map(|host| {
+                        let options = options_for(&address, host);
+                        (host.to_string(), said_to_server(options, self.settings.pooler()))
+                    })
+                    .collect();
+                Ok((servers, Some(address)))
+            }
+        }
+    }
+}
+
+/// Whether a session may write: a standby may not, nor may one that a role or database makes read-only.
+async fn takes_writes(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
+    let asked = "select current_setting('transaction_read_only') = 'off'";
+    // By the simple protocol, which leaves no statement behind in a pooler's server.
+    let row = sqlx::Executor::fetch_one(connection, sqlx::raw_sql(asked)).await?;
+    Ok(row.try_get_unchecked::<String, _>(0)? == "t")
+}
+
+/// The server's process, in a transaction that stays open.
+async fn pid_in_transaction(connection: &mut PgConnection) -> Result<String, sqlx::Error> {
+    let asked = sqlx::raw_sql("begin; select pg_backend_pid()::text");
+    sqlx::Executor::fetch_one(connection, asked).await?.try_get_unchecked(0)
+}
+
+async fn end_transaction(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+    sqlx::raw_sql("commit").execute(connection).await.map(drop)
+}
+
+/// Options for one host of an address. What the environment or a password file says is written over.
+fn options_for(address: &Address, host: &Host) -> PgConnectOptions {
+    let options = PgConnectOptions::new_without_pgpass()
+        .username(&address.user)
+        .password(address.password.as_ref().map_or("", |password| password.expose_secret()))
+        .database(&address.database)
+        .application_name(&address.application_name);
+    let options = tls::with(options, &address.tls);
+    match host {
+        Host::Tcp { host, port } => options.host(host).port(*port),
+        Host::Socket { directory, port } => options.socket(directory).port(*port),
+    }
+}
+
+/// The start-up packet that any pooler takes: user, database, a name, and no option.
+fn said_to_server(options: PgConnectOptions, pooler: bool) -> PgConnectOptions {
+    // The driver would log the text of a slow statement; `db` names it instead.
+    let options = options.extra_float_digits(None).disable_statement_logging();
+    if pooler { options.statement_cache_capacity(0) } else { options }
+}

@@ -1,0 +1,360 @@
+//! Db: runs units of work on sessions, and lets no caller leave one half done.
+//!
+//! A unit is one statement or one transaction. It waits for a session in its caller, who may leave; once it
+//! has one it runs in a task of its own, under a deadline. So a request that is dropped, a timeout or a
+//! shutdown never leaves a session inside a transaction, and a session that did not end well is closed.
+
+use std::fmt;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use deadpool::managed::{Pool, PoolError};
+use futures_util::TryStreamExt as _;
+use sqlx::postgres::{PgArguments, PgConnection, PgQueryResult, PgRow};
+use sqlx::{AssertSqlSafe, Either, Executor, SqlStr};
+use tokio::time::{Instant, timeout};
+use tokio_util::task::TaskTracker;
+
+use super::executor::On;
+use super::session::{Session, Sessions};
+use super::{Commit, Connector, Fault, Terms};
+use crate::store::StoreError;
+
+/// A statement slower than this is named in the log.
+const SLOW: Duration = Duration::from_secs(1);
+/// How much of a slow statement's text names it.
+const NAME_CHARS_MAX: usize = 60;
+/// How long a closing database waits for units that have begun.
+const CLOSE_MAX: Duration = Duration::from_secs(1);
+/// The share of a process's connections whose commits are relaxed: claims and renewals of a worker, and the
+/// connect-cancels of the lanes.
+const RELAXED_SHARE: u32 = 3;
+
+/// All that a statement answered.
+pub(super) type Done = sqlx::Result<Vec<Either<PgQueryResult, PgRow>>>;
+
+/// What a transaction does; it must own all that it needs.
+pub type Work<'t, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 't>>;
+
+/// One database, reached through two pools of sessions. Cheap to clone.
+#[derive(Clone)]
+pub struct Db {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    connector: Connector,
+    durable: Pool<Sessions>,
+    relaxed: Pool<Sessions>,
+    acquire_timeout: Duration,
+    units: TaskTracker,
+    achieved: Mutex<Achieved>,
+    in_use: AtomicU64,
+}
+
+/// What came of the units of work lately.
+#[derive(Debug, Clone, Default)]
+pub struct Achieved {
+    /// When the database answered last, even if by a refusal of what was asked.
+    pub answered_at: Option<Instant>,
+    /// What went wrong since, if something did.
+    pub failure: Option<String>,
+}
+
+/// Connections of a process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Connections {
+    /// Open.
+    pub open: usize,
+    /// Open and without work.
+    pub idle: usize,
+    /// As many as there may be.
+    pub max: usize,
+}
+
+impl fmt::Debug for Db {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Db").field("connections", &self.connections()).finish_non_exhaustive()
+    }
+}
+
+impl Db {
+    /// A database with at most so many connections, none of them open yet.
+    #[must_use]
+    pub fn open(connector: Connector, connections_max: u32, acquire_timeout: Duration) -> Self {
+        let relaxed = (connections_max / RELAXED_SHARE).max(1);
+        let durable = connections_max.saturating_sub(relaxed).max(1);
+        let pool = |commit, size: u32| {
+            let sessions = Sessions { connector: connector.clone(), commit };
+            // Without timeouts of its own, of which this builder could complain: `session` has one over all.
+            Pool::builder(sessions)
+                .max_size(size as usize)
+                .build()
+                .unwrap_or_else(|error| unreachable!("a pool without timeouts needs no runtime: {error}"))
+        };
+        let inner = Inner {
+            durable: pool(Commit::Durable, durable),
+            relaxed: pool(Commit::Relaxed, relaxed),
+            connector,
+            acquire_timeout,
+            units: TaskTracker::new(),
+            achieved: Mutex::default(),
+            in_use: AtomicU64::new(0),
+        };
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// Opens a first session, and says at once why it cannot.
+    ///
+    /// # Errors
+    /// The driver's error, with a [`Fault`] inside.
+    pub async fn prove(&self) -> sqlx::Result<()> {
+        let proven = self.inner.connector.connect_once(Some(Commit::Durable)).await;
+        proven.map(drop).map_err(Fault::into_sqlx)
+    }
+
+    /// An executor for one statement on these terms.
+    #[must_use]
+    pub fn on(&self, terms: Terms) -> On<'_> {
+        On::new(self, terms)
+    }
+
+    /// Runs a transaction to its end: it commits when the work ends well, and is rolled back otherwise.
+    ///
+    /// # Errors
+    /// Those of the work, and those of the connection, told as `doing`.
+    pub async fn transaction<T, W>(&self, doing: &'static str, terms: Terms, work: W) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        W: for<'t> FnOnce(&'t mut PgConnection) -> Work<'t, T> + Send + 'static,
+    {
+        let failed = StoreError::doing(doing);
+        let begin = self.inner.connector.settings().of_unit(terms, true);
+        let session = self.session(terms.commit).await.map_err(&failed)?;
+        let unit = move |mut session: Session| async move {
+            let failed = StoreError::doing(doing);
+            let Some(connection) = session.connection() else {
+                return Err(failed(Fault::Broken.into_sqlx()));
+            };
+            begin_with(connection, begin).await.map_err(&failed)?;
+            let done = work(&mut *connection).await;
+            let end = if done.is_ok() { "commit" } else { "rollback" };
+            let ended = sqlx::raw_sql(end).execute(&mut *connection).await.map_err(&failed);
+            // Of two errors the first tells more; whether the session is well is told by the second.
+            let well = ended.is_ok() && !done.as_ref().err().is_some_and(StoreError::ends_session);
+            if well {
+                session.give_back();
+            }
+            done.and_then(|done| ended.map(|_| done))
+        };
+        self.run(session, terms, doing, unit).await.unwrap_or_else(|fault| Err(failed(fault.into_sqlx())))
+    }
+
+    /// What came of the units of work lately.
+    #[must_use]
+    pub fn achieved(&self) -> Achieved {
+        self.achieved_now().clone()
+    }
+
+    /// How many connections there are.
+    #[must_use]
+    pub fn connections(&self) -> Connections {
+        let (durable, relaxed) = (self.inner.durable.status(), self.inner.relaxed.status());
+        let open = durable.size + relaxed.size;
+        let in_use = usize::try_from(self.inner.in_use.load(Ordering::Relaxed)).unwrap_or(usize::MAX);
+        Connections { open, idle: open.saturating_sub(in_use), max: durable.max_size + relaxed.max_size }
+    }
+
+    /// Lets nothing new begin and waits a moment for what has; then connections are cut.
+    pub async fn close(&self) {
+        self.inner.durable.close();
+        self.inner.relaxed.close();
+        self.inner.units.close();
+        if timeout(CLOSE_MAX, self.inner.units.wait()).await.is_err() {
+            tracing::warn!("the database has not answered everything; its connections are cut");
+        }
+    }
+
+    fn achieved_now(&self) -> std::sync::MutexGuard<'_, Achieved> {
+        self.inner.achieved.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A session of this kind, waited for in the caller.
+    async fn session(&self, commit: Commit) -> sqlx::Result<Session> {
+        let pool = match commit {
+            Commit::Durable => &self.inner.durable,
+            Commit::Relaxed => &self.inner.relaxed,
+        };
+        let waited = self.inner.acquire_timeout;
+        let fault = match timeout(waited, pool.get()).await {
+            Ok(Ok(loan)) => return Ok(Session::new(loan)),
+            Ok(Err(PoolError::Backend(fault))) => fault,
+            Ok(Err(PoolError::Closed)) => Fault::Stopping,
+            Ok(Err(PoolError::Timeout(_) | PoolError::NoRuntimeSpecified | PoolError::PostCreateHook(_))) => {
+                Fault::NoneFree { waited }
+            }
+            // Either no server lets us in, or the others keep all sessions busy.
+            Err(_elapsed) => self.inner.connector.fault().unwrap_or(Fault::NoneFree { waited }),
+        };
+        self.achieved_now().failure = Some(fault.to_string());
+        Err(fault.into_sqlx())
+    }
+
+    /// Runs a unit on its session in a task of its own, and waits for it.
+    async fn run<T, E, W, F>(
+        &self,
+        session: Session,
+        terms: Terms,
+        name: &str,
+        unit: W,
+    ) -> Result<Result<T, E>, Fault>
+    where
+        T: Send + 'static,
+        E: Failure + Send + 'static,
+        W: FnOnce(Session) -> F + Send + 'static,
+        F: Future<Output = Result<T, E>> + Send + 'static,
+    {
+        let (db, generation, began) = (self.clone(), session.generation(), Instant::now());
+        let limit = self.inner.connector.settings().deadline(terms);
+        self.inner.in_use.fetch_add(1, Ordering::Relaxed);
+        let task = self.inner.units.spawn(async move {
+            let done =
+                timeout(limit, unit(session)).await.map_err(|_elapsed| Fault::NoAnswer { after: limit });
+            db.inner.in_use.fetch_sub(1, Ordering::Relaxed);
+            db.note(generation, &done);
+            done
+        });
+        let done = task.await.unwrap_or(Err(Fault::Broken));
+        if began.elapsed() > SLOW {
+            tracing::warn!(statement = name, duration_ms = began.elapsed().as_millis(), "a slow statement");
+        }
+        done
+    }
+
+    /// What a unit's end says about the database.
+    fn note<T, E: Failure>(&self, generation: u64, done: &Result<Result<T, E>, Fault>) {
+        let (failure, answered) = match done {
+            Ok(Ok(_)) => (None, true),
+            Ok(Err(error)) => (error.of_connection(), error.of_connection().is_none()),
+            Err(fault) => (Some(fault.to_string()), false),
+        };
+        if failure.is_some() {
+            self.inner.connector.distrust(generation);
+        }
+        let mut achieved = self.achieved_now();
+        if answered {
+            achieved.answered_at = Some(Instant::now());
+        }
+        achieved.failure = failure;
+    }
+
+    pub(super) async fn statement(
+        &self,
+        terms: Terms,
+        sql: SqlStr,
+        arguments: Option<PgArguments>,
+        persistent: bool,
+    ) -> Done {
+        let settings = self.inner.connector.settings();
+        let begin = settings.of_unit(terms, false);
+        // A named statement outlives its transaction, and with it the server that a pooler lent us.
+        let persistent = persistent && !settings.pooler();
+        let session = self.session(terms.commit).await?;
+        let name = name_of(sql.as_str());
+        let unit = move |mut session: Session| async move {
+            let Some(connection) = session.connection() else { return Err(Fault::Broken.into_sqlx()) };
+            let (done, well) = match begin {
+                None => (execute(connection, sql, arguments, persistent).await, true),
+                Some(begin) => {
+                    begin_with(connection, Some(begin)).await?;
+                    let done = execute(connection, sql, arguments, persistent).await;
+                    let end = if done.is_ok() { "commit" } else { "rollback" };
+                    match (done, sqlx::raw_sql(end).execute(&mut *connection).await) {
+                        (Ok(_), Err(error)) => (Err(error), false),
+                        (done, ended) => (done, ended.is_ok()),
+                    }
+                }
+            };
+            if well && !done.as_ref().err().is_some_and(ends_session) {
+                session.give_back();
+            }
+            done
+        };
+        self.run(session, terms, &name, unit).await.unwrap_or_else(|fault| Err(fault.into_sqlx()))
+    }
+}
+
+/// An error of a unit, as far as it tells of the connection.
+trait Failure {
+    /// What is wrong with the connection or the server; `None` if only what was asked is at fault.
+    fn of_connection(&self) -> Option<String>;
+}
+
+impl Failure for sqlx::Error {
+    fn of_connection(&self) -> Option<String> {
+        ends_session(self).then(|| self.to_string())
+    }
+}
+
+impl Failure for StoreError {
+    fn of_connection(&self) -> Option<String> {
+        self.ends_session().then(|| self.to_string())
+    }
+}
+
+/// Whether the session that met this error is of no use any more: its network, its server or its transaction.
+#[expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "the driver's errors are many; none but the server's is harmless"
+)]
+pub(in crate::store) fn ends_session(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Database(error) => {
+            let state = error.code().unwrap_or_default();
+            // Broken off; read-only, as after a failover; a transaction that was left open or has failed; no such
+            // prepared statement; a statement prepared before the schema changed; shut down or starting.
+            state.starts_with("08")
+                || state.starts_with("57P")
+                || ["25006", "25P01", "25P02", "25P03", "26000", "0A000", "XX000"].contains(&&*state)
+        }
+        // The driver may have stopped reading in the middle of an answer.
+        _ => true,
+    }
+}
+
+async fn begin_with(connection: &mut PgConnection, begin: Option<String>) -> sqlx::Result<()> {
+    let begin = begin.unwrap_or_else(|| "begin".to_owned());
+    sqlx::raw_sql(AssertSqlSafe(begin)).execute(connection).await.map(drop)
+}
+
+async fn execute(
+    connection: &mut PgConnection,
+    sql: SqlStr,
+    arguments: Option<PgArguments>,
+    persistent: bool,
+) -> Done {
+    match arguments {
+        Some(arguments) => {
+            #[expect(
+                clippy::disallowed_methods,
+                reason = "a checked query, taken apart to outlive its caller"
+            )]
+            let query = sqlx::query_with(sql, arguments).persistent(persistent);
+            connection.fetch_many(query).try_collect().await
+        }
+        None => connection.fetch_many(sqlx::raw_sql(sql)).try_collect().await,
+    }
+}
+
+/// The start of a statement, on one line.
+fn name_of(sql: &str) -> String {
+    let words =
+        sql.lines().map(|line| line.split("--").next().unwrap_or_default()).flat_map(str::split_whitespace);
+    let text = words.take(12).collect::<Vec<_>>().join(" ");
+    match text.char_indices().nth(NAME_CHARS_MAX) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text,
+    }
+}

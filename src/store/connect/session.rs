@@ -1,0 +1,96 @@
+//! Session: one connection on loan, which goes back to its pool only when it is known to be well.
+
+use std::time::Duration;
+
+use deadpool::managed::{Manager, Metrics, Object, RecycleError, RecycleResult};
+use sqlx::Connection as _;
+use sqlx::postgres::PgConnection;
+use tokio::time::timeout;
+
+use super::{Commit, Connector, Fault};
+
+/// After so long without work a session is asked whether it still lives.
+const RESTED: Duration = Duration::from_secs(1);
+/// How long it may take to say so. A healthy network answers within milliseconds.
+const PING_MAX: Duration = Duration::from_secs(1);
+/// After so long a session is made anew: a server's process only grows, and a balancer wants to move us.
+const AGE_MAX: Duration = Duration::from_mins(30);
+
+/// Makes the sessions of one kind.
+#[derive(Debug)]
+pub(super) struct Sessions {
+    pub(super) connector: Connector,
+    pub(super) commit: Commit,
+}
+
+/// A connection that was set up, and when.
+#[derive(Debug)]
+pub(super) struct Open {
+    connection: PgConnection,
+    generation: u64,
+}
+
+impl Manager for Sessions {
+    type Type = Open;
+    type Error = Fault;
+
+    async fn create(&self) -> Result<Open, Fault> {
+        let generation = self.connector.generation();
+        Ok(Open { connection: self.connector.connect(self.commit).await?, generation })
+    }
+
+    async fn recycle(&self, open: &mut Open, metrics: &Metrics) -> RecycleResult<Fault> {
+        let gone = |why| Err(RecycleError::message(why));
+        if open.generation != self.connector.generation() {
+            return gone("the network or the server failed since");
+        }
+        if metrics.age() > AGE_MAX {
+            return gone("old enough");
+        }
+        if metrics.last_used() <= RESTED {
+            return Ok(());
+        }
+        match timeout(PING_MAX, open.connection.ping()).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) => gone("the connection broke"),
+            Err(_elapsed) => {
+                self.connector.distrust(open.generation);
+                gone("the connection does not answer")
+            }
+        }
+    }
+}
+
+/// A session on loan. Dropped before [`Session::give_back`] it is closed, and whatever was open in it ends.
+pub(super) struct Session {
+    loan: Option<Object<Sessions>>,
+}
+
+impl Session {
+    pub(super) fn new(loan: Object<Sessions>) -> Self {
+        Self { loan: Some(loan) }
+    }
+
+    /// The connection; `None` never, until it was given back.
+    pub(super) fn connection(&mut self) -> Option<&mut PgConnection> {
+        self.loan.as_mut().map(|open| &mut open.connection)
+    }
+
+    /// The generation it was made in.
+    pub(super) fn generation(&self) -> u64 {
+        self.loan.as_ref().map_or(0, |open| open.generation)
+    }
+
+    /// Back into the pool: no transaction is open in it, and no answer outstanding.
+    pub(super) fn give_back(mut self) {
+        self.loan = None;
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        if let Some(loan) = self.loan.take() {
+            drop(Object::take(loan));
+        }
+    }
+}
