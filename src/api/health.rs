@@ -1,14 +1,20 @@
 //! `/healthz` and `/readyz`: is the process alive, and can it keep a promise now.
 
+use std::time::Duration;
+
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
+use tokio::time::timeout;
 
 use super::Api;
 use super::problem::Problem;
 use crate::store::fleet::PoolServed;
 use crate::telemetry::readiness::{Check, Readiness};
+
+/// How long the database may take to tell how pools are served.
+const READING_MAX: Duration = Duration::from_secs(2);
 
 /// A pool that nobody serves is no reason to turn schedules away: their promises stand in the database until
 /// somebody does.
@@ -51,18 +57,24 @@ pub(super) async fn readyz(State(api): State<Api>) -> Response {
         // Whatever else would be asked now waits for the same database.
         return answer(vec![database]);
     }
-    let mut pools = Vec::new();
-    match api.store.pools_served().await {
-        Ok(served) => pools.extend(served.iter().map(of_pool)),
-        Err(error) => tracing::warn!(%error, "how pools are served is not known"),
-    }
+    let reading = async {
+        let pools = api.store.pools_served().await;
+        (pools, api.store.commits_durably().await)
+    };
+    let Ok((served, durable)) = timeout(READING_MAX, reading).await else {
+        let reason = format!("the database did not answer within {} s", READING_MAX.as_secs());
+        return answer(vec![Check::required("database", Some(reason))]);
+    };
     let mut checks = vec![database];
-    if let Ok(durable) = api.store.commits_durably().await {
+    if let Ok(durable) = durable {
         let reason =
             "`synchronous_commit` is off for this role or database: a promise would not survive a crash";
         checks.push(Check::required("durability", (!durable).then(|| reason.to_owned())));
     }
-    checks.extend(pools);
+    match served {
+        Ok(served) => checks.extend(served.iter().map(of_pool)),
+        Err(error) => tracing::warn!(%error, "how pools are served is not known"),
+    }
     answer(checks)
 }
 

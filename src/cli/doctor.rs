@@ -13,12 +13,14 @@ use crate::config::environment::Environment;
 use crate::config::verify::Switch;
 use crate::config::{DatabaseSettings, WorkerSettings};
 use crate::platform;
-use crate::store::connect::Role;
+use crate::store::connect::{Connector, Role};
 use crate::store::doctor::Facts;
 use crate::store::fleet::PoolServed;
 use crate::store::pool::Pool;
 use crate::store::{Store, migrate};
 use crate::worker::Served;
+
+mod server;
 
 /// Beyond this our clock is said to be off; nothing of ours depends on it, but people read logs by it.
 const SKEW_MAX: TimeDelta = TimeDelta::seconds(2);
@@ -101,18 +103,43 @@ pub(super) async fn doctor(args: DoctorArgs) -> anyhow::Result<ExitCode> {
 
 async fn database(environment: &Environment) -> anyhow::Result<Vec<Finding>> {
     let settings = DatabaseSettings::from_environment(environment)?.database;
-    let schema = match migrate::check(&settings, &settings.schema).await {
+    let connector = Connector::from(&settings);
+    if !settings.pooler {
+        match connector.shares_sessions().await {
+            Ok(false) => {}
+            Ok(true) => {
+                let told = "connections are handed out per transaction";
+                let hint =
+                    "set WARMPROOF_DATABASE_POOLER=true for workers, apis and commands other than `migrate`";
+                return Ok(vec![Finding::ill("pooler", Severity::Error, told, hint)]);
+            }
+            Err(fault) => {
+                let hint = "check WARMPROOF_DATABASE_URL";
+                return Ok(vec![Finding::ill("connection", Severity::Error, fault.to_string(), hint)]);
+            }
+        }
+    }
+    let store = Store::connect(&settings, Role::People).await?;
+    let server = store.server_facts().await?;
+    let mut findings = server::of_server(&server, &settings);
+    findings.push(match migrate::check(connector, &settings.schema).await {
         Ok(plan) if plan.ahead > 0 => {
             Finding::well("schema", format!("version {}, {} ahead of this program", plan.version, plan.ahead))
         }
         Ok(plan) => Finding::well("schema", format!("version {}", plan.version)),
         Err(error) => {
-            let hint = "check WARMPROOF_DATABASE_URL; if the database answers, run `warmproof migrate`";
-            return Ok(vec![Finding::ill("schema", Severity::Error, error.to_string(), hint)]);
+            let hint = match server.schemas.as_slice() {
+                [] => "run `warmproof migrate`".to_owned(),
+                there => format!(
+                    "this database has Warmproof in `{}`: set WARMPROOF_SCHEMA, or run `warmproof migrate`",
+                    there.join("`, `")
+                ),
+            };
+            findings.push(Finding::ill("schema", Severity::Error, error.to_string(), &hint));
+            return Ok(findings);
         }
-    };
-    let store = Store::connect(&settings, Role::People).await?;
-    let mut findings = vec![schema];
+    });
+    findings.push(of_clock(&store).await?);
     findings.extend(of_facts(&store.facts().await?));
     let conservation = store.conservation().await?;
     let told = format!("{} unaccounted of {} scheduled", conservation.unaccounted, conservation.scheduled);
@@ -154,9 +181,24 @@ fn of_cold_starts(pool: &Pool, held: i64) -> Finding {
     }
 }
 
+/// The database's clock beside ours. It was read somewhere between the question and its answer, and only what lies
+/// outside of that is a difference.
+#[expect(clippy::disallowed_methods, reason = "the one place that compares clocks, for people")]
+async fn of_clock(store: &Store) -> anyhow::Result<Finding> {
+    let asked = Utc::now();
+    let theirs = store.clock().await?;
+    let answered = Utc::now();
+    let skew = theirs.clamp(asked.min(answered), answered.max(asked)) - theirs;
+    Ok(Finding::judged(
+        "clock",
+        skew.abs() <= SKEW_MAX,
+        Severity::Warning,
+        format!("this machine is {} ms from the database", skew.num_milliseconds()),
+        "nothing depends on it, but logs will not fit together: check time synchronisation",
+    ))
+}
+
 fn of_facts(facts: &Facts) -> Vec<Finding> {
-    #[expect(clippy::disallowed_methods, reason = "the one place that compares clocks, for people")]
-    let skew = Utc::now() - facts.now;
     let days_ahead = facts.partitions_until.map_or(-1, |until| (until - facts.now.date_naive()).num_days());
     let Facts { leases_stuck, overdue, live_rows, dead_rows, oldest_transaction_seconds, .. } = facts;
     vec![
@@ -173,13 +215,6 @@ fn of_facts(facts: &Facts) -> Vec<Finding> {
             Severity::Error,
             format!("synchronous_commit = {}", facts.synchronous_commit),
             "a promise would not survive a crash: set it to `on` for this role and database",
-        ),
-        Finding::judged(
-            "clock",
-            skew.abs() <= SKEW_MAX,
-            Severity::Warning,
-            format!("this machine is {} ms from the database", skew.num_milliseconds()),
-            "nothing depends on it, but logs will not fit together: check time synchronisation",
         ),
         Finding::judged(
             "overdue",

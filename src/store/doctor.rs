@@ -5,6 +5,10 @@ use serde::Serialize;
 
 use super::{Store, StoreError};
 
+mod server;
+
+pub use server::ServerFacts;
+
 /// Facts about the database, in one reading.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Facts {

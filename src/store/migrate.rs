@@ -264,8 +264,13 @@ async fn plan_with(
 ) -> Result<MigrationPlan, MigrateError> {
     let schema = SchemaName::parse(schema)?;
     let mut db = connect(connector, &schema).await?;
-    let found = fit(&mut db, &schema, migrations).await?;
+    // In one transaction, which even a pooler keeps in one session.
+    let failed = |source| MigrateError::Database { schema: schema.to_string(), source };
+    sqlx::raw_sql("begin").execute(&mut db).await.map_err(failed)?;
+    let found = fit(&mut db, &schema, migrations).await;
+    let _ = sqlx::raw_sql("rollback").execute(&mut db).await;
     let _ = db.close().await;
+    let found = found?;
     Ok(MigrationPlan { pending: found.pending, version: found.version, ahead: found.ahead })
 }
 
@@ -278,6 +283,7 @@ async fn fit(
     let failed = |source| MigrateError::Database { schema: schema.to_string(), source };
     let history = format!("{}.{HISTORY}", schema.quoted());
     let exists: bool = sqlx::query_scalar!(r#"select to_regclass($1) is not null as "exists!""#, history)
+        .persistent(false)
         .fetch_one(&mut *db)
         .await
         .map_err(failed)?;

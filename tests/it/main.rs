@@ -21,6 +21,7 @@ mod gateway_uncertainty;
 mod kills;
 mod many_workers;
 mod metrics;
+mod network;
 mod open_transactions;
 mod outages;
 mod pools;

@@ -58,7 +58,8 @@ impl AsyncQuery<Vec<Migration>> for MigrationConnection<'_> {
         reason = "refinery writes this query, with the history's name in it"
     )]
     async fn query<'a>(&'a mut self, query: &'a str) -> Result<Vec<Migration>, ConnectionError> {
-        let rows = sqlx::query(AssertSqlSafe(query.to_owned())).fetch_all(&mut *self.0).await?;
+        let rows =
+            sqlx::query(AssertSqlSafe(query.to_owned())).persistent(false).fetch_all(&mut *self.0).await?;
         rows.iter().map(parse_entry).collect()
     }
 }

@@ -1,8 +1,9 @@
-//! A network that fails on demand: forwards TCP, refuses it, cuts it, or loses one reply.
+//! A network that fails on demand: forwards TCP, refuses it, cuts it, delays it, swallows it, or loses one reply.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
@@ -17,6 +18,18 @@ struct Shared {
     attempts: AtomicUsize,
     attempts_seen: watch::Sender<usize>,
     lose_a_reply: AtomicBool,
+    /// How long each way takes, in milliseconds.
+    delay_ms: AtomicU64,
+    /// Connections up to this one are half-open: what is sent is acknowledged, and goes nowhere.
+    half_open: AtomicUsize,
+    /// So are those that are made meanwhile.
+    new_half_open: AtomicBool,
+}
+
+impl Shared {
+    fn is_half_open(&self, connection: usize) -> bool {
+        connection <= self.half_open.load(Ordering::SeqCst)
+    }
 }
 
 /// A proxy to one address. It refuses connections until it is opened.
@@ -45,6 +58,21 @@ impl Proxy {
     /// Cuts every connection, and every later one as soon as it is made.
     pub fn cut(&self) {
         self.shared.down.send_replace(true);
+    }
+
+    /// Takes so long each way from now on.
+    pub fn delay(&self, each_way: Duration) {
+        self.shared.delay_ms.store(u64::try_from(each_way.as_millis()).expect("a delay"), Ordering::SeqCst);
+    }
+
+    /// Leaves every open connection half-open, for ever: sent bytes are acknowledged and go nowhere.
+    pub fn half_open(&self) {
+        self.shared.half_open.store(self.attempts(), Ordering::SeqCst);
+    }
+
+    /// Has every connection that is made from now on swallow what is sent, or none any more.
+    pub fn half_open_new(&self, swallow: bool) {
+        self.shared.new_half_open.store(swallow, Ordering::SeqCst);
     }
 
     pub fn restore(&self) {
@@ -83,14 +111,22 @@ async fn serve(listener: TcpListener, target: SocketAddr, shared: Arc<Shared>) {
             tokio::select! {
                 biased;
                 _ = down.wait_for(|down| *down) => {}
-                _ = forward(client, target, &shared) => {}
+                _ = forward(client, target, &shared, count) => {}
             }
         });
     }
 }
 
 /// Both ways, chunk by chunk. Returning drops both sockets.
-async fn forward(mut client: TcpStream, target: SocketAddr, shared: &Shared) -> std::io::Result<()> {
+async fn forward(
+    mut client: TcpStream,
+    target: SocketAddr,
+    shared: &Shared,
+    connection: usize,
+) -> std::io::Result<()> {
+    if shared.new_half_open.load(Ordering::SeqCst) {
+        return swallow(&mut client).await;
+    }
     let mut server = TcpStream::connect(target).await?;
     let (mut up, mut down) = (vec![0; 64 << 10], vec![0; 64 << 10]);
     loop {
@@ -100,6 +136,10 @@ async fn forward(mut client: TcpStream, target: SocketAddr, shared: &Shared) -> 
                 if chunk.is_empty() {
                     return Ok(());
                 }
+                if shared.is_half_open(connection) {
+                    return swallow(&mut client).await;
+                }
+                delayed(shared).await;
                 server.write_all(chunk).await?;
                 if is_settle(chunk) && shared.lose_a_reply.swap(false, Ordering::SeqCst) {
                     return lose_reply(&mut server).await;
@@ -110,10 +150,28 @@ async fn forward(mut client: TcpStream, target: SocketAddr, shared: &Shared) -> 
                 if chunk.is_empty() {
                     return Ok(());
                 }
+                if shared.is_half_open(connection) {
+                    return swallow(&mut client).await;
+                }
+                delayed(shared).await;
                 client.write_all(chunk).await?;
             }
         }
     }
+}
+
+async fn delayed(shared: &Shared) {
+    let delay = shared.delay_ms.load(Ordering::SeqCst);
+    if delay > 0 {
+        tokio::time::sleep(Duration::from_millis(delay)).await;
+    }
+}
+
+/// Takes whatever comes and answers nothing. The server keeps its end open, as behind a router that forgot both.
+async fn swallow(client: &mut TcpStream) -> std::io::Result<()> {
+    let mut nowhere = vec![0; 64 << 10];
+    while client.read(&mut nowhere).await? > 0 {}
+    Ok(())
 }
 
 async fn lose_reply(server: &mut TcpStream) -> std::io::Result<()> {
