@@ -82,6 +82,8 @@ pub enum Listen {
     /// In addition every account of this machine, on a free port of `127.0.0.1` and without a password.
     /// For tests that put a faulty network in front of the server.
     SocketAndLoopback,
+    /// The same on this port, for a server that is to be found again where it was.
+    SocketAndPort(u16),
 }
 
 /// A running private server; dropping it stops the server.
@@ -135,7 +137,9 @@ impl PrivatePostgres {
     pub fn tcp_addr(&self) -> Option<SocketAddr> {
         match self.listen {
             Listen::Socket => None,
-            Listen::SocketAndLoopback => Some(SocketAddr::from(([127, 0, 0, 1], self.port))),
+            Listen::SocketAndLoopback | Listen::SocketAndPort(_) => {
+                Some(SocketAddr::from(([127, 0, 0, 1], self.port)))
+            }
         }
     }
 

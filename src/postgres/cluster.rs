@@ -60,7 +60,9 @@ pub(super) fn write_hba(home: &OpenHome, account: &Account, listen: Listen) -> R
     let mut text = String::from("local all all trust\nlocal replication all trust\n");
     match listen {
         Listen::Socket => {}
-        Listen::SocketAndLoopback => text.push_str("host all all 127.0.0.1/32 trust\n"),
+        Listen::SocketAndLoopback | Listen::SocketAndPort(_) => {
+            text.push_str("host all all 127.0.0.1/32 trust\n")
+        }
     }
     fs::write(&path, text).map_err(LaunchError::io(format!("write `{}`", path.display())))?;
     account.take(&path)

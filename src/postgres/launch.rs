@@ -121,6 +121,7 @@ fn start(
     let port = match options.listen {
         Listen::Socket => SOCKET_PORT,
         Listen::SocketAndLoopback => free_port()?,
+        Listen::SocketAndPort(port) => port,
     };
     let socket_dir = home.make_socket_dir(account, options.discovery.runtime_dir.as_deref())?;
     let (log, log_begin) = home.open_log()?;
@@ -149,7 +150,7 @@ fn start(
 fn place(command: &mut Command, home: &OpenHome, socket_dir: &std::path::Path, port: u16, listen: Listen) {
     let addresses = match listen {
         Listen::Socket => "",
-        Listen::SocketAndLoopback => "127.0.0.1",
+        Listen::SocketAndLoopback | Listen::SocketAndPort(_) => "127.0.0.1",
     };
     command.arg("-D").arg(home.data());
     command.arg("-c").arg(format!("unix_socket_directories={}", socket_dir.display()));

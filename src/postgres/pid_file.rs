@@ -28,7 +28,7 @@ pub(super) struct PidFile {
 pub(super) enum Status {
     /// Not there yet: starting, recovering, or the line is not written.
     Starting,
-    /// Accepts connections.
+    /// Accepts connections, if only for reading.
     Ready,
     /// On its way out.
     Stopping,
@@ -44,7 +44,7 @@ impl PidFile {
         let lines: Vec<&str> = text.lines().map(str::trim).collect();
         let line = |number: usize| lines.get(number - 1).copied().filter(|line| !line.is_empty());
         let status = match line(8) {
-            Some("ready") => Status::Ready,
+            Some("ready" | "standby") => Status::Ready,
             Some("stopping") => Status::Stopping,
             Some(_) | None => Status::Starting,
         };

@@ -8,7 +8,7 @@
 use uuid::Uuid;
 
 use super::connect::{Commit, LockWait, Terms};
-use super::error::again_on_deadlock;
+use super::error::{again_on_deadlock, patiently};
 use super::{Store, StoreError, waves};
 use crate::domain::ids::{SnapshotId, VerificationId};
 use crate::domain::verification::{CancelReason, Cancellation, Cancelled};
@@ -91,7 +91,8 @@ impl Store {
             return Ok(answers);
         };
         let columns = Columns::of(batch, &wave);
-        let gone = again_on_deadlock(|| async {
+        let columns = &columns;
+        let delete = |lock_wait| async move {
             sqlx::query_file!(
                 "src/store/cancel.sql",
                 &columns.run_ids as &[&str],
@@ -101,8 +102,8 @@ impl Store {
             .fetch_all(self.db().on(columns.terms(lock_wait)))
             .await
             .map_err(StoreError::doing(DOING))
-        })
-        .await?;
+        };
+        let gone = patiently(lock_wait, |lock_wait| again_on_deadlock(move || delete(lock_wait))).await?;
         for row in gone {
             let position = position(&wave, row.ordinal)?;
             answers[position] = Some(Cancelled::Cancelled { id: VerificationId(row.id) });
@@ -119,7 +120,8 @@ impl Store {
         let mut answers = vec![Cancelled::NotFound; batch.len()];
         for wave in waves(batch.iter().map(|cancellation| cancellation.run_id.as_str())) {
             let columns = Columns::of(batch, &wave);
-            for row in again_on_deadlock(|| self.cancel_wave(&columns, lock_wait)).await? {
+            let judge = |lock_wait| self.cancel_wave(&columns, lock_wait);
+            for row in patiently(lock_wait, |lock_wait| again_on_deadlock(move || judge(lock_wait))).await? {
                 answers[position(&wave, row.ordinal)?] = answer(&row)?;
             }
         }

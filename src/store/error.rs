@@ -5,7 +5,7 @@ use std::future::Future;
 
 use sqlx::error::DatabaseError;
 
-use super::connect::{Fault, ends_session};
+use super::connect::{Fault, LockWait, ends_session};
 
 /// A statement that did not do its work.
 #[derive(Debug, thiserror::Error)]
@@ -206,6 +206,24 @@ fn is_missing_partition(error: &sqlx::Error) -> bool {
 /// No SQLSTATE of its own, either.
 fn is_missing_identity(error: &sqlx::Error) -> bool {
     error.as_database_error().is_some_and(|error| error.message().contains("replica identity"))
+}
+
+/// Runs a statement that has written nothing when it waited for a row in vain. A patient one tries a short wait first:
+/// hardly ever is a row held, and a session's own terms cost no round trip.
+pub(crate) async fn patiently<T, F>(
+    lock_wait: LockWait,
+    mut run: impl FnMut(LockWait) -> F,
+) -> Result<T, StoreError>
+where
+    F: Future<Output = Result<T, StoreError>>,
+{
+    if lock_wait != LockWait::Patient {
+        return run(lock_wait).await;
+    }
+    match run(LockWait::Short).await {
+        Err(error) if error.is_lock_timeout() => run(lock_wait).await,
+        answer => answer,
+    }
 }
 
 /// Runs a statement, and once more when it was chosen as a deadlock's victim.

@@ -11,7 +11,7 @@ use sqlx::{AssertSqlSafe, PgConnection, Row};
 use uuid::Uuid;
 
 use super::connect::{LockWait, Terms};
-use super::error::again_on_deadlock;
+use super::error::{again_on_deadlock, patiently};
 use super::{Store, StoreError, millis, waves};
 use crate::config::database::CompressionConfig;
 use crate::domain::ids::VerificationId;
@@ -85,14 +85,16 @@ impl Store {
         // One order of locks for every batch, so that batches hardly ever deadlock.
         wave.sort_unstable_by_key(|&position| batch[position].run_id());
         let columns = columns(batch, &wave);
-        let created = again_on_deadlock(|| async {
-            match wave.len() {
-                1 => self.insert_single(&columns, default_delay, lock_wait).await,
-                _ => self.insert_batch(&columns, default_delay, lock_wait).await,
+        let (single, columns) = (wave.len() == 1, &columns);
+        let insert = |lock_wait| async move {
+            if single {
+                self.insert_single(columns, default_delay, lock_wait).await
+            } else {
+                self.insert_batch(columns, default_delay, lock_wait).await
             }
             .map_err(StoreError::doing(DOING))
-        })
-        .await;
+        };
+        let created = patiently(lock_wait, |lock_wait| again_on_deadlock(move || insert(lock_wait))).await;
         let created = match created {
             // Another call was faster with one of the runs. Nothing is written, and the rest knows what to do.
             Err(error) if error.is_duplicate_key() => return Ok(answers),
@@ -176,7 +178,8 @@ impl Store {
         let mut answers = vec![None; batch.len()];
         for wave in waves_of(batch) {
             let columns = columns(batch, &wave);
-            let rows = again_on_deadlock(|| self.schedule_wave(&columns, default_delay, lock_wait)).await?;
+            let write = |lock_wait| self.schedule_wave(&columns, default_delay, lock_wait);
+            let rows = patiently(lock_wait, |lock_wait| again_on_deadlock(move || write(lock_wait))).await?;
             let positions = columns.positions(wave);
             for row in rows {
                 let position = *positions.get(&row.given_id).ok_or_else(missing)?;

@@ -6,3 +6,5 @@ pub mod api;
 pub mod db;
 #[path = "../it/support/dispatch.rs"]
 pub mod dispatch;
+#[path = "../it/support/pooler.rs"]
+pub mod pooler;

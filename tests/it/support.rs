@@ -9,6 +9,7 @@ pub mod lives;
 pub mod logs;
 pub mod page;
 pub mod platform;
+pub mod pooler;
 pub mod process;
 pub mod proxy;
 pub mod receiver;

@@ -6,6 +6,8 @@ pub mod db;
 pub mod gateway;
 #[path = "../it/support/platform.rs"]
 pub mod platform;
+#[path = "../it/support/pooler.rs"]
+pub mod pooler;
 #[path = "../it/support/process.rs"]
 pub mod process;
 #[path = "../it/support/receiver.rs"]

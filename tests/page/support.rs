@@ -1,5 +1,7 @@
 //! What these tests stand on; shared with the others.
 
+#[path = "../it/support/pooler.rs"]
+pub mod pooler;
 #[path = "../it/support/process.rs"]
 pub mod process;
 #[path = "../it/support/wait.rs"]

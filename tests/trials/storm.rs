@@ -11,7 +11,7 @@ use warmproof::simulator::SimulatorOptions;
 use crate::TURN;
 use crate::support::platform::{Dispatched, SOON, options};
 use crate::support::stage::Stage;
-use crate::support::wait::until;
+use crate::support::wait::{until, until_it_grows_to};
 
 const CAP: i64 = 100;
 const WINDOW_MS: i64 = 2000;
@@ -42,11 +42,8 @@ async fn cap(stage: &Stage, cap: i64, window_ms: i64) {
 }
 
 async fn until_ended(stage: &Stage, count: usize) {
-    until(&format!("{count} have ended"), async || {
-        let ended: i64 = stage.db.value("select count(*) from outcome").await;
-        (usize::try_from(ended).unwrap() >= count).then_some(())
-    })
-    .await;
+    let ended = async || stage.db.value("select count(*) from outcome").await;
+    until_it_grows_to("verifications end", i64::try_from(count).unwrap(), ended).await;
 }
 
 async fn most_in_a_window(stage: &Stage) -> i64 {
@@ -75,18 +72,15 @@ async fn a_storm_of_losses_passes_the_cap_in_order_and_none_is_forgotten() {
         .await;
     let hits = losses(&stage, LOSSES).await;
 
-    until("those over the cap wait, for all to see", async || {
-        let waiting: i64 = stage
+    until_it_grows_to("those over the cap wait, for all to see", 1000, async || {
+        stage
             .db
             .value("select count(*) from pending where lost_at is not null and last_error = 'held: cap' and fence is null")
-            .await;
-        (waiting > 1000).then_some(())
+            .await
     })
     .await;
     // Each waits for its window; nobody asks about all of them all the time.
-    for part in 1..=4 {
-        until_ended(&stage, LOSSES * part / 4).await;
-    }
+    until_ended(&stage, LOSSES).await;
 
     assert!(most_in_a_window(&stage).await <= CAP, "more were permitted than the cap allows");
     let spent: i32 = stage.db.value("select max(spent) from fallback_window").await;
@@ -125,10 +119,7 @@ async fn losses_that_waited_until_the_redrive_took_them_are_still_losses() {
     let worker = stage.worker("a").env("WARMPROOF_LEASE_MS", 20_000).start();
     worker.says("worker started").await;
     losses(&stage, LOSSES).await;
-    // In parts, as all of it takes longer than anything else is waited for.
-    for ended in [LOSSES / 6, LOSSES] {
-        until_ended(&stage, ended).await;
-    }
+    until_ended(&stage, LOSSES).await;
 
     let by_result: Vec<(Option<String>, i64)> =
         sqlx::query_as("select fallback_result, count(*) from outcome where outcome = 'fallback' group by 1")

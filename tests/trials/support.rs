@@ -4,6 +4,8 @@
 pub mod db;
 #[path = "../it/support/platform.rs"]
 pub mod platform;
+#[path = "../it/support/pooler.rs"]
+pub mod pooler;
 #[path = "../it/support/process.rs"]
 pub mod process;
 #[path = "../it/support/stage.rs"]

@@ -149,7 +149,9 @@ impl Db {
             }
             done.and_then(|done| ended.map(|_| done))
         };
-        self.run(session, terms, doing, unit).await.unwrap_or_else(|fault| Err(failed(fault.into_sqlx())))
+        self.run(session, terms, || doing.to_owned(), unit)
+            .await
+            .unwrap_or_else(|fault| Err(failed(fault.into_sqlx())))
     }
 
     /// What came of the units of work lately.
@@ -207,7 +209,7 @@ impl Db {
         &self,
         session: Session,
         terms: Terms,
-        name: &str,
+        name: impl FnOnce() -> String,
         unit: W,
     ) -> Result<Result<T, E>, Fault>
     where
@@ -228,7 +230,7 @@ impl Db {
         });
         let done = task.await.unwrap_or(Err(Fault::Broken));
         if began.elapsed() > SLOW {
-            tracing::warn!(statement = name, duration_ms = began.elapsed().as_millis(), "a slow statement");
+            tracing::warn!(statement = name(), duration_ms = began.elapsed().as_millis(), "a slow statement");
         }
         done
     }
@@ -262,7 +264,7 @@ impl Db {
         // A named statement outlives its transaction, and with it the server that a pooler lent us.
         let persistent = persistent && !settings.pooler();
         let session = self.session(terms.commit).await?;
-        let name = name_of(sql.as_str());
+        let text = sql.clone();
         let unit = move |mut session: Session| async move {
             let Some(connection) = session.connection() else { return Err(Fault::Broken.into_sqlx()) };
             let (done, well) = match begin {
@@ -282,7 +284,9 @@ impl Db {
             }
             done
         };
-        self.run(session, terms, &name, unit).await.unwrap_or_else(|fault| Err(fault.into_sqlx()))
+        self.run(session, terms, || name_of(text.as_str()), unit)
+            .await
+            .unwrap_or_else(|fault| Err(fault.into_sqlx()))
     }
 }
 

@@ -157,8 +157,7 @@ impl Settings {
     /// How a transaction on these terms begins; `None` where a statement by itself will do.
     #[must_use]
     pub fn of_unit(&self, terms: Terms, transaction: bool) -> Option<String> {
-        let own = Terms { commit: terms.commit, ..Terms::DURABLE };
-        let list = match (self.pooler, self.of_terms(terms) == self.of_terms(own)) {
+        let list = match (self.pooler, self.are_the_sessions_own(terms)) {
             (true, _) => {
                 let mut list = self.list();
                 list.extend(self.of_terms(terms));
@@ -174,6 +173,24 @@ impl Settings {
             let _ = write!(text, "; {}", set(&list, "true"));
         }
         Some(text)
+    }
+
+    /// Whether a session of that kind gives these terms by itself.
+    fn are_the_sessions_own(&self, terms: Terms) -> bool {
+        let own = Terms { commit: terms.commit, ..Terms::DURABLE };
+        terms.planner.is_empty()
+            && terms.statement_timeout.is_none_or(|timeout| timeout == self.statement_timeout)
+            && self.lock_wait(terms) == self.lock_wait(own)
+    }
+
+    /// For `lock_timeout`; zero has no bound of its own, and the statement's holds.
+    fn lock_wait(&self, terms: Terms) -> Duration {
+        match (terms.lock_wait, terms.commit) {
+            (LockWait::Short, Commit::Durable) => self.row_wait[0],
+            (LockWait::Short, Commit::Relaxed) => self.row_wait[1],
+            (LockWait::Patient, _) => Duration::ZERO,
+            (LockWait::AtMost(wait), _) => wait,
+        }
     }
 
     /// What plans and rules rely on, whatever role and database say by themselves.
@@ -208,15 +225,7 @@ impl Settings {
 
     fn of_terms(&self, terms: Terms) -> Vec<(&'static str, String)> {
         let timeout = terms.statement_timeout.unwrap_or(self.statement_timeout);
-        let wait = match terms.lock_wait {
-            LockWait::Short => match terms.commit {
-                Commit::Durable => self.row_wait[0],
-                Commit::Relaxed => self.row_wait[1],
-            },
-            // No bound of its own: the statement's holds.
-            LockWait::Patient => Duration::ZERO,
-            LockWait::AtMost(wait) => wait,
-        };
+        let wait = self.lock_wait(terms);
         let mut list = vec![
             ("statement_timeout", timeout.as_millis().to_string()),
             ("lock_timeout", wait.as_millis().to_string()),

@@ -12,8 +12,11 @@ use warmproof::config::database::DatabaseConfig;
 use warmproof::config::environment::Environment;
 use warmproof::config::postgres::Discovery;
 use warmproof::postgres::{Home, Listen, Options, PrivatePostgres};
+use warmproof::store::connect::Role;
 use warmproof::store::upkeep::{Upkeep, UpkeepTerms};
-use warmproof::store::{Store, connect, migrate};
+use warmproof::store::{Store, migrate};
+
+use super::pooler::{self, PoolMode};
 
 pub const SCHEMA: &str = "warmproof";
 
@@ -30,8 +33,13 @@ impl Db {
         &self.pool
     }
 
-    /// For `WARMPROOF_DATABASE_URL` of a process.
+    /// For `WARMPROOF_DATABASE_URL` of a process; through the pooler, if the tests have one.
     pub fn url(&self) -> String {
+        url_of(&self.name)
+    }
+
+    /// The same past any pooler.
+    pub fn direct_url(&self) -> String {
         server().url_of(&self.name)
     }
 
@@ -98,6 +106,15 @@ pub fn server() -> &'static PrivatePostgres {
     })
 }
 
+fn url_of(name: &str) -> String {
+    match pooler::mode() {
+        None => server().url_of(name),
+        Some(mode) => {
+            format!("postgres://postgres@{}/{name}?sslmode=disable", pooler::address(server(), mode))
+        }
+    }
+}
+
 /// A fresh, migrated database.
 pub async fn db() -> Db {
     static TEMPLATE: OnceCell<()> = OnceCell::const_new();
@@ -111,14 +128,17 @@ pub async fn db() -> Db {
         .await;
     let name = format!("t{}", NEXT.fetch_add(1, Ordering::Relaxed));
     admin(&format!("create database {name} template template_warmproof")).await;
-    let options = server().connect_options().database(&name);
-    let store = Store::new(connect::database(options.clone(), SCHEMA, 8));
-    Db { store, name, pool: pool(options).await }
+    let config = DatabaseConfig { connections_max: 8, ..database_config(&url_of(&name)) };
+    let store = Store::connect_lazy(&config, Role::Worker);
+    let pool = pool(server().connect_options().database(&name)).await;
+    Db { store, name, pool }
 }
 
 /// What a process would read from its environment for this URL.
 pub fn database_config(url: &str) -> DatabaseConfig {
-    let environment = Environment::from_pairs([("WARMPROOF_DATABASE_URL", url)]);
+    let pooler = (pooler::mode() == Some(PoolMode::Transaction)).to_string();
+    let environment =
+        Environment::from_pairs([("WARMPROOF_DATABASE_URL", url), ("WARMPROOF_DATABASE_POOLER", &pooler)]);
     DatabaseSettings::from_environment(&environment).expect("settings").database
 }
 

@@ -11,6 +11,7 @@ use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
 use tokio::process::{Child, Command};
 use tokio::task::JoinHandle;
 
+use super::pooler::{self, PoolMode};
 use super::wait::{until, within};
 
 type Lines = Arc<Mutex<Vec<String>>>;
@@ -49,9 +50,11 @@ impl Program {
 
     pub fn start(&self) -> Process {
         let mut command = Command::new(env!("CARGO_BIN_EXE_warmproof"));
+        command.args(&self.arguments).env_clear();
+        if pooler::mode() == Some(PoolMode::Transaction) {
+            command.env("WARMPROOF_DATABASE_POOLER", "true");
+        }
         command
-            .args(&self.arguments)
-            .env_clear()
             .envs(&self.environment)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())

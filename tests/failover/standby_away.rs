@@ -1,0 +1,35 @@
+//! Commits that wait for a standby which is away: nothing is answered that a failover would lose.
+
+use std::time::Duration;
+
+use tokio::time::timeout;
+use warmproof::domain::verification::{CancelReason, ScheduleResult};
+
+use crate::pair::Pair;
+use crate::support::dispatch::{DELAY, cancellation, fresh};
+use crate::support::wait::until;
+
+/// Long enough for an answer that does not wait for a standby.
+const NOT_ANSWERED: Duration = Duration::from_secs(2);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_repeat_is_no_answer_while_the_first_is_on_no_standby() {
+    let mut pair = Pair::start().await;
+    let store = pair.store();
+    let first = store.schedule(&[fresh("run_kept", "snapshot_1")], DELAY).await.unwrap();
+    assert_eq!(first[0].as_ref().unwrap().result, ScheduleResult::Created);
+    pair.other.kill().await;
+    until("the primary knows that its standby is away", async || {
+        (pair.one.value::<i64>("select count(*) from pg_stat_replication").await == 0).then_some(())
+    })
+    .await;
+
+    // Neither what is new, nor what was there before, nor that there is nothing.
+    let new = timeout(NOT_ANSWERED, store.schedule(&[fresh("run_new", "snapshot_1")], DELAY)).await;
+    assert!(new.is_err(), "a schedule was answered: {new:?}");
+    let repeated = timeout(NOT_ANSWERED, store.schedule(&[fresh("run_kept", "snapshot_1")], DELAY)).await;
+    assert!(repeated.is_err(), "`duplicate` was answered: {repeated:?}");
+    let absent = cancellation("run_absent", None, CancelReason::Operator);
+    let cancelled = timeout(NOT_ANSWERED, store.cancel(&[absent])).await;
+    assert!(cancelled.is_err(), "`not_found` was answered: {cancelled:?}");
+}
