@@ -1,7 +1,7 @@
 # Every command there is. If it is not a target here, it is not a step.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-docker test-kubernetes trials takeover test-conformance test-alerts test-contract test-page openapi bench bench-pages profile bench-check check prepare
+.PHONY: help demo test test-docker test-kubernetes trials takeover test-pooler test-failover pooler-memory test-conformance test-alerts test-contract test-page openapi bench bench-pages profile bench-check check prepare
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -13,9 +13,24 @@ demo: ## Show warm starts getting lost and found; pass ARGS="--seconds 30 --json
 test: ## Run every test; installs PostgreSQL's programs if there are none
 	@scripts/bootstrap --test
 	cargo test
+	@$(MAKE) --no-print-directory test-failover
 	@scripts/dockerd --if-possible cargo test --test docker
 	@scripts/test-page --if-possible
 	@if scripts/kube-apiserver cached; then $(MAKE) --no-print-directory test-kubernetes; else scripts/kube-apiserver skipped; fi
+
+test-pooler: ## Run the tests through a real PgBouncer, which is installed if need be: by transaction, then by session
+	@scripts/bootstrap --test --pooler
+	WARMPROOF_TEST_POOLER=transaction cargo test --test it $(ARGS)
+	WARMPROOF_TEST_POOLER=session cargo test --test it $(ARGS)
+
+test-failover: ## Kill a primary under load, promote its standby, and look for what was promised
+	@scripts/bootstrap --test
+	cargo test --test failover -- --nocapture --test-threads=1 $(ARGS)
+
+pooler-memory: ## Watch for ten minutes how backends grow with WARMPROOF_DATABASE_POOLER on and no pooler
+	@scripts/bootstrap
+	cargo build --quiet --bin warmproof
+	@scripts/pooler-memory $(ARGS)
 
 test-docker: ## Run the tests against a real Docker engine, which is installed and started if need be; needs root and Linux
 	@scripts/bootstrap
@@ -76,6 +91,7 @@ check: ## Format, lints, tidiness, docs, query metadata, dependencies
 	cargo clippy --test docker -- -D warnings
 	cargo clippy --test kubernetes -- -D warnings
 	cargo clippy --test page -- -D warnings
+	cargo clippy --test failover -- -D warnings
 	cargo test --test tidy
 	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --document-private-items
 	@scripts/bootstrap

@@ -44,6 +44,8 @@ struct Active {
     coalescer: Coalescer,
     schema: String,
     default_delay: Duration,
+    /// Whether statements may be prepared by name.
+    named: bool,
 }
 
 /// Why a schedule call was not carried out. Nothing was written.
@@ -148,7 +150,8 @@ impl Scheduler {
     #[must_use]
     pub fn new(store: &Store, schema: impl Into<String>, default_delay: Duration) -> Self {
         let coalescer = Coalescer::start(store, default_delay);
-        Self { active: Some(Active { coalescer, schema: schema.into(), default_delay }) }
+        let named = !store.db().is_behind_a_pooler();
+        Self { active: Some(Active { coalescer, schema: schema.into(), default_delay, named }) }
     }
 
     /// Promises that somebody looks at this dispatch. Returned means durable; `None` means off.
@@ -175,8 +178,14 @@ impl Scheduler {
     ) -> Result<Option<Scheduled>, ScheduleError> {
         let Some(active) = &self.active else { return Ok(None) };
         check(&hit.0)?;
-        let answer =
-            store::schedule::schedule_in(transaction, &active.schema, &hit.0, active.default_delay).await;
+        let answer = store::schedule::schedule_in(
+            transaction,
+            &active.schema,
+            &hit.0,
+            active.default_delay,
+            active.named,
+        )
+        .await;
         let answer = answer.map_err(SharedError::new)?;
         Ok(Some(answer?))
     }

@@ -67,10 +67,15 @@ impl Store {
         Self { lanes: lanes as usize, ..self }
     }
 
-    /// The database. As an executor it runs one statement, durably, with a short wait for rows.
+    /// The database, for statements of one's own: [`Db::on`] is their executor.
     #[must_use]
     pub fn db(&self) -> &Db {
         &self.db
+    }
+
+    /// For one statement, durably, that waits but shortly for rows that others hold: a session's own terms.
+    fn durable(&self) -> On<'_> {
+        self.db.on(Terms::DURABLE)
     }
 
     /// For one statement that waits as long as it may run, where others hold what it wants.

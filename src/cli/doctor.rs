@@ -119,7 +119,13 @@ async fn database(environment: &Environment) -> anyhow::Result<Vec<Finding>> {
             }
         }
     }
-    let store = Store::connect(&settings, Role::People).await?;
+    let store = match Store::connect(&settings, Role::People).await {
+        Ok(store) => store,
+        Err(error) => {
+            let hint = "check WARMPROOF_DATABASE_URL";
+            return Ok(vec![Finding::ill("connection", Severity::Error, error.to_string(), hint)]);
+        }
+    };
     let server = store.server_facts().await?;
     let mut findings = server::of_server(&server, &settings);
     findings.push(match migrate::check(connector, &settings.schema).await {

@@ -33,8 +33,8 @@ use crate::config::database::DatabaseConfig;
 
 pub use connector::Connector;
 pub(super) use db::ends_session;
-pub use db::{Achieved, Connections, Db, Work};
-pub use executor::On;
+pub use db::{Connections, Db, Work};
+pub use executor::{On, Tx};
 pub use fault::Fault;
 pub use settings::{Commit, LockWait, Settings, Terms};
 

@@ -182,7 +182,7 @@ impl Store {
             &workloads as &[Option<&str>],
             &unprepared,
         )
-        .fetch_all(self.db())
+        .fetch_all(self.durable())
         .await
         .map_err(StoreError::doing("release claims"))?;
         Ok(given_back.len())

@@ -66,7 +66,7 @@ impl Store {
             key.fence.get(),
             super::count(probes),
         )
-        .fetch_optional(self.db())
+        .fetch_optional(self.durable())
         .await
         .map_err(StoreError::doing("mark a loss"))?;
         Ok(lost_at.map_or(Fenced::Stale, Fenced::Held))
@@ -86,7 +86,7 @@ impl Store {
             key.fence.get(),
             super::millis(hold),
         )
-        .fetch_one(self.db())
+        .fetch_one(self.durable())
         .await
         .map_err(StoreError::doing(doing))?;
         match row.answer.as_str() {
@@ -115,7 +115,7 @@ impl Store {
             key.fence.get(),
             workload,
         )
-        .fetch_optional(self.db())
+        .fetch_optional(self.durable())
         .await
         .map_err(StoreError::doing("count a create"))?;
         Ok(counted.map_or(Fenced::Stale, |count| Fenced::Held(count.unsigned_abs())))
@@ -133,7 +133,7 @@ impl Store {
             key.id.0,
             key.fence.get(),
         )
-        .fetch_optional(self.db())
+        .fetch_optional(self.durable())
         .await
         .map_err(StoreError::doing(doing))?;
         let Some(row) = row else { return Ok(Fenced::Stale) };

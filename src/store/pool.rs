@@ -1,11 +1,10 @@
 //! Pools as operators see and change them. Workers feel a change with their next statement.
 
 use serde::{Deserialize, Serialize};
-use sqlx::PgConnection;
 use utoipa::ToSchema;
 
 use super::audit::{self, Actor};
-use super::connect::Terms;
+use super::connect::{Terms, Tx};
 use super::{Store, StoreError};
 use crate::domain::pool::OnConnect;
 
@@ -169,7 +168,7 @@ impl Store {
 }
 
 async fn change_noted(
-    tx: &mut PgConnection,
+    tx: &mut Tx,
     name: String,
     change: PoolChange,
     actor: Actor,

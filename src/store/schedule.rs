@@ -192,7 +192,7 @@ impl Store {
     /// Asks for what a schedule needs, and writes nothing: a server that takes writes, the table, and the right.
     pub(super) async fn prove_schedule(&self) -> Result<(), StoreError> {
         sqlx::query!("select run_id from pending where false for update")
-            .fetch_all(self.db())
+            .fetch_all(self.durable())
             .await
             .map(drop)
             .map_err(StoreError::doing(DOING))
@@ -239,7 +239,8 @@ impl Store {
     }
 }
 
-/// Schedules one dispatch inside the caller's own transaction, in the schema given.
+/// Schedules one dispatch inside the caller's own transaction, in the schema given. `named`: the statement may be
+/// prepared by name, which nothing but a transaction pooler forbids.
 ///
 /// The promise holds when, and only when, that transaction commits. Keep it short: it
 /// holds the run's row, and with it every cancel and settle of that run.
@@ -251,6 +252,7 @@ pub async fn schedule_in(
     schema: &str,
     new: &NewVerification,
     default_delay: Duration,
+    named: bool,
 ) -> Result<ScheduleAnswer, StoreError> {
     let mut columns = Columns::default();
     let prepared = Prepared::of(new, &CompressionConfig::default());
@@ -278,6 +280,7 @@ pub async fn schedule_in(
         .bind(columns.codecs[0])
         .bind(columns.messages[0])
         .bind(millis(default_delay))
+        .persistent(named)
         .fetch_one(connection)
         .await
         .map_err(StoreError::doing(DOING))?;

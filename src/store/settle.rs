@@ -127,7 +127,7 @@ impl Store {
             &said.workloads as &[Option<&str>],
             &said.errors as &[Option<&str>],
         )
-        .fetch_all(self.db())
+        .fetch_all(self.durable())
         .await
         .map_err(StoreError::doing(DOING))
     }
@@ -149,7 +149,7 @@ impl Store {
             key.id.0,
             key.fence.get(),
         )
-        .fetch_optional(self.db())
+        .fetch_optional(self.durable())
         .await
         .map_err(StoreError::doing("look up an outcome"))
     }

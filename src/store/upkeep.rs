@@ -6,9 +6,7 @@
 
 use std::time::Duration;
 
-use sqlx::PgConnection;
-
-use super::connect::{LockWait, Terms, Work};
+use super::connect::{LockWait, Terms, Tx, Work};
 use super::{Store, StoreError};
 
 mod rounds;
@@ -223,7 +221,7 @@ impl Store {
     async fn in_turn<T, W>(&self, terms: Terms, work: W) -> Result<Option<T>, StoreError>
     where
         T: Send + 'static,
-        W: for<'t> FnOnce(&'t mut PgConnection) -> Work<'t, T> + Send + 'static,
+        W: for<'t> FnOnce(&'t mut Tx) -> Work<'t, T> + Send + 'static,
     {
         self.db().transaction(DOING, terms, move |tx| {
             Box::pin(async move {
@@ -239,7 +237,7 @@ impl Store {
     }
 }
 
-async fn drop_leftovers(tx: &mut PgConnection, retention_days: Option<u32>) -> Result<(), StoreError> {
+async fn drop_leftovers(tx: &mut Tx, retention_days: Option<u32>) -> Result<(), StoreError> {
     let failed = StoreError::doing(DOING);
     sqlx::query!("delete from outcome_minute where minute < clock_timestamp() - interval '2 days'")
         .execute(&mut *tx)

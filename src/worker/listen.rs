@@ -76,7 +76,9 @@ impl Health {
     }
 
     fn database(&self) -> Option<String> {
-        self.failure.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        let failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let never = self.claimed_at.lock().unwrap_or_else(PoisonError::into_inner).is_none();
+        failure.or_else(|| never.then(|| "the database has not answered yet".to_owned()))
     }
 }
 

@@ -1,5 +1,7 @@
 //! The operator's commands, run as a person runs them: the real binary against a real database.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Value, json};
 use warmproof::domain::verification::CancelReason;
 
@@ -21,7 +23,13 @@ impl Answer {
 }
 
 async fn run(db: &Db, args: &[&str]) -> Answer {
-    let environment = [("WARMPROOF_DATABASE_URL".to_owned(), db.url())].into();
+    // A migration wants a session of its own.
+    let (url, pooler) = match args {
+        ["migrate", ..] => (db.direct_url(), Some("false")),
+        _ => (db.url(), None),
+    };
+    let mut environment: BTreeMap<String, String> = [("WARMPROOF_DATABASE_URL".to_owned(), url)].into();
+    environment.extend(pooler.map(|pooler| ("WARMPROOF_DATABASE_POOLER".to_owned(), pooler.to_owned())));
     let mut process = Program::of(args, environment).start();
     let code = process.ended().await;
     Answer { code, out: process.stdout().join("\n"), err: process.stderr().join("\n") }

@@ -8,6 +8,7 @@
 
 mod support;
 
+mod addresses;
 mod admin;
 mod api;
 mod clocks;
@@ -28,6 +29,7 @@ mod pools;
 mod rarer_ends;
 mod second_look;
 mod secrets;
+mod servers;
 mod slow_creates;
 mod sql_calls;
 mod sql_counts;
@@ -42,6 +44,7 @@ mod store_plans;
 mod store_schedule;
 mod store_settle;
 mod takeover;
+mod tls;
 mod traces;
 mod webhook;
 mod wide_event;

@@ -59,7 +59,8 @@ async fn while_more_is_due_than_a_hand_takes_no_claim_is_small() {
     .await;
     let worker =
         stage.worker("a").env("WARMPROOF_CLAIMS_IN_HAND_MAX", 40).env("WARMPROOF_PROBE_CONCURRENCY", 2);
-    let worker = worker.start();
+    // No sweep meanwhile: it shares the room between what lies above the watermark and what lies below.
+    let worker = worker.env("WARMPROOF_LEASE_MS", 60_000).start();
     all_are_settled(&stage).await;
     // A claim has a fence of its own. What it takes is at least a quarter of the hand, unless there is no more.
     let claims = "select count(*) as taken from outcome group by fence order by min(settled_at), fence";

@@ -5,6 +5,7 @@ use warmproof::config::postgres::Discovery;
 use warmproof::domain::verification::CancelReason::{Connected, Miss, Operator};
 use warmproof::domain::verification::Cancelled;
 use warmproof::postgres::{Home, Options, PrivatePostgres};
+use warmproof::store::connect::Terms;
 use warmproof::store::migrate;
 use warmproof::store::{self, Store, connect};
 
@@ -109,7 +110,8 @@ async fn a_cancel_that_meets_a_superseding_schedule_cancels_what_took_the_place(
     let _ = schedule(&db.store, fresh("run_a", "snapshot_1")).await;
     let mut caller = db.pool().begin().await.unwrap();
     let later = hit("run_a", "snapshot_2", TimeDelta::milliseconds(-5));
-    let later = store::schedule::schedule_in(&mut caller, SCHEMA, &later, DELAY).await.unwrap().unwrap();
+    let later =
+        store::schedule::schedule_in(&mut caller, SCHEMA, &later, DELAY, true).await.unwrap().unwrap();
     let cancel = tokio::spawn({
         let store = db.store.clone();
         async move { store.cancel(&[cancellation("run_a", None, Operator)]).await.unwrap() }
@@ -176,8 +178,10 @@ impl CrashServer {
 
     /// Kills every process of the server at once, as a power cut does, and starts it again.
     async fn crash(self, store: Store) -> (Self, Store) {
-        let backends: Vec<i32> =
-            sqlx::query_scalar("select pid from pg_stat_activity").fetch_all(store.db()).await.unwrap();
+        let backends: Vec<i32> = sqlx::query_scalar("select pid from pg_stat_activity")
+            .fetch_all(store.db().on(Terms::DURABLE))
+            .await
+            .unwrap();
         let kill = |pid: i32| {
             let _ =
                 nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);

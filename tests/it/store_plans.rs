@@ -5,7 +5,7 @@ use std::time::Duration;
 use warmproof::config::database::DatabaseConfig;
 use warmproof::domain::verification::CancelReason;
 use warmproof::store::Store;
-use warmproof::store::connect::Role;
+use warmproof::store::connect::{Role, Terms};
 
 use crate::support::db::{Db, db};
 use crate::support::dispatch::{
@@ -52,7 +52,10 @@ async fn no_statement_of_a_worker_or_a_caller_reads_the_table_whole() {
     .await;
     let scans = async || {
         db.run("select pg_stat_force_next_flush()").await;
-        sqlx::query("select pg_stat_force_next_flush()").execute(store.db()).await.unwrap();
+        sqlx::query("select pg_stat_force_next_flush()")
+            .execute(store.db().on(Terms::DURABLE))
+            .await
+            .unwrap();
         db.value::<i64>("select seq_scan from pg_stat_user_tables where relname = 'pending'").await
     };
     let before = scans().await;
@@ -64,14 +67,14 @@ async fn no_statement_of_a_worker_or_a_caller_reads_the_table_whole() {
 
 /// Index entries that were read to find losses, and rows of outcomes that were read without any index.
 async fn read_of_losses(store: &Store) -> (i64, i64) {
-    sqlx::query("select pg_stat_force_next_flush()").execute(store.db()).await.unwrap();
+    sqlx::query("select pg_stat_force_next_flush()").execute(store.db().on(Terms::DURABLE)).await.unwrap();
     sqlx::query_as(
         "select
            (select coalesce(sum(idx_tup_read), 0)::bigint from pg_stat_user_indexes
             where indexrelname like 'outcome%pool_settled_at%'),
            (select coalesce(sum(seq_tup_read), 0)::bigint from pg_stat_user_tables where relname like 'outcome\\_2%')",
     )
-    .fetch_one(store.db())
+    .fetch_one(store.db().on(Terms::DURABLE))
     .await
     .unwrap()
 }
@@ -99,7 +102,7 @@ async fn the_latest_losses_are_read_without_the_others() {
         "vacuum analyze outcome",
         "analyze pool",
     ] {
-        sqlx::query(statement).execute(store.db()).await.unwrap();
+        sqlx::query(statement).execute(db.pool()).await.unwrap();
     }
     // Planned anew a few times, then kept.
     for _ in 0..8 {

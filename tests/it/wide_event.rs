@@ -17,6 +17,7 @@ use warmproof::simulator::{Simulator, SimulatorOptions};
 
 use crate::support::db::{Db, db};
 use crate::support::dispatch::schedule;
+use crate::support::pooler::{PoolMode, mode};
 
 const WORKER_TOKEN: &str = "tr_wgt_plantedplantedplantedplantedplantedpl";
 const MANAGED_SECRET: &str = "planted-managed-secret";
@@ -53,6 +54,7 @@ fn worker(db: &Db, platform: &str) -> Child {
             ("RUNNER_ADDITIONAL_ENV_VARS", &format!("KEY={RUNNER_SECRET}")),
             ("TRIGGER_WORKER_INSTANCE_NAME", "node-of-the-test"),
             ("WARMPROOF_DATABASE_URL", &db.url()),
+            ("WARMPROOF_DATABASE_POOLER", &(mode() == Some(PoolMode::Transaction)).to_string()),
             ("WARMPROOF_LOG", "debug"),
         ])
         .stdout(Stdio::piped())

@@ -12,6 +12,7 @@ mod support;
 
 mod brown_out;
 mod double_start;
+mod growth;
 mod storm;
 
 /// Whoever holds it has the machine.

@@ -9,9 +9,10 @@ use warmproof::domain::verification::{Intent, NewVerification};
 use warmproof::simulator::SimulatorOptions;
 
 use crate::TURN;
+use crate::growth::until_it_grows_to;
 use crate::support::platform::{Dispatched, SOON, options};
 use crate::support::stage::Stage;
-use crate::support::wait::{until, until_it_grows_to};
+use crate::support::wait::until;
 
 const CAP: i64 = 100;
 const WINDOW_MS: i64 = 2000;

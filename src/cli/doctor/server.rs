@@ -150,6 +150,20 @@ mod tests {
     }
 
     #[test]
+    fn what_keeps_dead_rows_is_named() {
+        let url = config("postgres://ada@localhost/app", "0");
+        assert_eq!(severity(&facts(), &url, "old snapshots"), Severity::Ok);
+        let held = ServerFacts {
+            prepared_transactions: vec!["transfer-7".to_owned()],
+            slots: vec!["old_standby".to_owned()],
+            ..facts()
+        };
+        assert_eq!(severity(&held, &url, "old snapshots"), Severity::Warning);
+        let told = of_snapshots(&held);
+        assert!(told.contains("transfer-7") && told.contains("old_standby"), "{told}");
+    }
+
+    #[test]
     fn missing_standbys_are_a_warning_only_where_they_are_asked_for() {
         let url = "postgres://ada@localhost/app";
         assert_eq!(severity(&facts(), &config(url, "0"), "standbys"), Severity::Ok);

@@ -6,8 +6,8 @@
 
 use std::fmt;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use deadpool::managed::{Pool, PoolError};
@@ -17,7 +17,7 @@ use sqlx::{AssertSqlSafe, Either, Executor, SqlStr};
 use tokio::time::{Instant, timeout};
 use tokio_util::task::TaskTracker;
 
-use super::executor::On;
+use super::executor::{On, Tx};
 use super::session::{Session, Sessions};
 use super::{Commit, Connector, Fault, Terms};
 use crate::store::StoreError;
@@ -50,17 +50,7 @@ struct Inner {
     relaxed: Pool<Sessions>,
     acquire_timeout: Duration,
     units: TaskTracker,
-    achieved: Mutex<Achieved>,
     in_use: AtomicU64,
-}
-
-/// What came of the units of work lately.
-#[derive(Debug, Clone, Default)]
-pub struct Achieved {
-    /// When the database answered last, even if by a refusal of what was asked.
-    pub answered_at: Option<Instant>,
-    /// What went wrong since, if something did.
-    pub failure: Option<String>,
 }
 
 /// Connections of a process.
@@ -100,7 +90,6 @@ impl Db {
             connector,
             acquire_timeout,
             units: TaskTracker::new(),
-            achieved: Mutex::default(),
             in_use: AtomicU64::new(0),
         };
         Self { inner: Arc::new(inner) }
@@ -128,24 +117,24 @@ impl Db {
     pub async fn transaction<T, W>(&self, doing: &'static str, terms: Terms, work: W) -> Result<T, StoreError>
     where
         T: Send + 'static,
-        W: for<'t> FnOnce(&'t mut PgConnection) -> Work<'t, T> + Send + 'static,
+        W: for<'t> FnOnce(&'t mut Tx) -> Work<'t, T> + Send + 'static,
     {
         let failed = StoreError::doing(doing);
         let begin = self.inner.connector.settings().of_unit(terms, true);
         let session = self.session(terms.commit).await.map_err(&failed)?;
-        let unit = move |mut session: Session| async move {
+        let named = !self.inner.connector.settings().pooler();
+        let unit = move |session: Session| async move {
             let failed = StoreError::doing(doing);
-            let Some(connection) = session.connection() else {
-                return Err(failed(Fault::Broken.into_sqlx()));
-            };
-            begin_with(connection, begin).await.map_err(&failed)?;
-            let done = work(&mut *connection).await;
+            let mut tx = Tx::new(session, named);
+            begin_with(tx.connection().map_err(&failed)?, begin).await.map_err(&failed)?;
+            let done = work(&mut tx).await;
             let end = if done.is_ok() { "commit" } else { "rollback" };
-            let ended = sqlx::raw_sql(end).execute(&mut *connection).await.map_err(&failed);
+            let connection = tx.connection().map_err(&failed)?;
+            let ended = sqlx::raw_sql(end).execute(connection).await.map_err(&failed);
             // Of two errors the first tells more; whether the session is well is told by the second.
             let well = ended.is_ok() && !done.as_ref().err().is_some_and(StoreError::ends_session);
             if well {
-                session.give_back();
+                tx.give_back();
             }
             done.and_then(|done| ended.map(|_| done))
         };
@@ -154,10 +143,10 @@ impl Db {
             .unwrap_or_else(|fault| Err(failed(fault.into_sqlx())))
     }
 
-    /// What came of the units of work lately.
+    /// Whether a transaction pooler stands in between.
     #[must_use]
-    pub fn achieved(&self) -> Achieved {
-        self.achieved_now().clone()
+    pub fn is_behind_a_pooler(&self) -> bool {
+        self.inner.connector.settings().pooler()
     }
 
     /// How many connections there are.
@@ -179,10 +168,6 @@ impl Db {
         }
     }
 
-    fn achieved_now(&self) -> std::sync::MutexGuard<'_, Achieved> {
-        self.inner.achieved.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// A session of this kind, waited for in the caller.
     async fn session(&self, commit: Commit) -> sqlx::Result<Session> {
         let pool = match commit {
@@ -200,7 +185,6 @@ impl Db {
             // Either no server lets us in, or the others keep all sessions busy.
             Err(_elapsed) => self.inner.connector.fault().unwrap_or(Fault::NoneFree { waited }),
         };
-        self.achieved_now().failure = Some(fault.to_string());
         Err(fault.into_sqlx())
     }
 
@@ -225,7 +209,9 @@ impl Db {
             let done =
                 timeout(limit, unit(session)).await.map_err(|_elapsed| Fault::NoAnswer { after: limit });
             db.inner.in_use.fetch_sub(1, Ordering::Relaxed);
-            db.note(generation, &done);
+            if done.as_ref().map_or(true, |done| done.as_ref().err().is_some_and(Failure::is_of_connection)) {
+                db.inner.connector.distrust(generation);
+            }
             done
         });
         let done = task.await.unwrap_or(Err(Fault::Broken));
@@ -233,23 +219,6 @@ impl Db {
             tracing::warn!(statement = name(), duration_ms = began.elapsed().as_millis(), "a slow statement");
         }
         done
-    }
-
-    /// What a unit's end says about the database.
-    fn note<T, E: Failure>(&self, generation: u64, done: &Result<Result<T, E>, Fault>) {
-        let (failure, answered) = match done {
-            Ok(Ok(_)) => (None, true),
-            Ok(Err(error)) => (error.of_connection(), error.of_connection().is_none()),
-            Err(fault) => (Some(fault.to_string()), false),
-        };
-        if failure.is_some() {
-            self.inner.connector.distrust(generation);
-        }
-        let mut achieved = self.achieved_now();
-        if answered {
-            achieved.answered_at = Some(Instant::now());
-        }
-        achieved.failure = failure;
     }
 
     pub(super) async fn statement(
@@ -292,19 +261,33 @@ impl Db {
 
 /// An error of a unit, as far as it tells of the connection.
 trait Failure {
-    /// What is wrong with the connection or the server; `None` if only what was asked is at fault.
-    fn of_connection(&self) -> Option<String>;
+    /// Whether the connection or the server is at fault, and not only what was asked.
+    fn is_of_connection(&self) -> bool;
 }
 
 impl Failure for sqlx::Error {
-    fn of_connection(&self) -> Option<String> {
-        ends_session(self).then(|| self.to_string())
+    #[expect(clippy::wildcard_enum_match_arm, reason = "all others are about what was asked or answered")]
+    fn is_of_connection(&self) -> bool {
+        match self {
+            Self::Io(_) | Self::Protocol(_) | Self::Tls(_) => true,
+            Self::Database(error) => {
+                let state = error.code().unwrap_or_default();
+                // Broken off, shut down or starting, read-only as after a failover; and a schema that has changed
+                // under statements which every session has prepared.
+                state.starts_with("08") || state.starts_with("57P") || ["25006", "0A000"].contains(&&*state)
+            }
+            _ => false,
+        }
     }
 }
 
 impl Failure for StoreError {
-    fn of_connection(&self) -> Option<String> {
-        self.ends_session().then(|| self.to_string())
+    fn is_of_connection(&self) -> bool {
+        match self {
+            Self::Database { source, .. } => source.is_of_connection(),
+            Self::Connection { .. } => true,
+            Self::Stopping | Self::Corrupt { .. } => false,
+        }
     }
 }
 
@@ -333,7 +316,7 @@ async fn begin_with(connection: &mut PgConnection, begin: Option<String>) -> sql
     sqlx::raw_sql(AssertSqlSafe(begin)).execute(connection).await.map(drop)
 }
 
-async fn execute(
+pub(super) async fn execute(
     connection: &mut PgConnection,
     sql: SqlStr,
     arguments: Option<PgArguments>,

@@ -6,10 +6,12 @@
 use futures_util::future::BoxFuture;
 use futures_util::stream::{self, BoxStream};
 use futures_util::{FutureExt as _, StreamExt as _, TryFutureExt as _, TryStreamExt as _};
-use sqlx::postgres::{PgQueryResult, PgRow, PgStatement, PgTypeInfo};
+use sqlx::postgres::{PgConnection, PgQueryResult, PgRow, PgStatement, PgTypeInfo};
 use sqlx::{Either, Execute, Executor, Postgres, SqlStr};
 
-use super::{Db, Terms};
+use super::db::execute;
+use super::session::Session;
+use super::{Db, Fault, Terms};
 
 /// Executes one statement as a unit of its own.
 #[derive(Debug, Clone, Copy)]
@@ -49,16 +51,7 @@ impl<'c> Executor<'c> for On<'c> {
         'q: 'e,
         E: 'q + Execute<'q, Postgres>,
     {
-        let mut rows = self.fetch_many(query);
-        async move {
-            while let Some(row) = rows.try_next().await? {
-                if let Either::Right(row) = row {
-                    return Ok(Some(row));
-                }
-            }
-            Ok(None)
-        }
-        .boxed()
+        first_row(self.fetch_many(query)).boxed()
     }
 
     fn prepare_with<'e>(
@@ -69,11 +62,7 @@ impl<'c> Executor<'c> for On<'c> {
     where
         'c: 'e,
     {
-        // A prepared statement belongs to a session, and none outlives its unit here.
-        async {
-            Err(sqlx::Error::InvalidArgument("statements are prepared where they are executed".to_owned()))
-        }
-        .boxed()
+        async { Err(not_here()) }.boxed()
     }
 
     fn describe<'e>(self, _sql: SqlStr) -> BoxFuture<'e, sqlx::Result<sqlx::Describe<Postgres>>>
@@ -85,16 +74,50 @@ impl<'c> Executor<'c> for On<'c> {
     }
 }
 
-impl<'c> Executor<'c> for &'c Db {
+/// A transaction that is under way, for the statements of its work.
+pub struct Tx {
+    session: Session,
+    /// Whether statements may be prepared by name, which outlives the transaction.
+    named: bool,
+}
+
+impl std::fmt::Debug for Tx {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Tx").field("named", &self.named).finish_non_exhaustive()
+    }
+}
+
+impl Tx {
+    pub(super) fn new(session: Session, named: bool) -> Self {
+        Self { session, named }
+    }
+
+    pub(super) fn connection(&mut self) -> sqlx::Result<&mut PgConnection> {
+        self.session.connection().ok_or_else(|| Fault::Broken.into_sqlx())
+    }
+
+    pub(super) fn give_back(self) {
+        self.session.give_back();
+    }
+}
+
+impl<'c> Executor<'c> for &'c mut Tx {
     type Database = Postgres;
 
-    fn fetch_many<'e, 'q, E>(self, query: E) -> BoxStream<'e, sqlx::Result<Either<PgQueryResult, PgRow>>>
+    fn fetch_many<'e, 'q, E>(self, mut query: E) -> BoxStream<'e, sqlx::Result<Either<PgQueryResult, PgRow>>>
     where
         'c: 'e,
         'q: 'e,
         E: 'q + Execute<'q, Postgres>,
     {
-        self.on(Terms::DURABLE).fetch_many(query)
+        let (arguments, persistent) = (query.take_arguments(), query.persistent() && self.named);
+        let sql = query.sql();
+        let rows = async move {
+            let arguments = arguments.map_err(sqlx::Error::Encode)?;
+            let rows = execute(self.connection()?, sql, arguments, persistent).await?;
+            Ok(stream::iter(rows.into_iter().map(Ok)))
+        };
+        rows.try_flatten_stream().boxed()
     }
 
     fn fetch_optional<'e, 'q, E>(self, query: E) -> BoxFuture<'e, sqlx::Result<Option<PgRow>>>
@@ -103,24 +126,42 @@ impl<'c> Executor<'c> for &'c Db {
         'q: 'e,
         E: 'q + Execute<'q, Postgres>,
     {
-        self.on(Terms::DURABLE).fetch_optional(query)
+        first_row(self.fetch_many(query)).boxed()
     }
 
     fn prepare_with<'e>(
         self,
-        sql: SqlStr,
-        parameters: &'e [PgTypeInfo],
+        _sql: SqlStr,
+        _parameters: &'e [PgTypeInfo],
     ) -> BoxFuture<'e, sqlx::Result<PgStatement>>
     where
         'c: 'e,
     {
-        self.on(Terms::DURABLE).prepare_with(sql, parameters)
+        async { Err(not_here()) }.boxed()
     }
 
-    fn describe<'e>(self, sql: SqlStr) -> BoxFuture<'e, sqlx::Result<sqlx::Describe<Postgres>>>
+    fn describe<'e>(self, _sql: SqlStr) -> BoxFuture<'e, sqlx::Result<sqlx::Describe<Postgres>>>
     where
         'c: 'e,
     {
-        self.on(Terms::DURABLE).describe(sql)
+        async { Err(not_here()) }.boxed()
     }
+}
+
+/// A prepared statement belongs to a session, and none outlives its unit here.
+fn not_here() -> sqlx::Error {
+    sqlx::Error::InvalidArgument("statements are prepared where they are executed".to_owned())
+}
+
+async fn first_row(
+    mut rows: BoxStream<'_, sqlx::Result<Either<PgQueryResult, PgRow>>>,
+) -> sqlx::Result<Option<PgRow>> {
+    let mut first = None;
+    // To the end: an error may follow the first row.
+    while let Some(row) = rows.try_next().await? {
+        if let Either::Right(row) = row {
+            first.get_or_insert(row);
+        }
+    }
+    Ok(first)
 }

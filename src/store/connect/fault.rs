@@ -96,6 +96,13 @@ pub(super) enum Refusal {
     Slow(Duration),
     /// It takes no writes, and one that does is wanted.
     ReadOnly,
+    /// A file that the address names cannot be read.
+    File {
+        /// The parameter and its path.
+        named: String,
+        /// Why not.
+        kind: io::ErrorKind,
+    },
 }
 
 impl Refusal {
@@ -103,6 +110,7 @@ impl Refusal {
     pub(super) fn is_passing(&self) -> bool {
         match self {
             Self::Slow(_) | Self::ReadOnly => true,
+            Self::File { .. } => false,
             Self::Error(sqlx::Error::Database(error)) => {
                 // Shutting down, starting up, too many connections, broken off; and a pooler's own refusals.
                 let state = error.code().unwrap_or_default();
@@ -126,6 +134,7 @@ impl Refusal {
 
     pub(super) fn cause(&self) -> String {
         match self {
+            Self::File { named, kind } => format!("the file of `{named}` cannot be read: {kind}"),
             Self::Slow(after) => format!("no answer within {} ms", after.as_millis()),
             Self::ReadOnly => {
                 "it takes no writes (a standby, or read-only), and `read-write` is asked for".to_owned()
@@ -164,6 +173,9 @@ impl Refusal {
                 Some(text.to_owned())
             }
             Self::Error(error) => tls::remedy(error, address),
+            Self::File { .. } => {
+                Some("check the path in WARMPROOF_DATABASE_URL and the file's permissions".to_owned())
+            }
             Self::Slow(_) | Self::ReadOnly => None,
         }
     }

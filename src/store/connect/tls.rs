@@ -10,6 +10,7 @@ use std::io;
 use rustls::CertificateError;
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
 
+use super::fault::Refusal;
 use crate::config::database::address::{Address, Tls, TlsMode};
 
 /// The options with the address's encryption.
@@ -28,6 +29,16 @@ pub(super) fn with(options: PgConnectOptions, tls: &Tls) -> PgConnectOptions {
         options = options.ssl_client_cert(certificate).ssl_client_key(key);
     }
     options
+}
+
+/// The first file of the address that cannot be read; the driver would only say that something was not found.
+pub(super) fn unreadable(tls: &Tls) -> Option<Refusal> {
+    let root = tls.root.iter().map(|path| ("sslrootcert", path));
+    let client = tls.client.iter().flat_map(|(certificate, key)| [("sslcert", certificate), ("sslkey", key)]);
+    root.chain(client).find_map(|(parameter, path)| {
+        let kind = std::fs::File::open(path).err()?.kind();
+        Some(Refusal::File { named: format!("{parameter}={path}"), kind })
+    })
 }
 
 /// What a failed handshake means; `None` if the error is of another kind.

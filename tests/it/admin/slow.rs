@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use sqlx::Connection as _;
 use tokio::time::Instant;
+use warmproof::store::connect::Terms;
 use warmproof::store::{Store, connect, migrate};
 
 use crate::support::db::{Db, SCHEMA, database_config, db, server};
@@ -68,7 +69,8 @@ async fn a_database_that_is_away_is_told_from_one_without_a_schema() {
 async fn those_who_look_have_connections_and_a_bound_of_their_own() {
     let db = db().await;
     let looks = bounded(&db);
-    let limit: String = sqlx::query_scalar("show statement_timeout").fetch_one(looks.db()).await.unwrap();
+    let limit: String =
+        sqlx::query_scalar("show statement_timeout").fetch_one(looks.db().on(Terms::DURABLE)).await.unwrap();
     assert_eq!(limit, "400ms");
     assert_eq!(looks.db().connections().max, 4);
 }

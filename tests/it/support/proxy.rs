@@ -9,6 +9,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::watch;
 
+use super::pooler::{self, PoolMode};
+
 /// `ReadyForQuery` outside a transaction: what the server sends once it has committed.
 const COMMITTED: &[u8] = b"Z\0\0\0\x05I";
 
@@ -129,6 +131,7 @@ async fn forward(
     }
     let mut server = TcpStream::connect(target).await?;
     let (mut up, mut down) = (vec![0; 64 << 10], vec![0; 64 << 10]);
+    let mut settling = false;
     loop {
         tokio::select! {
             read = client.read(&mut up) => {
@@ -142,6 +145,10 @@ async fn forward(
                 delayed(shared).await;
                 server.write_all(chunk).await?;
                 if is_settle(chunk) && shared.lose_a_reply.swap(false, Ordering::SeqCst) {
+                    settling = true;
+                }
+                // Behind a pooler the statement is one of a transaction, and commits with that.
+                if settling && (pooler::mode() != Some(PoolMode::Transaction) || is_commit(chunk)) {
                     return lose_reply(&mut server).await;
                 }
             }
@@ -182,6 +189,11 @@ async fn lose_reply(server: &mut TcpStream) -> std::io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// A simple query that commits.
+fn is_commit(chunk: &[u8]) -> bool {
+    chunk.first() == Some(&b'Q') && chunk.windows(6).any(|window| window == b"commit")
 }
 
 /// A `Bind` whose parameters hold a verdict; only a settle brings one.

@@ -12,6 +12,7 @@ use warmproof::store::lookup::Pending;
 
 use super::db::{Db, db};
 use super::platform::{Dispatched, Platform, options};
+use super::pooler::{PoolMode, mode};
 use super::process::{Process, Program};
 use super::wait::until;
 
@@ -61,6 +62,7 @@ impl Stage {
             ("TRIGGER_WARM_START_VERIFY_DELAY_MS", "1000"),
             ("METRICS_PORT", "0"),
             ("WARMPROOF_DATABASE_URL", &self.db.url()),
+            ("WARMPROOF_DATABASE_POOLER", &(mode() == Some(PoolMode::Transaction)).to_string()),
         ]
         .map(|(name, value)| (name.to_owned(), value.to_owned()))
         .into()
