@@ -111,6 +111,9 @@ impl Lifetime {
     }
 }
 
+/// How long a process that has done its work waits for what still runs.
+const PARTING_MAX: std::time::Duration = std::time::Duration::from_secs(1);
+
 /// Says that a proxy is named and not used. A probe that cannot leave the network otherwise fails without a word on it.
 fn warn_of_proxies() {
     let named = Environment::from_process().proxy_variables();
@@ -158,6 +161,8 @@ pub fn run(cli: Cli) -> ExitCode {
             Command::BenchWorker(args) => bench_worker::bench_worker(args).await.map(|()| ExitCode::SUCCESS),
         }
     });
+    // A name that is looked up in vain cannot be given up, and nothing is worth waiting for it.
+    runtime.shutdown_timeout(PARTING_MAX);
     done.unwrap_or_else(|error| fail(&error))
 }
 

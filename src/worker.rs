@@ -275,7 +275,7 @@ impl WorkerBuilder {
 }
 
 /// How long a starting worker stays away from a database that is not there yet.
-const START_BACKOFF: Backoff = Backoff { base: Duration::from_millis(500), max: Duration::from_secs(10) };
+const START_BACKOFF: Backoff = Backoff { base: Duration::from_millis(500), max: Duration::from_secs(3) };
 
 impl WorkerBuilder {
     /// Makes the pools known, waiting for a database that cannot be reached yet.
@@ -283,11 +283,11 @@ impl WorkerBuilder {
         let mut failures = 0;
         let pools: Vec<(PoolName, PoolSettings)> =
             self.pools.iter().map(|(name, served)| (name.clone(), served.initial.clone())).collect();
-        while !stop.is_cancelled() {
-            match self.store.ensure_pools(&pools).await {
+        // Nothing here outlasts `stop`: a database that does not answer must not keep the process.
+        while let Some(registered) = stop.run_until_cancelled(self.store.ensure_pools(&pools)).await {
+            match registered {
                 // Waiting would not help: the schema is missing, a right is, or the address is wrong.
                 Err(error) if !error.is_passing() => return Err(error),
-                Err(_) if stop.is_cancelled() => break,
                 Err(error) => {
                     health.failed(&error);
                     failures += 1;
@@ -298,7 +298,7 @@ impl WorkerBuilder {
                 Ok(()) => break,
             }
         }
-        if let Ok(false) = self.store.commits_durably().await {
+        if let Some(Ok(false)) = stop.run_until_cancelled(self.store.commits_durably()).await {
             tracing::error!(
                 "`synchronous_commit` is off for this role or database: what is promised may be lost in a crash"
             );

@@ -105,9 +105,9 @@ async fn database(environment: &Environment) -> anyhow::Result<Vec<Finding>> {
     let settings = DatabaseSettings::from_environment(environment)?.database;
     let connector = Connector::from(&settings);
     if !settings.pooler {
-        match connector.shares_sessions().await {
-            Ok(false) => {}
-            Ok(true) => {
+        match connector.own_session().await {
+            Ok(Some(_session)) => {}
+            Ok(None) => {
                 let told = "connections are handed out per transaction";
                 let hint =
                     "set WARMPROOF_DATABASE_POOLER=true for workers, apis and commands other than `migrate`";

@@ -28,7 +28,8 @@ pub struct DatabaseConfig {
     pub url_file: Option<PathBuf>,
     /// `WARMPROOF_SCHEMA`: where our tables live, `warmproof` by default.
     pub schema: String,
-    /// `WARMPROOF_DATABASE_CONNECTIONS_MAX`: connections this process may open, 6 by default, 2 to 500.
+    /// `WARMPROOF_DATABASE_CONNECTIONS_MAX`: connections this process may open, 6 by default, 4 to 500. A third of
+    /// them is for what need not wait for the disk.
     ///
     /// Too low and claims wait behind settles; too high and many workers exhaust the server's slots.
     pub connections_max: u32,
@@ -149,7 +150,7 @@ impl DatabaseConfig {
         let schema = read_schema(reader);
         refuse_driver_variables(reader);
         let rest = |reader: &mut Reader<'_>, (url, address, url_file)| Self {
-            connections_max: reader.count("WARMPROOF_DATABASE_CONNECTIONS_MAX", 6, 2..=500),
+            connections_max: reader.count("WARMPROOF_DATABASE_CONNECTIONS_MAX", 6, 4..=500),
             acquire_timeout: reader.millis("WARMPROOF_DATABASE_ACQUIRE_TIMEOUT_MS", 5000, 100..=60_000),
             statement_timeout: reader.millis(
                 "WARMPROOF_DATABASE_STATEMENT_TIMEOUT_MS",

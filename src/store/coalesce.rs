@@ -31,7 +31,7 @@ const YIELDS_MAX: usize = 16;
 /// Calls that wait for a lane before callers wait themselves.
 const QUEUE_MAX: usize = 1024;
 
-/// Calls that wait beside the lanes at a time, each with a connection.
+/// Calls that wait beside the lanes at a time, each with a connection; fewer where lanes would find none.
 const BESIDE_MAX: usize = 2;
 
 /// An error that all calls of a batch share.
@@ -64,7 +64,8 @@ impl Coalescer {
     /// Starts the store's lanes on the current runtime; each uses one connection while it works.
     #[must_use]
     pub fn start(store: &Store, default_delay: Duration) -> Self {
-        let beside = Arc::new(Semaphore::new(BESIDE_MAX));
+        let spare = store.db().durable_max().saturating_sub(store.lanes);
+        let beside = Arc::new(Semaphore::new(spare.clamp(1, BESIDE_MAX)));
         let lane = |_| {
             let (sender, calls) = mpsc::channel(QUEUE_MAX);
             let (beside, health) = (Arc::clone(&beside), Arc::<LaneHealth>::default());
@@ -144,7 +145,12 @@ impl Lane {
                 lane.health.begin();
                 let done = match batch {
                     Batch::Schedule(calls) => lane.schedule(calls).await,
-                    Batch::Cancel(calls) => lane.cancel(calls).await,
+                    Batch::Cancel(calls) => {
+                        // Most of these do not wait for the disk, and prove nothing about a schedule.
+                        let done = lane.cancel(calls).await;
+                        lane.health.end_of_another(&done);
+                        continue;
+                    }
                     Batch::Proof(answers) => lane.prove(answers).await,
                 };
                 lane.health.end(&done);
@@ -180,6 +186,7 @@ impl Lane {
     }
 
     async fn schedule_one(self: &Arc<Self>, prepared: Box<Prepared<'static>>, to: Answer<ScheduleAnswer>) {
+        self.health.begin();
         match self.store.schedule_waiting(&[&*prepared], self.default_delay, LockWait::Short).await {
             Err(error) if error.is_lock_timeout() => {
                 let lane = Arc::clone(self);
@@ -213,6 +220,7 @@ impl Lane {
 
     async fn cancel_one(self: &Arc<Self>, cancellation: Cancellation, to: Answer<Cancelled>) {
         let alone = std::slice::from_ref(&cancellation);
+        self.health.begin();
         match self.store.cancel_waiting(alone, LockWait::Short).await {
             Err(error) if error.is_lock_timeout() => {
                 let lane = Arc::clone(self);

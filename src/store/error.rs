@@ -141,7 +141,7 @@ impl StoreError {
                     Remedy::Mend("`outcome` has no partition for today; a running worker or api makes it")
                 }
                 // What a session keeps is gone, or another client's.
-                Some("26000" | "42P05" | "08P01") => Remedy::Mend(
+                Some("26000" | "42P05") => Remedy::Mend(
                     "a pooler hands out connections per transaction: set WARMPROOF_DATABASE_POOLER=true",
                 ),
                 Some("55000") if is_missing_identity(source) => {

@@ -41,6 +41,15 @@ impl LaneHealth {
         achieved.well_at = done.is_ok().then(Instant::now);
     }
 
+    /// A statement has ended that proves nothing but its failure.
+    pub(super) fn end_of_another(&self, done: &Result<(), SharedError>) {
+        let mut achieved = self.lock();
+        achieved.began_at = None;
+        if done.is_err() {
+            achieved.well_at = None;
+        }
+    }
+
     /// What keeps the lane from its work. Asked for a proof where it achieved nothing lately.
     pub(super) async fn problem<F>(&self, prove: impl FnOnce() -> F) -> Option<String>
     where

@@ -16,6 +16,7 @@ use refinery_core::{AsyncMigrate as _, Migration};
 use sha2::{Digest as _, Sha256};
 use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Connection as _};
+use tokio::time::timeout;
 
 mod connection;
 mod error;
@@ -28,7 +29,7 @@ mod tests;
 pub use error::MigrateError;
 pub use schema_name::{InvalidSchemaName, SchemaName};
 
-use super::connect::Connector;
+use super::connect::{Connector, Fault};
 use connection::MigrationConnection;
 use error::chain;
 use fit::Fit;
@@ -43,6 +44,8 @@ pub const MIGRATIONS_AHEAD_MAX: usize = 10;
 /// The table of applied migrations, in the schema itself.
 const HISTORY: &str = "refinery_schema_history";
 
+/// How long it may take to read what was applied, or to ask for a turn.
+const PLAN_MAX: Duration = Duration::from_secs(15);
 /// How often a waiting process looks whether it is its turn.
 const TURN_POLL: Duration = Duration::from_millis(100);
 /// How often a waiting process says that it still waits.
@@ -152,10 +155,11 @@ async fn connect_alone(
 ) -> Result<PgConnection, MigrateError> {
     let connector = connector.into();
     let fault = |fault| MigrateError::Connection { schema: schema.to_string(), fault };
-    if connector.settings().pooler() || connector.shares_sessions().await.map_err(fault)? {
-        return Err(MigrateError::Pooler { schema: schema.to_string() });
+    let pooler = || MigrateError::Pooler { schema: schema.to_string() };
+    if connector.settings().pooler() {
+        return Err(pooler());
     }
-    connector.connect_bare().await.map_err(fault)
+    connector.own_session().await.map_err(fault)?.ok_or_else(pooler)
 }
 
 /// The login lacks a right.
@@ -186,9 +190,10 @@ async fn take_turn(db: &mut PgConnection, schema: &SchemaName) -> Result<(), sql
     let (key, began) = (turn_key(schema), Instant::now());
     let mut notice = TURN_NOTICE;
     loop {
-        let is_ours: bool = sqlx::query_scalar!(r#"select pg_try_advisory_lock($1) as "is_ours!""#, key)
-            .fetch_one(&mut *db)
-            .await?;
+        let asked = sqlx::query_scalar!(r#"select pg_try_advisory_lock($1) as "is_ours!""#, key);
+        let is_ours: bool = timeout(PLAN_MAX, asked.fetch_one(&mut *db))
+            .await
+            .unwrap_or_else(|_elapsed| Err(Fault::NoAnswer { after: PLAN_MAX }.into_sqlx()))?;
         if is_ours {
             return Ok(());
         }
@@ -263,11 +268,22 @@ async fn plan_with(
     migrations: &[Migration],
 ) -> Result<MigrationPlan, MigrateError> {
     let schema = SchemaName::parse(schema)?;
-    let mut db = connect(connector, &schema).await?;
+    timeout(PLAN_MAX, plan_of(connector, &schema, migrations)).await.unwrap_or_else(|_elapsed| {
+        let fault = Fault::NoAnswer { after: PLAN_MAX };
+        Err(MigrateError::Connection { schema: schema.to_string(), fault })
+    })
+}
+
+async fn plan_of(
+    connector: impl Into<Connector>,
+    schema: &SchemaName,
+    migrations: &[Migration],
+) -> Result<MigrationPlan, MigrateError> {
+    let mut db = connect(connector, schema).await?;
     // In one transaction, which even a pooler keeps in one session.
     let failed = |source| MigrateError::Database { schema: schema.to_string(), source };
     sqlx::raw_sql("begin").execute(&mut db).await.map_err(failed)?;
-    let found = fit(&mut db, &schema, migrations).await;
+    let found = fit(&mut db, schema, migrations).await;
     let _ = sqlx::raw_sql("rollback").execute(&mut db).await;
     let _ = db.close().await;
     let found = found?;

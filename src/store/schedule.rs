@@ -189,13 +189,18 @@ impl Store {
         answers.into_iter().map(|answer| answer.ok_or_else(missing)).collect()
     }
 
-    /// Asks for what a schedule needs, and writes nothing: a server that takes writes, the table, and the right.
+    /// Asks for what a schedule needs, and changes no row: the table, the right, a server that takes writes, and a
+    /// commit that waits for disk and standbys.
     pub(super) async fn prove_schedule(&self) -> Result<(), StoreError> {
-        sqlx::query!("select run_id from pending where false for update")
-            .fetch_all(self.durable())
-            .await
-            .map(drop)
-            .map_err(StoreError::doing(DOING))
+        sqlx::query!(
+            "with locked as materialized (select run_id from pending where false for update)
+             select (select count(*) from locked) as locked,
+               pg_logical_emit_message(true, 'warmproof', 'ready')::text as written"
+        )
+        .fetch_all(self.durable())
+        .await
+        .map(drop)
+        .map_err(StoreError::doing(DOING))
     }
 
     fn prepared<'a>(&self, new: &'a NewVerification) -> Prepared<'a> {

@@ -30,13 +30,18 @@ pub(super) struct Health {
 }
 
 impl Health {
-    /// A claim was answered, or none was wanted.
+    /// A claim was answered.
     pub(super) fn claimed(&self) {
         *self.claimed_at.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
         self.failed_by(None);
     }
 
-    /// The database did not do what was asked: a claim, or what comes before the first.
+    /// A settle was answered.
+    pub(super) fn settled(&self) {
+        self.failed_by(None);
+    }
+
+    /// The database did not do what was asked: a claim, a settle, or what comes before the first.
     pub(super) fn failed(&self, error: &StoreError) {
         self.failed_by(Some(error.in_public()));
     }
@@ -49,7 +54,7 @@ impl Health {
     pub(super) fn hands_full(&self, full: bool) {
         self.hands_full.store(full, Ordering::Relaxed);
         if full {
-            self.claimed();
+            *self.claimed_at.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
         }
     }
 

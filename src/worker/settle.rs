@@ -99,8 +99,12 @@ async fn record(shared: &Shared, ended: Vec<Ended>) -> Vec<Ended> {
     let mut failures = 0;
     let answers = loop {
         match shared.store.settle(&batch).await {
-            Ok(answers) => break answers,
+            Ok(answers) => {
+                shared.health.settled();
+                break answers;
+            }
             Err(error) => {
+                shared.health.failed(&error);
                 failures += 1;
                 let wait = DATABASE_BACKOFF.delay(failures, rand::rng().random());
                 tracing::warn!(%error, settlements = batch.len(), "could not settle, backing off");

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use warmproof::config::database::DatabaseConfig;
 use warmproof::domain::outcome::{Ending, FallbackResult};
 use warmproof::domain::verification::{CancelReason, Cancelled};
-use warmproof::store::connect::Role;
+use warmproof::store::connect::{Role, Terms};
 use warmproof::store::{Remedy, Store};
 
 use crate::support::db::{Db, database_config, db, keep_up, upkeep_terms};
@@ -14,6 +14,7 @@ use crate::support::dispatch::{
     DELAY, cancellation, claim, everything, fresh, schedule, settlement, started,
 };
 use crate::support::platform::SOON;
+use crate::support::pooler::{PoolMode, mode};
 use crate::support::process::Program;
 use crate::support::stage::Stage;
 use crate::support::wait::until;
@@ -29,6 +30,8 @@ async fn live(store: &Store) {
     for run in ["run_a", "run_b", "run_c"] {
         let _ = schedule(store, fresh(run, "snapshot_1")).await;
     }
+    // Longer than the bounds that a role may have.
+    sqlx::query("select pg_sleep(0.3)").execute(store.db().on(Terms::DURABLE)).await.unwrap();
     let claims = claim(store, everything("default", 10)).await;
     assert_eq!(claims.len(), 3);
     let keys: Vec<_> = claims.iter().map(|claim| claim.key.clone()).collect();
@@ -57,9 +60,9 @@ async fn settings_of_a_role_or_database_change_nothing() {
     for setting in [
         "default_transaction_isolation = 'serializable'",
         "default_transaction_deferrable = on",
-        "statement_timeout = '1ms'",
+        "statement_timeout = '200ms'",
         "lock_timeout = '1ms'",
-        "idle_session_timeout = '50ms'",
+        "idle_session_timeout = '100ms'",
         "idle_in_transaction_session_timeout = '1ms'",
         "search_path = 'nowhere'",
         "search_path = ''",
@@ -208,6 +211,27 @@ async fn roles_that_may_not_be_made_come_with_what_to_grant() {
     assert_eq!(roles.ended().await, Some(1));
     let told = roles.stderr().join("\n");
     assert!(told.contains("hint: grant the login") && told.contains("createrole"), "{told}");
+}
+
+/// Runs where there is a pooler: with `make test-pooler`.
+#[tokio::test]
+async fn a_pooler_that_we_were_not_told_of_is_named_before_it_gets_a_setting_of_ours() {
+    if mode() != Some(PoolMode::Transaction) {
+        println!("there is no pooler: `make test-pooler` brings one");
+        return;
+    }
+    let stage = Stage::set().await;
+    let mut worker = stage.worker("a").env("WARMPROOF_DATABASE_POOLER", false).start();
+    worker.says("set WARMPROOF_DATABASE_POOLER=true").await;
+    worker.kill().await;
+    let found = {
+        let environment = [("WARMPROOF_DATABASE_URL".to_owned(), stage.db.url())].into();
+        let mut process =
+            Program::of(&["doctor"], environment).env("WARMPROOF_DATABASE_POOLER", false).start();
+        process.ended().await;
+        process.stdout().join("\n")
+    };
+    assert!(found.contains("ERROR    pooler"), "{found}");
 }
 
 #[tokio::test]

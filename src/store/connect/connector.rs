@@ -7,7 +7,8 @@ use std::time::Duration;
 use secrecy::ExposeSecret;
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Row as _};
-use tokio::time::{sleep, timeout};
+use tokio::sync::OnceCell;
+use tokio::time::{Instant, sleep, timeout};
 
 use super::fault::{Fault, Refusal};
 use super::{Commit, Role, Settings, tls};
@@ -17,6 +18,10 @@ use crate::domain::backoff::Backoff;
 
 /// How long one server may take to let us in, where the address says nothing.
 const CONNECT_TIMEOUT_DEFAULT: Duration = Duration::from_secs(3);
+/// How long it may take to find out whether a session is our own.
+const ASKING_MAX: Duration = Duration::from_secs(15);
+/// Connections that would take a session which is not.
+const OTHERS: usize = 3;
 /// How long to stay away from servers of which none let us in.
 const BACKOFF: Backoff = Backoff { base: Duration::from_millis(20), max: Duration::from_secs(1) };
 
@@ -34,6 +39,26 @@ enum Source {
     Options(Box<PgConnectOptions>),
 }
 
+/// A server that is being asked to let us in. Dropped before it has answered, it is told as one that did not.
+struct Asked<'a> {
+    learned: &'a Learned,
+    server: &'a str,
+    at: Instant,
+    answered: bool,
+}
+
+impl Drop for Asked<'_> {
+    fn drop(&mut self) {
+        if !self.answered {
+            let refusal = Refusal::Slow(self.at.elapsed());
+            let fault =
+                Fault::Connect { problems: vec![refusal.told(self.server)], hint: None, passing: true };
+            *self.learned.fault.lock().unwrap_or_else(PoisonError::into_inner) =
+                Some((Instant::now(), fault));
+        }
+    }
+}
+
 /// A server's name for people, and how to reach it.
 type Server = (String, PgConnectOptions);
 
@@ -43,8 +68,10 @@ struct Learned {
     good: AtomicUsize,
     /// Sessions of an earlier generation are not trusted any more.
     generation: AtomicU64,
-    /// Why no server let us in, if none did when we last tried.
-    fault: Mutex<Option<Fault>>,
+    /// Why no server let us in, and when that was, if none did when we last tried.
+    fault: Mutex<Option<(Instant, Fault)>>,
+    /// Whether sessions were found to be our own; asked before the first relaxed one.
+    own: OnceCell<()>,
 }
 
 /// For one server and the usual settings in whatever schema its sessions find.
@@ -99,16 +126,23 @@ impl Connector {
             self.learned.generation.compare_exchange(generation, next, Ordering::Relaxed, Ordering::Relaxed);
     }
 
-    /// Why no server let us in when we last tried.
-    pub(super) fn fault(&self) -> Option<Fault> {
-        self.learned.fault.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    /// Why there was no session for a caller that has waited since then, if no server let us in meanwhile.
+    pub(super) fn fault_since(&self, began: Instant) -> Option<Fault> {
+        let fault = self.learned.fault.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        fault.filter(|(at, _)| *at >= began).map(|(_, fault)| fault)
     }
 
     /// Opens a session, and tries again while its refusals are of a kind that passes. Has no end by itself.
     pub(super) async fn connect(&self, commit: Commit) -> Result<PgConnection, Fault> {
         let mut failures = 0;
         loop {
-            match self.connect_once(Some(commit)).await {
+            let connected = async {
+                if commit == Commit::Relaxed {
+                    self.learned.own.get_or_try_init(|| self.require_own_sessions()).await?;
+                }
+                self.connect_once(Some(commit)).await
+            };
+            match connected.await {
                 Err(fault) if fault.is_passing() => {
                     failures += 1;
                     sleep(BACKOFF.delay(failures, rand::random())).await;
@@ -126,34 +160,67 @@ impl Connector {
         self.connect_once(None).await
     }
 
-    /// Whether a pooler hands out the server's sessions per transaction.
+    /// A relaxed session in a pooler's hands would make other clients' commits relaxed, and ours would be theirs.
+    async fn require_own_sessions(&self) -> Result<(), Fault> {
+        if self.settings.pooler() || matches!(self.source, Source::Options(_)) {
+            return Ok(());
+        }
+        match self.own_session().await? {
+            Some(_session) => Ok(()),
+            None => Err(Fault::Connect {
+                problems: vec!["connections are handed out per transaction".to_owned()],
+                hint: Some("a pooler stands in between: set WARMPROOF_DATABASE_POOLER=true".to_owned()),
+                passing: false,
+            }),
+        }
+    }
+
+    /// A connection without our settings whose session is its own; `None` if a pooler hands sessions out per
+    /// transaction.
     ///
-    /// Asked by its effect: of two connections the second gets the session that the first has just used, so that
-    /// the first finds itself in another one, or waits for it in vain.
+    /// Asked by its effect: others get the session that the first has just used, and the first finds itself in
+    /// another one, or waits for it in vain. Several others, because a pooler may be several.
     ///
     /// # Errors
-    /// No server let us in.
-    pub async fn shares_sessions(&self) -> Result<bool, Fault> {
-        let (mut one, mut other) = (self.connect_once(None).await?, self.connect_once(None).await?);
+    /// No server let us in, or it did not answer.
+    pub async fn own_session(&self) -> Result<Option<PgConnection>, Fault> {
+        timeout(ASKING_MAX, self.ask_for_own_session())
+            .await
+            .unwrap_or(Err(Fault::NoAnswer { after: ASKING_MAX }))
+    }
+
+    async fn ask_for_own_session(&self) -> Result<Option<PgConnection>, Fault> {
         let broken = |error| Fault::Connect {
             problems: vec![format!("the connection broke: {}", Refusal::Error(error).cause())],
             hint: None,
             passing: true,
         };
-        let before = pid_in_transaction(&mut one).await.map_err(broken)?;
-        end_transaction(&mut one).await.map_err(broken)?;
-        pid_in_transaction(&mut other).await.map_err(broken)?;
-        let after = match timeout(CONNECT_TIMEOUT_DEFAULT, pid_in_transaction(&mut one)).await {
-            Ok(after) => Some(after.map_err(broken)?),
-            Err(_elapsed) => None,
+        let mut first = self.connect_once(None).await?;
+        let before = pid_in_transaction(&mut first).await.map_err(broken)?;
+        end_transaction(&mut first).await.map_err(broken)?;
+        let mut others = Vec::new();
+        for _ in 0..OTHERS {
+            // A role that may open no more connections has shown that it has the server to itself so far.
+            let Ok(mut other) = self.connect_once(None).await else { break };
+            // A pooler with few sessions keeps this one waiting: then the first one's is taken.
+            match timeout(CONNECT_TIMEOUT_DEFAULT, pid_in_transaction(&mut other)).await {
+                Ok(taken) if taken.as_ref().is_ok_and(|pid| *pid == before) => return Ok(None),
+                Ok(taken) => others.push((taken.map_err(broken)?, other)),
+                Err(_elapsed) => return Ok(None),
+            }
+        }
+        let after = match timeout(CONNECT_TIMEOUT_DEFAULT, pid_in_transaction(&mut first)).await {
+            Ok(after) => after.map_err(broken)?,
+            Err(_elapsed) => return Ok(None),
         };
-        Ok(after != Some(before))
+        end_transaction(&mut first).await.map_err(broken)?;
+        Ok((after == before).then_some(first))
     }
 
     /// Tries each server once.
     pub(super) async fn connect_once(&self, commit: Option<Commit>) -> Result<PgConnection, Fault> {
         let connected = self.try_servers(commit).await;
-        let fault = connected.as_ref().err().cloned();
+        let fault = connected.as_ref().err().map(|fault| (Instant::now(), fault.clone()));
         *self.learned.fault.lock().unwrap_or_else(PoisonError::into_inner) = fault;
         connected
     }
@@ -164,7 +231,13 @@ impl Connector {
         let (mut problems, mut hint, mut passing) = (Vec::new(), None, false);
         for position in (first..servers.len()).chain(0..first) {
             let (name, options) = &servers[position];
-            match self.try_server(options, address.as_ref(), commit).await {
+            // The next try begins behind this one, even if a caller that leaves ends it here.
+            self.learned.good.store(position + 1, Ordering::Relaxed);
+            let mut asked =
+                Asked { learned: &self.learned, server: name, at: Instant::now(), answered: false };
+            let tried = self.try_server(options, address.as_ref(), commit).await;
+            asked.answered = true;
+            match tried {
                 Ok(connection) => {
                     self.learned.good.store(position, Ordering::Relaxed);
                     return Ok(connection);
@@ -254,7 +327,9 @@ async fn takes_writes(connection: &mut PgConnection) -> Result<bool, sqlx::Error
 
 /// The server's process, in a transaction that stays open.
 async fn pid_in_transaction(connection: &mut PgConnection) -> Result<String, sqlx::Error> {
-    let asked = sqlx::raw_sql("begin; select pg_backend_pid()::text");
+    let asked = sqlx::raw_sql(
+        "begin; set local idle_in_transaction_session_timeout = 60000; select pg_backend_pid()::text",
+    );
     sqlx::Executor::fetch_one(connection, asked).await?.try_get_unchecked(0)
 }
 

@@ -11,9 +11,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use deadpool::managed::{Pool, PoolError};
-use futures_util::TryStreamExt as _;
-use sqlx::postgres::{PgArguments, PgConnection, PgQueryResult, PgRow};
-use sqlx::{AssertSqlSafe, Either, Executor, SqlStr};
+use sqlx::postgres::{PgArguments, PgQueryResult, PgRow};
+use sqlx::{Either, SqlStr};
 use tokio::time::{Instant, timeout};
 use tokio_util::task::TaskTracker;
 
@@ -123,24 +122,30 @@ impl Db {
         let begin = self.inner.connector.settings().of_unit(terms, true);
         let session = self.session(terms.commit).await.map_err(&failed)?;
         let named = !self.inner.connector.settings().pooler();
+        let limit = self.inner.connector.settings().deadline(terms);
         let unit = move |session: Session| async move {
             let failed = StoreError::doing(doing);
-            let mut tx = Tx::new(session, named);
-            begin_with(tx.connection().map_err(&failed)?, begin).await.map_err(&failed)?;
+            let mut tx = Tx::new(session, named, limit);
+            tx.simple(begin.unwrap_or_else(|| "begin".to_owned())).await.map_err(&failed)?;
             let done = work(&mut tx).await;
             let end = if done.is_ok() { "commit" } else { "rollback" };
-            let connection = tx.connection().map_err(&failed)?;
-            let ended = sqlx::raw_sql(end).execute(connection).await.map_err(&failed);
+            let ended = tx.simple(end.to_owned()).await.map_err(&failed);
             // Of two errors the first tells more; whether the session is well is told by the second.
             let well = ended.is_ok() && !done.as_ref().err().is_some_and(StoreError::ends_session);
             if well {
                 tx.give_back();
             }
-            done.and_then(|done| ended.map(|_| done))
+            done.and_then(|done| ended.map(|()| done))
         };
-        self.run(session, terms, || doing.to_owned(), unit)
+        self.run(session, || doing.to_owned(), unit)
             .await
             .unwrap_or_else(|fault| Err(failed(fault.into_sqlx())))
+    }
+
+    /// How many sessions there may be whose commits wait for the disk.
+    #[must_use]
+    pub fn durable_max(&self) -> usize {
+        self.inner.durable.status().max_size
     }
 
     /// Whether a transaction pooler stands in between.
@@ -174,7 +179,7 @@ impl Db {
             Commit::Durable => &self.inner.durable,
             Commit::Relaxed => &self.inner.relaxed,
         };
-        let waited = self.inner.acquire_timeout;
+        let (waited, began) = (self.inner.acquire_timeout, Instant::now());
         let fault = match timeout(waited, pool.get()).await {
             Ok(Ok(loan)) => return Ok(Session::new(loan)),
             Ok(Err(PoolError::Backend(fault))) => fault,
@@ -183,16 +188,15 @@ impl Db {
                 Fault::NoneFree { waited }
             }
             // Either no server lets us in, or the others keep all sessions busy.
-            Err(_elapsed) => self.inner.connector.fault().unwrap_or(Fault::NoneFree { waited }),
+            Err(_elapsed) => self.inner.connector.fault_since(began).unwrap_or(Fault::NoneFree { waited }),
         };
         Err(fault.into_sqlx())
     }
 
-    /// Runs a unit on its session in a task of its own, and waits for it.
+    /// Runs a unit on its session in a task of its own, and waits for it. The unit has deadlines of its own.
     async fn run<T, E, W, F>(
         &self,
         session: Session,
-        terms: Terms,
         name: impl FnOnce() -> String,
         unit: W,
     ) -> Result<Result<T, E>, Fault>
@@ -202,19 +206,15 @@ impl Db {
         W: FnOnce(Session) -> F + Send + 'static,
         F: Future<Output = Result<T, E>> + Send + 'static,
     {
-        let (db, generation, began) = (self.clone(), session.generation(), Instant::now());
-        let limit = self.inner.connector.settings().deadline(terms);
-        self.inner.in_use.fetch_add(1, Ordering::Relaxed);
+        let (in_use, generation, began) = (InUse::of(self), session.generation(), Instant::now());
         let task = self.inner.units.spawn(async move {
-            let done =
-                timeout(limit, unit(session)).await.map_err(|_elapsed| Fault::NoAnswer { after: limit });
-            db.inner.in_use.fetch_sub(1, Ordering::Relaxed);
-            if done.as_ref().map_or(true, |done| done.as_ref().err().is_some_and(Failure::is_of_connection)) {
-                db.inner.connector.distrust(generation);
+            let done = unit(session).await;
+            if done.as_ref().err().is_some_and(Failure::is_of_connection) {
+                in_use.0.inner.connector.distrust(generation);
             }
             done
         });
-        let done = task.await.unwrap_or(Err(Fault::Broken));
+        let done = task.await.map_err(|_panicked| Fault::Broken);
         if began.elapsed() > SLOW {
             tracing::warn!(statement = name(), duration_ms = began.elapsed().as_millis(), "a slow statement");
         }
@@ -234,28 +234,44 @@ impl Db {
         let persistent = persistent && !settings.pooler();
         let session = self.session(terms.commit).await?;
         let text = sql.clone();
-        let unit = move |mut session: Session| async move {
-            let Some(connection) = session.connection() else { return Err(Fault::Broken.into_sqlx()) };
-            let (done, well) = match begin {
-                None => (execute(connection, sql, arguments, persistent).await, true),
-                Some(begin) => {
-                    begin_with(connection, Some(begin)).await?;
-                    let done = execute(connection, sql, arguments, persistent).await;
-                    let end = if done.is_ok() { "commit" } else { "rollback" };
-                    match (done, sqlx::raw_sql(end).execute(&mut *connection).await) {
-                        (Ok(_), Err(error)) => (Err(error), false),
-                        (done, ended) => (done, ended.is_ok()),
-                    }
+        let limit = settings.deadline(terms);
+        let unit = move |session: Session| async move {
+            let mut tx = Tx::new(session, true, limit);
+            let Some(begin) = begin else {
+                let done = tx.query(sql, arguments, persistent).await;
+                if !done.as_ref().err().is_some_and(ends_session) {
+                    tx.give_back();
                 }
+                return done;
             };
-            if well && !done.as_ref().err().is_some_and(ends_session) {
-                session.give_back();
+            tx.simple(begin).await?;
+            let done = tx.query(sql, arguments, persistent).await;
+            let end = if done.is_ok() { "commit" } else { "rollback" };
+            let ended = tx.simple(end.to_owned()).await;
+            if ended.is_ok() && !done.as_ref().err().is_some_and(ends_session) {
+                tx.give_back();
             }
-            done
+            done.and_then(|done| ended.map(|()| done))
         };
-        self.run(session, terms, || name_of(text.as_str()), unit)
+        self.run(session, || name_of(text.as_str()), unit)
             .await
             .unwrap_or_else(|fault| Err(fault.into_sqlx()))
+    }
+}
+
+/// Counts a unit that is under way.
+struct InUse(Db);
+
+impl InUse {
+    fn of(db: &Db) -> Self {
+        db.inner.in_use.fetch_add(1, Ordering::Relaxed);
+        Self(db.clone())
+    }
+}
+
+impl Drop for InUse {
+    fn drop(&mut self) {
+        self.0.inner.in_use.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -269,6 +285,7 @@ impl Failure for sqlx::Error {
     #[expect(clippy::wildcard_enum_match_arm, reason = "all others are about what was asked or answered")]
     fn is_of_connection(&self) -> bool {
         match self {
+            // A deadline that passed is one of these, too.
             Self::Io(_) | Self::Protocol(_) | Self::Tls(_) => true,
             Self::Database(error) => {
                 let state = error.code().unwrap_or_default();
@@ -308,30 +325,6 @@ pub(in crate::store) fn ends_session(error: &sqlx::Error) -> bool {
         }
         // The driver may have stopped reading in the middle of an answer.
         _ => true,
-    }
-}
-
-async fn begin_with(connection: &mut PgConnection, begin: Option<String>) -> sqlx::Result<()> {
-    let begin = begin.unwrap_or_else(|| "begin".to_owned());
-    sqlx::raw_sql(AssertSqlSafe(begin)).execute(connection).await.map(drop)
-}
-
-pub(super) async fn execute(
-    connection: &mut PgConnection,
-    sql: SqlStr,
-    arguments: Option<PgArguments>,
-    persistent: bool,
-) -> Done {
-    match arguments {
-        Some(arguments) => {
-            #[expect(
-                clippy::disallowed_methods,
-                reason = "a checked query, taken apart to outlive its caller"
-            )]
-            let query = sqlx::query_with(sql, arguments).persistent(persistent);
-            connection.fetch_many(query).try_collect().await
-        }
-        None => connection.fetch_many(sqlx::raw_sql(sql)).try_collect().await,
     }
 }
 

@@ -3,13 +3,16 @@
 //! A query borrows from its caller; what it sends does not. So it is taken apart into text and arguments, which
 //! the unit's task owns.
 
+use std::time::Duration;
+
 use futures_util::future::BoxFuture;
 use futures_util::stream::{self, BoxStream};
 use futures_util::{FutureExt as _, StreamExt as _, TryFutureExt as _, TryStreamExt as _};
-use sqlx::postgres::{PgConnection, PgQueryResult, PgRow, PgStatement, PgTypeInfo};
-use sqlx::{Either, Execute, Executor, Postgres, SqlStr};
+use sqlx::postgres::{PgArguments, PgConnection, PgQueryResult, PgRow, PgStatement, PgTypeInfo};
+use sqlx::{AssertSqlSafe, Either, Execute, Executor, Postgres, SqlStr};
+use tokio::time::timeout;
 
-use super::db::execute;
+use super::db::Done;
 use super::session::Session;
 use super::{Db, Fault, Terms};
 
@@ -79,6 +82,8 @@ pub struct Tx {
     session: Session,
     /// Whether statements may be prepared by name, which outlives the transaction.
     named: bool,
+    /// How long each of them may take, by our own clock.
+    limit: Duration,
 }
 
 impl std::fmt::Debug for Tx {
@@ -88,12 +93,44 @@ impl std::fmt::Debug for Tx {
 }
 
 impl Tx {
-    pub(super) fn new(session: Session, named: bool) -> Self {
-        Self { session, named }
+    pub(super) fn new(session: Session, named: bool, limit: Duration) -> Self {
+        Self { session, named, limit }
     }
 
-    pub(super) fn connection(&mut self) -> sqlx::Result<&mut PgConnection> {
-        self.session.connection().ok_or_else(|| Fault::Broken.into_sqlx())
+    /// Sends a text without parameters, such as `commit`.
+    pub(super) async fn simple(&mut self, text: String) -> sqlx::Result<()> {
+        let (connection, limit) = self.connection()?;
+        within(limit, sqlx::raw_sql(AssertSqlSafe(text)).execute(connection)).await.map(drop)
+    }
+
+    /// Executes one statement, to the end of what it answers.
+    pub(super) async fn query(
+        &mut self,
+        sql: SqlStr,
+        arguments: Option<PgArguments>,
+        persistent: bool,
+    ) -> Done {
+        let (connection, limit) = self.connection()?;
+        let done = async {
+            match arguments {
+                Some(arguments) => {
+                    #[expect(
+                        clippy::disallowed_methods,
+                        reason = "a checked query, taken apart to outlive its caller"
+                    )]
+                    let query = sqlx::query_with(sql, arguments).persistent(persistent);
+                    connection.fetch_many(query).try_collect().await
+                }
+                None => connection.fetch_many(sqlx::raw_sql(sql)).try_collect().await,
+            }
+        };
+        within(limit, done).await
+    }
+
+    fn connection(&mut self) -> sqlx::Result<(&mut PgConnection, Duration)> {
+        let limit = self.limit;
+        let connection = self.session.connection().ok_or_else(|| Fault::Broken.into_sqlx())?;
+        Ok((connection, limit))
     }
 
     pub(super) fn give_back(self) {
@@ -114,7 +151,7 @@ impl<'c> Executor<'c> for &'c mut Tx {
         let sql = query.sql();
         let rows = async move {
             let arguments = arguments.map_err(sqlx::Error::Encode)?;
-            let rows = execute(self.connection()?, sql, arguments, persistent).await?;
+            let rows = self.query(sql, arguments, persistent).await?;
             Ok(stream::iter(rows.into_iter().map(Ok)))
         };
         rows.try_flatten_stream().boxed()
@@ -146,6 +183,11 @@ impl<'c> Executor<'c> for &'c mut Tx {
     {
         async { Err(not_here()) }.boxed()
     }
+}
+
+/// One round trip, or several, under one deadline.
+async fn within<T>(limit: Duration, done: impl Future<Output = sqlx::Result<T>>) -> sqlx::Result<T> {
+    timeout(limit, done).await.unwrap_or_else(|_elapsed| Err(Fault::NoAnswer { after: limit }.into_sqlx()))
 }
 
 /// A prepared statement belongs to a session, and none outlives its unit here.

@@ -67,7 +67,7 @@ impl Fault {
     }
 
     /// Wraps it for callers that speak the driver's errors.
-    pub(super) fn into_sqlx(self) -> sqlx::Error {
+    pub(in crate::store) fn into_sqlx(self) -> sqlx::Error {
         sqlx::Error::Io(io::Error::other(self))
     }
 

@@ -50,13 +50,11 @@ impl Manager for Sessions {
         if metrics.last_used() <= RESTED {
             return Ok(());
         }
+        // One that is slow says nothing of the others: the server may only be busy.
         match timeout(PING_MAX, open.connection.ping()).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(_)) => gone("the connection broke"),
-            Err(_elapsed) => {
-                self.connector.distrust(open.generation);
-                gone("the connection does not answer")
-            }
+            Err(_elapsed) => gone("the connection does not answer"),
         }
     }
 }

@@ -211,6 +211,9 @@ impl Settings {
                 // A batch of one looks cheaper than the general plan expects, so that the server would plan it
                 // anew at each call, which takes longer than running it.
                 ("plan_cache_mode", self.plan_cache_mode.as_str()),
+                // Nothing of ours stays idle in a transaction; a defect that does must not pin dead rows. A bound of
+                // the role's own may be shorter than a round trip.
+                ("idle_in_transaction_session_timeout", "10000"),
                 // A policy on one of our tables would hide promises; an error says that there is one.
                 ("row_security", "off"),
                 // Text that the server makes of an instant is compared and shown.
@@ -244,8 +247,6 @@ fn watches() -> Vec<(&'static str, String)> {
     [
         // The rules rely on each statement seeing what was committed before it.
         ("default_transaction_isolation", "read committed"),
-        // Nothing of ours stays idle in a transaction; a defect that does must not pin dead rows.
-        ("idle_in_transaction_session_timeout", "10000"),
         // An idle session of ours is one that is wanted soon.
         ("idle_session_timeout", "0"),
         // A client that vanished with its machine gives its locks back within half a minute.

@@ -36,7 +36,8 @@ pub(super) fn read(query: &str) -> Result<Given, AddressError> {
     let mut given = Given::default();
     let (mut certificate, mut key, mut mode) = (None, None, None);
     for pair in query.split('&').filter(|pair| !pair.is_empty()) {
-        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        // What has no `=` may be the rest of a value that held a `&`.
+        let (name, value) = pair.split_once('=').unwrap_or(("…", ""));
         let name = decoded("parameter's name", name)?;
         // A form would write a space as `+`; libpq does not, and a password may hold one.
         let value = decoded(&format!("parameter `{}`", shown(&name)), value)?;
@@ -55,6 +56,15 @@ pub(super) fn read(query: &str) -> Result<Given, AddressError> {
             "application_name" => given.application_name = Some(value),
             name if WITHOUT_EFFECT.contains(&name) => {}
             name => refused(name, &value)?,
+        }
+    }
+    for (name, value) in [("sslrootcert", &given.tls.root), ("sslcert", &certificate), ("sslkey", &key)] {
+        if value.as_ref().is_some_and(|value| value.contains("-----BEGIN") || value.contains('\n')) {
+            let problem = format!("has the content of a file as `{name}`");
+            return Err(AddressError::new(
+                problem,
+                "write it into a file that only we may read, and name its path",
+            ));
         }
     }
     given.tls.client = match (certificate, key) {

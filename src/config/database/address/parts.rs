@@ -30,10 +30,13 @@ pub(super) fn split(text: &str) -> Result<Parts<'_>, AddressError> {
     }
     let (before_query, query) = rest.split_once('?').unwrap_or((rest, ""));
     let (authority, path) = before_query.split_once('/').unwrap_or((before_query, ""));
+    // What follows the first `/` or `?` cannot hold the `@` that ends a login: the login itself holds one. A database
+    // whose name holds an `@` writes it `%40`.
+    if path.contains('@') {
+        return Err(stray("/"));
+    }
     let (login, hosts) = match authority.rsplit_once('@') {
         Some((login, hosts)) => (Some(login), hosts),
-        // What follows the first `/` or `?` cannot hold the `@` that ends a login: the login itself holds one.
-        None if path.contains('@') => return Err(stray("/")),
         None if rest.contains('@') && ends_in_no_port(authority) => return Err(stray("?")),
         None => (None, authority),
     };
