@@ -61,7 +61,7 @@ pub(super) fn write_hba(home: &OpenHome, account: &Account, listen: Listen) -> R
     match listen {
         Listen::Socket => {}
         Listen::SocketAndLoopback | Listen::SocketAndPort(_) => {
-            text.push_str("host all all 127.0.0.1/32 trust\n")
+            text.push_str("host all all 127.0.0.1/32 trust\n");
         }
     }
     fs::write(&path, text).map_err(LaunchError::io(format!("write `{}`", path.display())))?;

@@ -223,7 +223,8 @@ impl Store {
         T: Send + 'static,
         W: for<'t> FnOnce(&'t mut Tx) -> Work<'t, T> + Send + 'static,
     {
-        self.db().transaction(DOING, terms, move |tx| {
+        // Boxed: a round awaits many of these, one after the other.
+        Box::pin(self.db().transaction(DOING, terms, move |tx| {
             Box::pin(async move {
                 let ours = sqlx::query_scalar!(
                     r#"select pg_try_advisory_xact_lock(hashtext('warmproof upkeep'), hashtext(current_schema())) as "ours!""#
@@ -233,7 +234,8 @@ impl Store {
                 .map_err(StoreError::doing(DOING))?;
                 if ours { work(tx).await.map(Some) } else { Ok(None) }
             })
-        }).await
+        }))
+        .await
     }
 }
 

@@ -71,7 +71,7 @@ impl Fault {
         sqlx::Error::Io(io::Error::other(self))
     }
 
-    /// The fault inside an error that [`Fault::into_sqlx`] made.
+    /// The fault inside an error of the driver, if it carries one.
     #[must_use]
     pub fn in_sqlx(error: &sqlx::Error) -> Option<&Self> {
         match error {
@@ -110,14 +110,13 @@ impl Refusal {
     pub(super) fn is_passing(&self) -> bool {
         match self {
             Self::Slow(_) | Self::ReadOnly => true,
-            Self::File { .. } => false,
             Self::Error(sqlx::Error::Database(error)) => {
                 // Shutting down, starting up, too many connections, broken off; and a pooler's own refusals.
                 let state = error.code().unwrap_or_default();
                 ["57P", "53", "08006", "58"].iter().any(|class| state.starts_with(class))
                     || is_poolers_wait(error.message())
             }
-            Self::Error(sqlx::Error::Tls(_) | sqlx::Error::Configuration(_)) => false,
+            Self::File { .. } | Self::Error(sqlx::Error::Tls(_) | sqlx::Error::Configuration(_)) => false,
             Self::Error(error) => tls::refusal(error).is_none(),
         }
     }

@@ -93,7 +93,9 @@ fn spawn(config: PathBuf) {
         }
         let _ = child.wait();
         drop(ready);
-        said.iter().for_each(|line| println!("pgbouncer: {line}"));
+        for line in said {
+            println!("pgbouncer: {line}");
+        }
     });
     is_ready.recv().expect("PgBouncer is up; its log stands above");
 }
