@@ -19,7 +19,7 @@ test: ## Run every test; installs PostgreSQL's programs if there are none
 	@if scripts/kube-apiserver cached; then $(MAKE) --no-print-directory test-kubernetes; else scripts/kube-apiserver skipped; fi
 
 test-pooler: ## Run the tests through a real PgBouncer, which is installed if need be: by transaction, then by session
-	@scripts/bootstrap --test --pooler
+	@scripts/bootstrap --test
 	WARMPROOF_TEST_POOLER=transaction cargo test --test it $(ARGS)
 	WARMPROOF_TEST_POOLER=session cargo test --test it $(ARGS)
 

@@ -20,6 +20,8 @@ mod connector;
 mod db;
 mod executor;
 mod fault;
+#[cfg(target_os = "linux")]
+mod keepalive;
 mod session;
 mod settings;
 mod tls;

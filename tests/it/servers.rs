@@ -9,12 +9,12 @@ use warmproof::domain::verification::{CancelReason, Cancelled};
 use warmproof::store::connect::{Role, Terms};
 use warmproof::store::{Remedy, Store};
 
-use crate::support::db::{Db, database_config, db, keep_up, upkeep_terms};
+use crate::support::db::{Db, database_config, db, keep_up, server, upkeep_terms};
 use crate::support::dispatch::{
     DELAY, cancellation, claim, everything, fresh, schedule, settlement, started,
 };
 use crate::support::platform::SOON;
-use crate::support::pooler::{PoolMode, mode};
+use crate::support::pooler::PoolMode;
 use crate::support::process::Program;
 use crate::support::stage::Stage;
 use crate::support::wait::until;
@@ -213,25 +213,39 @@ async fn roles_that_may_not_be_made_come_with_what_to_grant() {
     assert!(told.contains("hint: grant the login") && told.contains("createrole"), "{told}");
 }
 
-/// Runs where there is a pooler: with `make test-pooler`.
 #[tokio::test]
-async fn a_pooler_that_we_were_not_told_of_is_named_before_it_gets_a_setting_of_ours() {
-    if mode() != Some(PoolMode::Transaction) {
-        println!("there is no pooler: `make test-pooler` brings one");
-        return;
-    }
+async fn a_pooler_without_its_setting_is_named_before_it_gets_a_setting_of_ours() {
     let stage = Stage::set().await;
-    let mut worker = stage.worker("a").env("WARMPROOF_DATABASE_POOLER", false).start();
+    let url = stage.db.pooled_url(PoolMode::Transaction);
+    let mut worker =
+        stage.worker("a").env("WARMPROOF_DATABASE_URL", &url).env("WARMPROOF_DATABASE_POOLER", false).start();
     worker.says("set WARMPROOF_DATABASE_POOLER=true").await;
     worker.kill().await;
-    let found = {
-        let environment = [("WARMPROOF_DATABASE_URL".to_owned(), stage.db.url())].into();
-        let mut process =
-            Program::of(&["doctor"], environment).env("WARMPROOF_DATABASE_POOLER", false).start();
-        process.ended().await;
-        process.stdout().join("\n")
-    };
+    let environment = [("WARMPROOF_DATABASE_URL".to_owned(), url)].into();
+    let mut process = Program::of(&["doctor"], environment).env("WARMPROOF_DATABASE_POOLER", false).start();
+    process.ended().await;
+    let found = process.stdout().join("\n");
     assert!(found.contains("ERROR    pooler"), "{found}");
+}
+
+/// The kernel's own list of connections: the timer of an idle one that is kept alive has the number 2.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn the_kernel_watches_connections_to_the_database() {
+    let db = db().await;
+    let server = server().tcp_addr().expect("a port");
+    let store = Store::connect_lazy(&database_config(&db.url_through(server)), Role::Worker);
+    sqlx::query("select 1").execute(store.db().on(Terms::DURABLE)).await.unwrap();
+    until("a timer on an idle connection", async || {
+        let connections = std::fs::read_to_string("/proc/net/tcp").unwrap();
+        let remote = format!(":{:04X}", server.port());
+        let watched = |line: &&str| {
+            let fields: Vec<&str> = line.split_whitespace().collect();
+            fields[2].ends_with(&remote) && fields[5].starts_with("02:")
+        };
+        connections.lines().skip(1).find(watched).map(drop)
+    })
+    .await;
 }
 
 #[tokio::test]

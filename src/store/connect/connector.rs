@@ -11,6 +11,8 @@ use tokio::sync::OnceCell;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::fault::{Fault, Refusal};
+#[cfg(target_os = "linux")]
+use super::keepalive;
 use super::{Commit, Role, Settings, tls};
 use crate::config::database::DatabaseConfig;
 use crate::config::database::address::{Address, Host, Target};
@@ -267,6 +269,7 @@ impl Connector {
         }
         let opening = async {
             let mut connection = options.connect().await.map_err(Refusal::Error)?;
+            keep_alive(options).await;
             if address.is_some_and(|address| address.target == Target::ReadWrite)
                 && !takes_writes(&mut connection).await.map_err(Refusal::Error)?
             {
@@ -313,6 +316,21 @@ impl Connector {
                     .collect();
                 Ok((servers, Some(address)))
             }
+        }
+    }
+}
+
+/// Asks the kernel to notice when the server is gone. Every statement has a deadline of ours all the same, so a
+/// kernel that cannot is worth a line, and no reason to go without a database.
+async fn keep_alive(options: &PgConnectOptions) {
+    if options.get_socket().is_some() {
+        return;
+    }
+    #[cfg(target_os = "linux")]
+    {
+        let port = options.get_port();
+        if let Ok(Err(error)) = tokio::task::spawn_blocking(move || keepalive::set_for_port(port)).await {
+            tracing::debug!(error = %error, "could not set TCP keepalive on a connection to the database");
         }
     }
 }

@@ -43,6 +43,11 @@ impl Db {
         server().url_of(&self.name)
     }
 
+    /// The same through a pooler of that mode, whatever the other tests use.
+    pub fn pooled_url(&self, mode: PoolMode) -> String {
+        pooled_url_of(&self.name, mode)
+    }
+
     /// The same through a network that starts at this address.
     pub fn url_through(&self, address: SocketAddr) -> String {
         format!("postgres://postgres@{address}/{}?sslmode=disable", self.name)
@@ -109,10 +114,12 @@ pub fn server() -> &'static PrivatePostgres {
 fn url_of(name: &str) -> String {
     match pooler::mode() {
         None => server().url_of(name),
-        Some(mode) => {
-            format!("postgres://postgres@{}/{name}?sslmode=disable", pooler::address(server(), mode))
-        }
+        Some(mode) => pooled_url_of(name, mode),
     }
+}
+
+fn pooled_url_of(name: &str, mode: PoolMode) -> String {
+    format!("postgres://postgres@{}/{name}?sslmode=disable", pooler::address(server(), mode))
 }
 
 /// A fresh, migrated database.

@@ -1,6 +1,7 @@
-//! A real PgBouncer between the tests and their server, when `make test-pooler` asks for one.
+//! A real PgBouncer between the tests and their server: for all tests when `make test-pooler` asks for one, and
+//! for those that need it always.
 //!
-//! `WARMPROOF_TEST_POOLER` is `transaction` or `session`; unset, there is none. Its settings are the ones that
+//! `WARMPROOF_TEST_POOLER` is `transaction` or `session`; unset, tests reach their server directly. Its settings are the ones that
 //! Debian's package comes with, but for who may connect and how many may.
 
 use std::io::{BufRead, BufReader};
@@ -30,7 +31,7 @@ impl PoolMode {
     }
 }
 
-/// The mode that was asked for; `None`: no pooler.
+/// The mode that was asked for all tests; `None`: no pooler.
 pub fn mode() -> Option<PoolMode> {
     match std::env::var("WARMPROOF_TEST_POOLER").ok()?.as_str() {
         "" => None,
@@ -40,17 +41,22 @@ pub fn mode() -> Option<PoolMode> {
     }
 }
 
-/// Where the pooler of this test process listens. It is started once, and dies with the process.
+/// Where this test process's pooler of that mode listens. It is started once, and dies with the process.
 pub fn address(server: &PrivatePostgres, mode: PoolMode) -> SocketAddr {
-    static ADDRESS: OnceLock<SocketAddr> = OnceLock::new();
-    *ADDRESS.get_or_init(|| start(server, mode))
+    static TRANSACTION: OnceLock<SocketAddr> = OnceLock::new();
+    static SESSION: OnceLock<SocketAddr> = OnceLock::new();
+    let started = match mode {
+        PoolMode::Transaction => &TRANSACTION,
+        PoolMode::Session => &SESSION,
+    };
+    *started.get_or_init(|| start(server, mode))
 }
 
 fn start(server: &PrivatePostgres, mode: PoolMode) -> SocketAddr {
     let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|listener| listener.local_addr());
     let address = free.expect("a free port");
     // Beside the server's own data, which goes when the server does.
-    let home = server.home().join("pgbouncer");
+    let home = server.home().join(format!("pgbouncer-{}", mode.as_str()));
     std::fs::create_dir_all(&home).expect("a directory");
     let options = server.connect_options();
     let (users, config) = (home.join("users"), home.join("pgbouncer.ini"));
@@ -83,7 +89,7 @@ fn spawn(config: PathBuf) {
             command.args(["--reuid=postgres", "--regid=postgres", "--clear-groups"]);
         }
         command.arg("--").arg(program()).arg(config).stdin(Stdio::null()).stderr(Stdio::piped());
-        let mut child = command.spawn().expect("PgBouncer starts; scripts/bootstrap --pooler installs it");
+        let mut child = command.spawn().expect("PgBouncer starts; scripts/bootstrap --test installs it");
         let mut said = Vec::new();
         for line in BufReader::new(child.stderr.take().expect("a pipe")).lines().map_while(Result::ok) {
             if line.contains("process up") {

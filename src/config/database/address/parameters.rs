@@ -17,7 +17,7 @@ pub(super) struct Given {
     pub(super) application_name: Option<String>,
 }
 
-/// Parameters of libpq that ask for nothing here: every connection is watched by deadlines of our own.
+/// Parameters of libpq that have no effect: keepalive and deadlines are our own.
 const WITHOUT_EFFECT: [&str; 7] = [
     "keepalives",
     "keepalives_idle",
