@@ -11,7 +11,9 @@ use std::os::fd::{AsRawFd as _, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-use nix::sys::socket::{ControlMessage, MsgFlags, SockaddrStorage, getpeername, sendmsg};
+use nix::sys::socket::{
+    ControlMessage, MsgFlags, SockaddrIn, SockaddrIn6, SockaddrStorage, getpeername, sendmsg,
+};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg, sockopt};
 
 /// After so long without a byte the kernel asks the server whether it still lives.
@@ -48,8 +50,8 @@ pub(super) fn set_for_port(port: u16) -> io::Result<usize> {
 
 fn leads_to(fd: RawFd, port: u16) -> bool {
     let Ok(peer) = getpeername::<SockaddrStorage>(fd) else { return false };
-    let v4 = peer.as_sockaddr_in().map(|address| address.port());
-    v4.or_else(|| peer.as_sockaddr_in6().map(|address| address.port())) == Some(port)
+    let v4 = peer.as_sockaddr_in().map(SockaddrIn::port);
+    v4.or_else(|| peer.as_sockaddr_in6().map(SockaddrIn6::port)) == Some(port)
 }
 
 /// A descriptor of our own for the same socket.
@@ -60,9 +62,10 @@ fn copy(fd: RawFd, (from, to): &(UnixStream, UnixStream)) -> io::Result<Option<O
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut received = RecvAncillaryBuffer::new(&mut space);
     recvmsg(to, &mut [IoSliceMut::new(&mut [0])], &mut received, RecvFlags::CMSG_CLOEXEC)?;
-    Ok(received.drain().find_map(|message| match message {
-        RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
-        _ => None,
+    Ok(received.drain().find_map(|message| {
+        // We sent nothing else.
+        let RecvAncillaryMessage::ScmRights(mut fds) = message else { return None };
+        fds.next()
     }))
 }
 
