@@ -159,7 +159,7 @@ pub async fn drained(db: &PgPool, patience: Duration) -> anyhow::Result<bool> {
     let began = std::time::Instant::now();
     loop {
         #[expect(clippy::disallowed_methods, reason = "a benchmark's own look")]
-        let pending: bool = sqlx::query_scalar("select exists (select from pending)").fetch_one(db).await?;
+        let pending: bool = sqlx::query_scalar("select exists (select 1 from pending)").fetch_one(db).await?;
         if !pending {
             return Ok(true);
         }

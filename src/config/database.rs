@@ -99,12 +99,8 @@ impl PlanCacheMode {
 /// How messages are stored. Any process reads what any other wrote.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CompressionConfig {
-    /// `WARMPROOF_MESSAGE_CODEC`: `zstd` by default, `lz4` or `raw`.
+    /// `WARMPROOF_MESSAGE_CODEC`: `zstd` by default, or `raw`.
     pub codec: Codec,
-    /// `WARMPROOF_MESSAGE_ZSTD_LEVEL`: 1 by default, 1 to 19.
-    ///
-    /// Too high and compressing costs callers more than it saves the database.
-    pub level: i32,
     /// `WARMPROOF_MESSAGE_COMPRESS_ABOVE_BYTES`: shorter messages stay as they are, 512 by default.
     pub above_bytes: usize,
 }
@@ -114,15 +110,13 @@ pub struct CompressionConfig {
 pub enum Codec {
     /// As it came.
     Raw,
-    /// LZ4: fast, to about half.
-    Lz4,
     /// zstd: to about a third.
     Zstd,
 }
 
 impl Default for CompressionConfig {
     fn default() -> Self {
-        Self { codec: Codec::Zstd, level: 1, above_bytes: 512 }
+        Self { codec: Codec::Zstd, above_bytes: 512 }
     }
 }
 
@@ -130,16 +124,14 @@ impl CompressionConfig {
     fn read(reader: &mut Reader<'_>) -> Self {
         let codec = match reader.text_or("WARMPROOF_MESSAGE_CODEC", "zstd").as_str() {
             "raw" => Codec::Raw,
-            "lz4" => Codec::Lz4,
             "zstd" => Codec::Zstd,
             _ => {
-                reader.fault("WARMPROOF_MESSAGE_CODEC", "is no codec", "use `zstd`, `lz4` or `raw`");
+                reader.fault("WARMPROOF_MESSAGE_CODEC", "is no codec", "use `zstd` or `raw`");
                 Codec::Zstd
             }
         };
-        let level = reader.count("WARMPROOF_MESSAGE_ZSTD_LEVEL", 1, 1..=19);
         let above_bytes = reader.count("WARMPROOF_MESSAGE_COMPRESS_ABOVE_BYTES", 512, 0..=1 << 20);
-        Self { codec, level: level.cast_signed(), above_bytes: above_bytes as usize }
+        Self { codec, above_bytes: above_bytes as usize }
     }
 }
 

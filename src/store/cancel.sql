@@ -1,6 +1,6 @@
 -- The rule: rows that may still be cancelled. Whatever this leaves out is judged by cancel_many.
 with now as materialized (
-  select clock_timestamp() as moment
+  select statement_timestamp() as moment
 ), input as materialized (
   select i.*
   from (

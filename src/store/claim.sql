@@ -5,7 +5,7 @@ with wanted as (
 )
 update pending p
 set
-  lease_expires_at = clock_timestamp() + $6::int * interval '1 millisecond',
+  lease_expires_at = statement_timestamp() + $6::int * interval '1 millisecond',
   fence = $7,
   worker = $8,
   claim_count = p.claim_count + 1
@@ -27,5 +27,5 @@ where p.ctid = any (array(
     ) as due))
 returning
   p.id, p.run_id, p.snapshot_id, p.pool, p.supervisor, p.region, p.intent,
-  p.dequeued_at, p.scheduled_at, p.due_at, p.look_at, clock_timestamp() as "claimed_at!",
+  p.dequeued_at, p.scheduled_at, p.due_at, p.look_at, statement_timestamp() as "claimed_at!",
   p.claim_count, p.probe_failures, p.create_count, p.prepare_failures, p.lost_at, p.workload, p.traceparent

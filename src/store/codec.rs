@@ -19,11 +19,11 @@ use crate::config::database::{Codec, CompressionConfig};
 
 /// As it came.
 const RAW: i16 = 0;
-/// An LZ4 block behind its length.
-const LZ4: i16 = 1;
 /// A zstd frame.
-const ZSTD: i16 = 2;
+const ZSTD: i16 = 1;
 
+/// The fastest: a higher one costs callers more than it saves the database (docs/performance.md).
+const LEVEL: i32 = 1;
 /// Never edited: stored messages name it by its number.
 const DICTIONARY: &[u8] = include_bytes!("message.zdict");
 /// The number in [`DICTIONARY`].
@@ -31,7 +31,7 @@ const DICTIONARY_NUMBER: u32 = 1;
 
 thread_local! {
     // Making a compressor takes longer than compressing a message, so each thread keeps the last.
-    static COMPRESSOR: RefCell<Option<(i32, Compressor<'static>)>> = const { RefCell::new(None) };
+    static COMPRESSOR: RefCell<Option<Compressor<'static>>> = const { RefCell::new(None) };
 }
 
 /// Longest message that is decompressed; nothing longer is ever accepted.
@@ -44,8 +44,7 @@ pub fn encode<'m>(message: &'m [u8], config: &CompressionConfig) -> (i16, Cow<'m
     }
     let encoded = match config.codec {
         Codec::Raw => None,
-        Codec::Lz4 => Some((LZ4, lz4_flex::compress_prepend_size(message))),
-        Codec::Zstd => compress(message, config.level).ok().map(|bytes| (ZSTD, bytes)),
+        Codec::Zstd => compress(message).ok().map(|bytes| (ZSTD, bytes)),
     };
     match encoded {
         Some((codec, bytes)) if bytes.len() < message.len() => (codec, Cow::Owned(bytes)),
@@ -53,11 +52,11 @@ pub fn encode<'m>(message: &'m [u8], config: &CompressionConfig) -> (i16, Cow<'m
     }
 }
 
-fn compress(message: &[u8], level: i32) -> io::Result<Vec<u8>> {
+fn compress(message: &[u8]) -> io::Result<Vec<u8>> {
     COMPRESSOR.with_borrow_mut(|kept| {
         let compressor = match kept {
-            Some((kept_level, compressor)) if *kept_level == level => compressor,
-            _ => &mut kept.insert((level, Compressor::with_dictionary(level, DICTIONARY)?)).1,
+            Some(compressor) => compressor,
+            None => kept.insert(Compressor::with_dictionary(LEVEL, DICTIONARY)?),
         };
         compressor.compress(message)
     })
@@ -67,14 +66,6 @@ fn compress(message: &[u8], level: i32) -> io::Result<Vec<u8>> {
 pub(super) fn decode(codec: i16, bytes: Vec<u8>) -> Result<Vec<u8>, String> {
     match codec {
         RAW => Ok(bytes),
-        LZ4 => {
-            let (length, block) =
-                lz4_flex::block::uncompressed_size(&bytes).map_err(|error| error.to_string())?;
-            if length > MESSAGE_BYTES_MAX {
-                return Err(format!("it says to be {length} bytes long"));
-            }
-            lz4_flex::decompress(block, length).map_err(|error| error.to_string())
-        }
         ZSTD => {
             let length = decompressed_bytes(&bytes)?;
             decompressor(&bytes)?.decompress(&bytes, length).map_err(|error| error.to_string())
@@ -110,8 +101,8 @@ mod tests {
 
     #[test]
     fn every_codec_gives_back_what_went_in() {
-        for codec in [Codec::Raw, Codec::Lz4, Codec::Zstd] {
-            let config = CompressionConfig { codec, level: 1, above_bytes: 0 };
+        for codec in [Codec::Raw, Codec::Zstd] {
+            let config = CompressionConfig { codec, above_bytes: 0 };
             for message in [MESSAGE, "", "x", "\u{0}\u{ffff}"] {
                 let (code, bytes) = encode(message.as_bytes(), &config);
                 assert!(bytes.len() <= message.len());
@@ -124,7 +115,7 @@ mod tests {
 
     #[test]
     fn a_damaged_or_newer_message_is_an_error_and_no_panic() {
-        for codec in [LZ4, ZSTD, 3, -1] {
+        for codec in [ZSTD, 2, -1] {
             for bytes in [vec![], vec![0xff; 3], vec![0xff; 40]] {
                 assert!(decode(codec, bytes).is_err());
             }
@@ -136,7 +127,7 @@ mod tests {
         let plain = zstd::bulk::compress(MESSAGE.as_bytes(), 1).expect("a frame");
         assert_eq!(decode(ZSTD, plain).expect("readable"), MESSAGE.as_bytes());
 
-        let mut ours = compress(MESSAGE.as_bytes(), 1).expect("a frame");
+        let mut ours = compress(MESSAGE.as_bytes()).expect("a frame");
         assert_eq!(get_dict_id_from_frame(&ours).map(std::num::NonZeroU32::get), Some(DICTIONARY_NUMBER));
         // The number stands behind the magic and the descriptor, in one byte as it is small.
         ours[5] = 2;
@@ -145,24 +136,15 @@ mod tests {
     }
 
     #[test]
-    fn the_level_may_change_from_one_message_to_the_next() {
-        let at = |level| compress(MESSAGE.as_bytes(), level).expect("a frame");
-        let (fast, small) = (at(1), at(19));
-        assert!(small.len() < fast.len());
-        assert_eq!(at(1), fast);
-        assert_eq!(decode(ZSTD, small).expect("readable"), MESSAGE.as_bytes());
-    }
-
-    #[test]
     fn the_dictionary_is_worth_its_bytes_on_a_message_it_was_not_made_from() {
-        let with = compress(MESSAGE.as_bytes(), 1).expect("a frame").len();
+        let with = compress(MESSAGE.as_bytes()).expect("a frame").len();
         let without = zstd::bulk::compress(MESSAGE.as_bytes(), 1).expect("a frame").len();
         assert!(with * 4 < without * 3, "{with} bytes with, {without} without");
     }
 
     #[test]
     fn a_short_message_stays_as_it_came() {
-        let config = CompressionConfig { codec: Codec::Zstd, level: 1, above_bytes: 10_000 };
+        let config = CompressionConfig { codec: Codec::Zstd, above_bytes: 10_000 };
         assert_eq!(encode(MESSAGE.as_bytes(), &config).0, RAW);
     }
 }

@@ -116,7 +116,7 @@ impl Store {
             "insert into worker as w (name, version, in_hand, pools, backends, problems)
              values ($1, $2, $3, $4, $5, $6)
              on conflict (name) do update set
-               seen_at = clock_timestamp(), version = excluded.version, in_hand = excluded.in_hand,
+               seen_at = statement_timestamp(), version = excluded.version, in_hand = excluded.in_hand,
                pools = excluded.pools, backends = excluded.backends, problems = excluded.problems",
             beat.worker.as_str(),
             env!("CARGO_PKG_VERSION"),
@@ -152,7 +152,7 @@ impl Store {
             WorkerSeen,
             r#"select name, version, started_at, seen_at, in_hand, pools, backends,
                  problems as "problems: Vec<Option<String>>",
-                 seen_at > clock_timestamp() - $1 * interval '1 second' as "running!"
+                 seen_at > statement_timestamp() - $1 * interval '1 second' as "running!"
                from worker order by 9 desc, name"#,
             f64::from(SILENT_AFTER_SECONDS)
         )
@@ -172,7 +172,7 @@ impl Store {
                  select w.name as worker, s.pool, s.backend, s.problem
                  from worker w
                  cross join lateral unnest(w.pools, w.backends, w.problems) as s (pool, backend, problem)
-                 where w.seen_at > clock_timestamp() - $1 * interval '1 second'
+                 where w.seen_at > statement_timestamp() - $1 * interval '1 second'
                )
                select p.name as pool, p.paused,
                  count(s.worker) as "workers!",
@@ -180,7 +180,7 @@ impl Store {
                    as "backends!: Vec<String>",
                  coalesce(array_agg(distinct s.worker || ': ' || s.problem) filter (where s.problem is not null), '{}')
                    as "problems!: Vec<String>",
-                 exists (select from pending where pending.pool = p.name) as "has_pending!"
+                 exists (select 1 from pending where pending.pool = p.name) as "has_pending!"
                from pool p
                left join serving s on s.pool = p.name
                group by p.name, p.paused

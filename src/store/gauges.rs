@@ -52,10 +52,10 @@ impl Store {
                  coalesce(t.overdue, 0) as "overdue!", coalesce(t.lost, 0) as "lost!",
                  coalesce(t.held, 0) as "held!", coalesce(t.longest, 0)::float8 as "overdue_longest_seconds!",
                  (select count(*) from worker w
-                   where p.name = any (w.pools) and w.seen_at > clock_timestamp() - $2 * interval '1 second')
+                   where p.name = any (w.pools) and w.seen_at > statement_timestamp() - $2 * interval '1 second')
                    as "workers!",
-                 exists (select from brown_out b where b.pool = p.name
-                   and b.seen_at > clock_timestamp() - greatest(p.settle_down_ms, 5000) * interval '1 millisecond')
+                 exists (select 1 from brown_out b where b.pool = p.name
+                   and b.seen_at > statement_timestamp() - greatest(p.settle_down_ms, 5000) * interval '1 millisecond')
                    as "brown_out!"
                from pool p
                left join (

@@ -90,7 +90,7 @@ impl Store {
                  for update of p skip locked
                ), renewed as (
                  update pending p
-                 set lease_expires_at = clock_timestamp() + $4::int * interval '1 millisecond'
+                 set lease_expires_at = statement_timestamp() + $4::int * interval '1 millisecond'
                  from free
                  where p.run_id = free.run_id
                  returning p.id
@@ -158,7 +158,7 @@ impl Store {
             r#"update pending p
                set
                  look_at = case when given.wait_ms is null then p.look_at
-                   else clock_timestamp() + given.wait_ms * interval '1 millisecond' end,
+                   else statement_timestamp() + given.wait_ms * interval '1 millisecond' end,
                  probe_count = p.probe_count + given.probes,
                  probe_failures = p.probe_failures + given.failures,
                  last_error = coalesce(given.error, p.last_error),

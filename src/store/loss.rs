@@ -58,7 +58,7 @@ impl Store {
     pub async fn mark_lost(&self, key: &ClaimKey, probes: u32) -> Result<Fenced<DateTime<Utc>>, StoreError> {
         let lost_at = sqlx::query_scalar!(
             r#"update pending
-               set lost_at = coalesce(lost_at, clock_timestamp()), probe_count = probe_count + $4, probe_failures = 0
+               set lost_at = coalesce(lost_at, statement_timestamp()), probe_count = probe_count + $4, probe_failures = 0
                where run_id = $1 and id = $2 and fence = $3
                returning lost_at as "lost_at!""#,
             key.run_id.as_str(),

@@ -334,8 +334,8 @@ impl Store {
         self.db().transaction(doing, Terms::PATIENT, move |tx| {
             Box::pin(async move {
                 let moved = sqlx::query!(
-                    "update pending set look_at = least(look_at, clock_timestamp())
-                     where run_id = $1 and (lease_expires_at is null or lease_expires_at <= clock_timestamp())",
+                    "update pending set look_at = least(look_at, statement_timestamp())
+                     where run_id = $1 and (lease_expires_at is null or lease_expires_at <= statement_timestamp())",
                     run_id.as_str()
                 )
                 .execute(&mut *tx)

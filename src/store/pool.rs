@@ -31,6 +31,13 @@ pub struct Pool {
     pub second_look_after_ms: Option<i32>,
 }
 
+impl Pool {
+    /// What losses that wait stand in line for: another value makes another line.
+    fn line(&self) -> (Option<i32>, i32, bool, i32) {
+        (self.cap, self.cap_window_ms, self.shadow, self.settle_down_ms)
+    }
+}
+
 /// What to change; `None` leaves a setting as it is.
 ///
 /// In JSON a setting that is absent stays, and one that is `null` is taken away.
@@ -173,6 +180,18 @@ async fn change_noted(
     change: PoolChange,
     actor: Actor,
 ) -> Result<Option<Pool>, StoreError> {
+    let doing = "change a pool";
+    let before = sqlx::query_as!(
+        Pool,
+        "select name, paused, shadow, delay_ms, cap, cap_window_ms, on_connect, settle_down_ms,
+           second_look_after_ms
+         from pool where name = $1 for update",
+        name,
+    )
+    .fetch_optional(&mut *tx)
+    .await
+    .map_err(StoreError::doing(doing))?;
+    let Some(before) = before else { return Ok(None) };
     let changed = sqlx::query_as!(
         Pool,
         "update pool set
@@ -200,10 +219,15 @@ async fn change_noted(
         change.second_look_after_ms.is_some(),
         change.second_look_after_ms.flatten(),
     )
-    .fetch_optional(&mut *tx)
+    .fetch_one(&mut *tx)
     .await
-    .map_err(StoreError::doing("change a pool"))?;
-    let Some(changed) = changed else { return Ok(None) };
+    .map_err(StoreError::doing(doing))?;
+    if before.line() != changed.line() {
+        sqlx::query!("select line_up_again($1)", name)
+            .execute(&mut *tx)
+            .await
+            .map_err(StoreError::doing(doing))?;
+    }
     let detail = serde_json::to_value(&change).unwrap_or_default();
     audit::note(tx, &actor, "pool.change", Some(&name), &detail).await?;
     Ok(Some(changed))

@@ -1,7 +1,7 @@
 -- The rule: fresh dispatches of runs that are not pending. Whatever this leaves out is judged by schedule_many.
 -- Arrays are unpacked in the select list, which keeps none of them; `from unnest (…)` would store each on its own.
 with now as materialized (
-  select clock_timestamp() as moment
+  select statement_timestamp() as moment
 ), served as materialized (
   select name, delay_ms from pool where name = any ($16::text[])
 ), created as (
@@ -27,7 +27,7 @@ with now as materialized (
   where now.moment - i.dequeued_at between interval '0' and interval '1 second'
     -- Looked up, not left to `on conflict`, which locks each row it tries and writes to the log once more. Where
     -- two calls race all the same, the primary key refuses the batch, and schedule_many judges it.
-    and not exists (select from pending old where old.run_id = i.run_id)
+    and not exists (select 1 from pending old where old.run_id = i.run_id)
   returning p.id, p.scheduled_at, p.due_at, p.pool, p.supervisor, p.region, p.deployment_version, p.intent
 ), counted as (
   insert into outcome_count (minute, pool, supervisor, region, deployment_version, intent, outcome, n)

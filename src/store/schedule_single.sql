@@ -1,6 +1,6 @@
 -- The rule of schedule.sql for a batch of one, which is what calls are when nobody else calls: most of the time.
 with now as materialized (
-  select clock_timestamp() as moment
+  select statement_timestamp() as moment
 ), created as (
   insert into pending as p (
     id, run_id, snapshot_id, pool, supervisor, region, deployment_version, intent, dequeued_at,
@@ -13,7 +13,7 @@ with now as materialized (
     select now.moment + coalesce($10::int, served.delay_ms, $15::int) * interval '1 millisecond'
   ) as promised (due_at)
   where now.moment - $9 between interval '0' and interval '1 second'
-    and not exists (select from pending old where old.run_id = $2)
+    and not exists (select 1 from pending old where old.run_id = $2)
   returning p.id, p.scheduled_at, p.due_at, p.pool, p.supervisor, p.region, p.deployment_version, p.intent
 ), counted as (
   insert into outcome_count (minute, pool, supervisor, region, deployment_version, intent, outcome, n)

@@ -83,7 +83,7 @@ impl Store {
         let rows = sqlx::query_as!(
             Row,
             r#"update second_look s
-               set look_at = clock_timestamp() + $3 * interval '1 second', look_count = s.look_count + 1
+               set look_at = statement_timestamp() + $3 * interval '1 second', look_count = s.look_count + 1
                where s.verification_id = any (array(
                    select due.verification_id
                    from unnest($1::text[]) as asked (pool)
@@ -97,7 +97,7 @@ impl Store {
                      for update skip locked
                    ) as due))
                returning s.verification_id, s.run_id, s.snapshot_id, s.pool, s.dequeued_at, s.look_count,
-                 clock_timestamp() as "taken_at!""#,
+                 statement_timestamp() as "taken_at!""#,
             &pools as &[&str],
             i64::from(limit),
             TAKEN_FOR_SECONDS,
@@ -135,7 +135,7 @@ impl Store {
         error: Option<&str>,
     ) -> Result<(), StoreError> {
         sqlx::query!(
-            "update second_look set result = $2, late = $3, error = $4, looked_at = clock_timestamp()
+            "update second_look set result = $2, late = $3, error = $4, looked_at = statement_timestamp()
              where verification_id = $1 and result is null",
             id.0,
             result.as_str(),

@@ -57,13 +57,13 @@ impl Store {
             .transaction(doing, Terms::PATIENT, move |tx| {
                 Box::pin(async move {
                     let failed = StoreError::doing(doing);
-                    sqlx::query!("delete from session where expires_at <= clock_timestamp()")
+                    sqlx::query!("delete from session where expires_at <= statement_timestamp()")
                         .execute(&mut *tx)
                         .await
                         .map_err(&failed)?;
                     sqlx::query!(
                         "insert into session (hash, token_proof, expires_at)
-                     values ($1, $2, clock_timestamp() + $3 * interval '1 second')",
+                     values ($1, $2, statement_timestamp() + $3 * interval '1 second')",
                         known_by.as_slice(),
                         proof.0,
                         lifetime.as_secs_f64(),
@@ -84,7 +84,7 @@ impl Store {
     pub async fn session(&self, cookie: &SecretString) -> Result<Option<TokenProof>, StoreError> {
         let known_by = hash(cookie.expose_secret());
         let proof = sqlx::query_scalar!(
-            "select token_proof from session where hash = $1 and expires_at > clock_timestamp()",
+            "select token_proof from session where hash = $1 and expires_at > statement_timestamp()",
             known_by.as_slice(),
         )
         .fetch_optional(self.patient())

@@ -144,7 +144,7 @@ impl Store {
              from outcome
              where run_id = $1 and id = $2 and fence = $3
                -- Partitions older than any lease cannot hold it.
-               and settled_at > clock_timestamp() - interval '1 day'",
+               and settled_at > statement_timestamp() - interval '1 day'",
             key.run_id.as_str(),
             key.id.0,
             key.fence.get(),

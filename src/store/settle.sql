@@ -40,7 +40,7 @@ with said as (
     claim_count, probe_count, create_count, connected_at, lost_at, create_permitted_at,
     probe_ms, workload, error, traceparent)
   select
-    clock_timestamp(), id, run_id, snapshot_id, pool, supervisor, region, deployment_version, intent,
+    statement_timestamp(), id, run_id, snapshot_id, pool, supervisor, region, deployment_version, intent,
     dequeued_at, scheduled_at, due_at, outcome, reason, fallback_result, late, fence, worker,
     claim_count, probe_count + probes, create_count, connected_at, lost_at, create_permitted_at,
     probe_ms, workload, error, traceparent
@@ -60,8 +60,8 @@ with said as (
 ), looked_after as (
   -- A workload that was made is no run that started: somebody looks once more.
   insert into second_look (verification_id, run_id, snapshot_id, pool, dequeued_at, settled_at, look_at)
-  select j.id, j.run_id, j.snapshot_id, j.pool, j.dequeued_at, clock_timestamp(),
-    clock_timestamp() + pool.second_look_after_ms * interval '1 millisecond'
+  select j.id, j.run_id, j.snapshot_id, j.pool, j.dequeued_at, statement_timestamp(),
+    statement_timestamp() + pool.second_look_after_ms * interval '1 millisecond'
   from judged j
   join pool on pool.name = j.pool and pool.second_look_after_ms is not null
   where j.verdict = 'fallback' and j.fallback_result in ('created', 'existed')

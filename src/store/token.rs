@@ -123,7 +123,7 @@ impl Store {
             .transaction(doing, Terms::PATIENT, move |tx| {
                 Box::pin(async move {
                     let revoked = sqlx::query!(
-                    "update token set revoked_at = clock_timestamp() where name = $1 and revoked_at is null",
+                    "update token set revoked_at = statement_timestamp() where name = $1 and revoked_at is null",
                     name
                 )
                 .execute(&mut *tx)

@@ -199,7 +199,7 @@ impl Store {
     async fn analyze_outcomes(&self) -> Result<bool, StoreError> {
         let failed = StoreError::doing(DOING);
         let ours = sqlx::query!(
-            "insert into upkeep_done as d (task, done_at) values ('analyze outcome', clock_timestamp())
+            "insert into upkeep_done as d (task, done_at) values ('analyze outcome', statement_timestamp())
              on conflict (task) do update set done_at = excluded.done_at
              where d.done_at < excluded.done_at - interval '1 day'"
         )
@@ -241,25 +241,25 @@ impl Store {
 
 async fn drop_leftovers(tx: &mut Tx, retention_days: Option<u32>) -> Result<(), StoreError> {
     let failed = StoreError::doing(DOING);
-    sqlx::query!("delete from outcome_minute where minute < clock_timestamp() - interval '2 days'")
+    sqlx::query!("delete from outcome_minute where minute < statement_timestamp() - interval '2 days'")
         .execute(&mut *tx)
         .await
         .map_err(&failed)?;
-    sqlx::query!("delete from fallback_window where starts_at < clock_timestamp() - interval '1 day'")
+    sqlx::query!("delete from fallback_window where starts_at < statement_timestamp() - interval '1 day'")
         .execute(&mut *tx)
         .await
         .map_err(&failed)?;
-    sqlx::query!("delete from probe_tally where counted_at < clock_timestamp() - interval '10 minutes'")
+    sqlx::query!("delete from probe_tally where counted_at < statement_timestamp() - interval '10 minutes'")
         .execute(&mut *tx)
         .await
         .map_err(&failed)?;
-    sqlx::query!("delete from worker where seen_at < clock_timestamp() - interval '1 day'")
+    sqlx::query!("delete from worker where seen_at < statement_timestamp() - interval '1 day'")
         .execute(&mut *tx)
         .await
         .map_err(&failed)?;
     if let Some(days) = retention_days {
         sqlx::query!(
-            "delete from second_look where settled_at < clock_timestamp() - $1 * interval '1 day'",
+            "delete from second_look where settled_at < statement_timestamp() - $1 * interval '1 day'",
             f64::from(days)
         )
         .execute(&mut *tx)

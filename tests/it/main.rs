@@ -27,6 +27,7 @@ mod open_transactions;
 mod outages;
 mod pools;
 mod rarer_ends;
+mod schema;
 mod second_look;
 mod secrets;
 mod servers;

@@ -12,6 +12,7 @@ use warmproof::domain::ids::PoolName;
 use warmproof::domain::pool::PoolSettings;
 use warmproof::scheduler::{Hit, Scheduler};
 use warmproof::simulator::SimulatorOptions;
+use warmproof::store::audit::Actor;
 
 use crate::metrics::{get, listens_at};
 use crate::support::api::{api, send};
@@ -168,12 +169,14 @@ async fn what_an_operator_changes_is_felt_by_running_workers_within_seconds() {
     let pools = file("[pools.default]\n[pools.other]\n");
     let worker = with_pools(stage.worker("a"), &pools).start();
     worker.says("worker started").await;
-    let change = async |what: &str| {
-        stage.db.run(&format!("update pool set {what} where name = 'default'")).await;
+    let change = async |what: Value| {
+        let change = serde_json::from_value(what).unwrap();
+        let changed = stage.db.store.change_pool("default", &change, &Actor("ops".to_owned())).await;
+        assert!(changed.unwrap().is_some());
         Instant::now()
     };
 
-    change("paused = true").await;
+    change(json!({"paused": true})).await;
     let waits = stage.hit().await;
     // Due later and served by the same worker: once it has ended, the other would have been looked at.
     let passes = stage.platform.dispatch().await;
@@ -181,20 +184,20 @@ async fn what_an_operator_changes_is_felt_by_running_workers_within_seconds() {
     schedule_in(&stage, "other", &passes).await;
     stage.outcome(&passes.run).await;
     assert!(stage.platform.simulator.probes(&waits.run).is_empty(), "a paused pool is not looked at");
-    let resumed = change("paused = false").await;
+    let resumed = change(json!({"paused": false})).await;
     assert_eq!(stage.outcome(&waits.run).await.fallback_result.as_deref(), Some("created"));
     assert!(resumed.elapsed() < FELT_WITHIN, "resumed: {:?}", resumed.elapsed());
 
-    change("shadow = true").await;
+    change(json!({"shadow": true})).await;
     let shadowed = stage.hit().await;
     assert_eq!(stage.outcome(&shadowed.run).await.fallback_result.as_deref(), Some("suppressed"));
     assert!(stage.platform.simulator.creates(&shadowed.run).is_empty());
 
-    change("shadow = false, cap = 0").await;
+    change(json!({"shadow": false, "cap": 0})).await;
     let held = stage.hit().await;
     let row = stage.row("is held", &held.run, |row| row.last_error.as_deref() == Some("held: cap")).await;
     assert!(row.lost_at.is_some() && row.create_permitted_at.is_none(), "{row:?}");
-    let raised = change("cap = 1").await;
+    let raised = change(json!({"cap": 1})).await;
     assert_eq!(stage.outcome(&held.run).await.fallback_result.as_deref(), Some("created"));
     assert!(raised.elapsed() < FELT_WITHIN, "raised: {:?}", raised.elapsed());
     assert_eq!(stage.platform.simulator.creates(&held.run).len(), 1);

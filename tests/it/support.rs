@@ -13,5 +13,6 @@ pub mod pooler;
 pub mod process;
 pub mod proxy;
 pub mod receiver;
+pub mod sql;
 pub mod stage;
 pub mod wait;

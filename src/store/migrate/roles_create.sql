@@ -8,7 +8,7 @@ declare
   code  regprocedure;
 begin
   foreach kind in array array['owner', 'worker', 'client', 'reader'] loop
-    if not exists (select from pg_roles where rolname = home || '_' || kind) then
+    if not exists (select 1 from pg_roles where rolname = home || '_' || kind) then
       begin
         execute format('create role %I nologin', home || '_' || kind);
       exception when duplicate_object or unique_violation then

@@ -122,6 +122,14 @@ fn pooled_url_of(name: &str, mode: PoolMode) -> String {
     format!("postgres://postgres@{}/{name}?sslmode=disable", pooler::address(server(), mode))
 }
 
+/// The address of a fresh database with nothing in it.
+pub async fn empty() -> String {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let name = format!("empty{}", NEXT.fetch_add(1, Ordering::Relaxed));
+    admin(&format!("create database {name}")).await;
+    server().url_of(&name)
+}
+
 /// A fresh, migrated database.
 pub async fn db() -> Db {
     static TEMPLATE: OnceCell<()> = OnceCell::const_new();

@@ -1,0 +1,167 @@
+//! The schema: what the migrations make, and which servers can hold it.
+
+use serde_json::Value;
+use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection};
+use warmproof::store::migrate;
+
+use crate::support::db::{SCHEMA, db, empty};
+use crate::support::sql::{body, commands};
+
+const CATALOGUE: &str = include_str!("schema/catalogue.sql");
+
+/// A session whose path is that of a migration, in a database with nothing in it.
+async fn fresh_session() -> PgConnection {
+    let mut session = PgConnection::connect(&empty().await).await.unwrap();
+    let begin = format!("create schema {SCHEMA}; set search_path to {SCHEMA}, pg_temp");
+    session.execute(AssertSqlSafe(begin)).await.unwrap();
+    session
+}
+
+async fn catalogue(session: &mut PgConnection) -> Vec<String> {
+    session.execute(AssertSqlSafe(format!("set search_path to {SCHEMA}"))).await.unwrap();
+    let mut lines: Vec<String> = sqlx::query_scalar(CATALOGUE).fetch_all(session).await.unwrap();
+    // The history is refinery's, and only there where refinery was.
+    lines.retain(|line| !line.contains("refinery_schema_history"));
+    lines.sort();
+    assert!(lines.len() > 500, "{} lines", lines.len());
+    lines
+}
+
+/// What `db` and its template were made of.
+async fn migrated() -> Vec<String> {
+    let db = db().await;
+    let mut session = PgConnection::connect(&db.direct_url()).await.unwrap();
+    catalogue(&mut session).await
+}
+
+/// A driver, or an engine that spreads schemas over nodes, may send a file's commands one at a time.
+#[tokio::test]
+async fn every_command_of_a_migration_runs_by_itself() {
+    let mut session = fresh_session().await;
+    for (name, text) in migrate::sql() {
+        for command in commands(&text) {
+            let sent = sqlx::query(AssertSqlSafe(command.clone())).execute(&mut session).await;
+            sent.unwrap_or_else(|error| panic!("{name}: {error}: {command}"));
+        }
+    }
+    assert_eq!(catalogue(&mut session).await, migrated().await);
+}
+
+#[tokio::test]
+async fn four_files_make_what_twelve_made() {
+    let mut session = fresh_session().await;
+    let mut files: Vec<_> = std::fs::read_dir("tests/fixtures/old_chain").unwrap().collect();
+    files.sort_by_key(|file| {
+        let name = file.as_ref().unwrap().file_name().into_string().unwrap();
+        name[1..name.find("__").unwrap()].parse::<u32>().unwrap()
+    });
+    for file in files {
+        let text = std::fs::read_to_string(file.unwrap().path()).unwrap();
+        session.execute(sqlx::raw_sql(AssertSqlSafe(text))).await.unwrap();
+    }
+    let (old, new) = (catalogue(&mut session).await, migrated().await);
+    let word = |line: &String| line.split(' ').take(2).collect::<Vec<_>>().join(" ");
+    let lost: Vec<String> = old.iter().filter(|line| !new.contains(line)).map(word).collect();
+    let made: Vec<String> = new.iter().filter(|line| !old.contains(line)).map(word).collect();
+    let rewritten = [
+        // Without a volatile function in a write, and with `exists (select 1 …)`.
+        "body cancel_many",
+        "body line_up_again",
+        "body permit_create",
+        "body schedule_one",
+        "body supersede",
+        // No lz4.
+        "column pending.codec",
+        // Valid from the start.
+        "constraint audit.audit_action_known",
+        "constraint pending.pending_codec_known",
+    ];
+    // No trigger: what changes a pool calls the function itself. The moment of an end is given.
+    let gone = ["column outcome_count.merged", "function line_up_again()", "function supersede(pending)"];
+    let gone = gone.iter().chain(&["trigger pool.pool_cap_changed"]);
+    let come = ["function line_up_again(text)", "function supersede(pending,timestamp"];
+    let sorted = |mut words: Vec<String>| {
+        words.sort();
+        words
+    };
+    assert_eq!(sorted(lost), sorted(rewritten.iter().chain(gone).map(ToString::to_string).collect()));
+    assert_eq!(sorted(made), sorted(rewritten.iter().chain(&come).map(ToString::to_string).collect()));
+}
+
+/// What an engine that shards by schema refuses where a statement changes rows (tried with Citus 13.2).
+const VOLATILE: [&str; 7] =
+    ["clock_timestamp(", "random(", "set_config(", "gen_random_uuid(", "nextval(", "timeofday(", "fresh_id("];
+
+#[test]
+fn a_sharded_schema_can_hold_all_of_our_sql() {
+    let mut all: Vec<(String, String)> = migrate::sql();
+    all.extend(migrate::roles_sql().map(|text| ("roles".to_owned(), text.to_owned())));
+    let prepared: Value = serde_json::from_str(include_str!("../../sqlx-data.json")).unwrap();
+    let queries = prepared.as_object().unwrap().values().filter_map(|entry| entry["query"].as_str());
+    all.extend(queries.map(|query| ("sqlx-data.json".to_owned(), query.to_owned())));
+    assert!(all.len() > 70, "{} texts", all.len());
+
+    let faults: Vec<String> = all
+        .iter()
+        .flat_map(|(name, text)| commands(text).into_iter().map(move |command| (name, command)))
+        .flat_map(|(name, command)| {
+            refused(&command).into_iter().map(move |fault| format!("{name}: {fault}"))
+        })
+        .collect();
+    assert!(faults.is_empty(), "{}", faults.join("\n"));
+}
+
+#[test]
+fn what_a_sharded_schema_refuses_is_found() {
+    for (refused_one, problem) in [
+        ("update pending set probe_at = clock_timestamp()", "volatile"),
+        ("with now as (select clock_timestamp() as n) insert into a select n from now", "volatile"),
+        ("insert into a values (1) on conflict (n) do update set n = random()", "volatile"),
+        ("select 1 where exists (select from a)", "exists"),
+        ("select 1 where not exists (\n  select\n  from a)", "exists"),
+        ("alter table a add column b int, add column c int", "one subcommand"),
+        ("create trigger t after insert on a execute function f()", "trigger"),
+        (
+            "create function f() returns void language sql as $$ delete from a where b < random() $$",
+            "volatile",
+        ),
+    ] {
+        let found = refused(refused_one);
+        assert!(found.iter().any(|fault| fault.contains(problem)), "{refused_one}: {found:?}");
+    }
+    for taken in [
+        "insert into a values (clock_timestamp())",
+        "select clock_timestamp()",
+        "alter table a add constraint b check (c in (1, 2))",
+        "create function f() returns void language plpgsql as $$ begin x := random(); update a set b = x; end $$",
+    ] {
+        assert_eq!(refused(taken), Vec::<String>::new(), "{taken}");
+    }
+}
+
+fn refused(command: &str) -> Vec<String> {
+    if let Some(body) = body(command) {
+        return commands(body).iter().flat_map(|statement| refused(statement)).collect();
+    }
+    let text = command.to_lowercase().split_whitespace().collect::<Vec<_>>().join(" ");
+    let mut faults = Vec::new();
+    let has_word = |word: &str| text.split(|c: char| !c.is_alphanumeric() && c != '_').any(|w| w == word);
+    let writes = ["insert", "update", "delete"].iter().any(|word| has_word(word)) && !text.contains("grant");
+    let changes_rows = writes
+        && (text.contains("update ") && !text.ends_with("for update")
+            || has_word("delete")
+            || has_word("with"));
+    if changes_rows && let Some(name) = VOLATILE.iter().find(|name| text.contains(**name)) {
+        faults.push(format!("volatile `{name})` in a statement that changes rows: {text}"));
+    }
+    if text.contains("exists ( select from") || text.contains("exists (select from") {
+        faults.push(format!("`exists (select from …)` without a 1: {text}"));
+    }
+    if text.starts_with("alter table") && text.split('(').next().is_some_and(|head| head.contains(',')) {
+        faults.push(format!("more than one subcommand: {text}"));
+    }
+    if text.starts_with("create trigger") || text.starts_with("create constraint trigger") {
+        faults.push(format!("a trigger: {text}"));
+    }
+    faults
+}
