@@ -47,47 +47,6 @@ async fn every_command_of_a_migration_runs_by_itself() {
     assert_eq!(catalogue(&mut session).await, migrated().await);
 }
 
-#[tokio::test]
-async fn four_files_make_what_twelve_made() {
-    let mut session = fresh_session().await;
-    let mut files: Vec<_> = std::fs::read_dir("tests/fixtures/old_chain").unwrap().collect();
-    files.sort_by_key(|file| {
-        let name = file.as_ref().unwrap().file_name().into_string().unwrap();
-        name[1..name.find("__").unwrap()].parse::<u32>().unwrap()
-    });
-    for file in files {
-        let text = std::fs::read_to_string(file.unwrap().path()).unwrap();
-        session.execute(sqlx::raw_sql(AssertSqlSafe(text))).await.unwrap();
-    }
-    let (old, new) = (catalogue(&mut session).await, migrated().await);
-    let word = |line: &String| line.split(' ').take(2).collect::<Vec<_>>().join(" ");
-    let lost: Vec<String> = old.iter().filter(|line| !new.contains(line)).map(word).collect();
-    let made: Vec<String> = new.iter().filter(|line| !old.contains(line)).map(word).collect();
-    let rewritten = [
-        // Without a volatile function in a write, and with `exists (select 1 …)`.
-        "body cancel_many",
-        "body line_up_again",
-        "body permit_create",
-        "body schedule_one",
-        "body supersede",
-        // No lz4.
-        "column pending.codec",
-        // Valid from the start.
-        "constraint audit.audit_action_known",
-        "constraint pending.pending_codec_known",
-    ];
-    // No trigger: what changes a pool calls the function itself. The moment of an end is given.
-    let gone = ["column outcome_count.merged", "function line_up_again()", "function supersede(pending)"];
-    let gone = gone.iter().chain(&["trigger pool.pool_cap_changed"]);
-    let come = ["function line_up_again(text)", "function supersede(pending,timestamp"];
-    let sorted = |mut words: Vec<String>| {
-        words.sort();
-        words
-    };
-    assert_eq!(sorted(lost), sorted(rewritten.iter().chain(gone).map(ToString::to_string).collect()));
-    assert_eq!(sorted(made), sorted(rewritten.iter().chain(&come).map(ToString::to_string).collect()));
-}
-
 /// What an engine that shards by schema refuses where a statement changes rows (tried with Citus 13.2).
 const VOLATILE: [&str; 7] =
     ["clock_timestamp(", "random(", "set_config(", "gen_random_uuid(", "nextval(", "timeofday(", "fresh_id("];
