@@ -56,6 +56,7 @@ create table pending (
   lost_at             timestamptz,
   create_permitted_at timestamptz,
   window_at           timestamptz,
+  hold_reason         text        collate "C",
   prepare_failures    integer     not null default 0,
   workload            text        collate "C",
   last_error          text,
@@ -70,6 +71,8 @@ create table pending (
   constraint pending_lease_whole            check (num_nulls(lease_expires_at, fence, worker) in (0, 3)),
   constraint pending_permit_needs_loss      check (create_permitted_at is null or lost_at is not null),
   constraint pending_create_needs_permit    check (create_count = 0 or create_permitted_at is not null),
+  constraint pending_hold_is_of_a_loss       check (hold_reason is null
+    or (lost_at is not null and hold_reason in ('cap', 'brown_out', 'paused', 'no_place'))),
   constraint pending_counts_not_negative    check (claim_count >= 0 and probe_count >= 0
     and probe_failures >= 0 and create_count >= 0),
   constraint pending_prepare_failures_not_negative check (prepare_failures >= 0),
@@ -92,6 +95,8 @@ comment on column pending.lost_at is 'When a probe first saw that nothing had ac
 comment on column pending.create_permitted_at is 'When a cold start was permitted. A cancel comes too late from then on.';
 comment on column pending.create_count is 'Creates requested, counted before each request.';
 comment on column pending.window_at is 'Start of the window for which a loss over the cap stands in line; null: it never stood in one.';
+comment on column pending.hold_reason is
+  'What defers the cold start of a loss: cap, brown_out or paused (no permit yet), no_place (its worker had no room); null: nothing.';
 comment on column pending.prepare_failures is 'Times that a create could not be prepared, such as for want of an image.';
 comment on column pending.workload is 'Name that the next create asks for; null: the name made from the dispatch.';
 comment on column pending.codec is 'How message is stored: 0 as it came, 1 zstd frame.';

@@ -88,6 +88,50 @@ end;
 $$;
 comment on function analyze_outcomes is 'Gathers the planner''s statistics of outcome as a whole.';
 
+-- What a pending verification is doing -----------------------------------------------------------------------------
+
+-- One status a row; the first that fits. Writers, views, API, page and metrics all ask here.
+create function pending_status(lease_expires_at timestamptz, look_at timestamptz, lost_at timestamptz, hold_reason text)
+returns text
+language sql stable parallel safe
+return case
+  when lease_expires_at > statement_timestamp() then 'claimed'
+  -- Two seconds are longer than any poll of a healthy worker.
+  when look_at < statement_timestamp() - interval '2 seconds' then 'overdue'
+  when hold_reason is not null then 'held'
+  when lost_at is not null then 'lost'
+  else 'waiting'
+end;
+comment on function pending_status is
+  'claimed: a worker holds it. overdue: unclaimed two seconds past its probe. held: a loss whose cold start is deferred. lost: marked lost. waiting: not due yet.';
+
+-- Rules that several statements ask ---------------------------------------------------------------------------------
+
+create function ending_of(lost_at timestamptz, otherwise text) returns text
+language sql immutable parallel safe
+return case when lost_at is null then otherwise else 'fallback' end;
+comment on function ending_of is 'The outcome of a verification that ends: fallback once it is marked lost, whatever follows.';
+
+create function loss_cancelled_by(reason text) returns text
+language sql immutable parallel safe
+return case when reason = 'connected' then 'overtaken' else 'cancelled' end;
+comment on function loss_cancelled_by is 'The fallback_result of a loss that is cancelled before its permit.';
+
+-- A revival within the first second costs one probe and no more, so the look-up is spared.
+create function is_just_dispatched(dequeued_at timestamptz, moment timestamptz) returns boolean
+language sql immutable parallel safe
+return moment - dequeued_at between interval '0' and interval '1 second';
+comment on function is_just_dispatched is
+  'Whether a dispatch is so young that it cannot be a late retry of one that has ended: outcomes need not be searched.';
+
+-- A platform clock that is far off says nothing; the hit was scheduled right after the dequeue.
+create function left_queue_at(dequeued_at timestamptz, scheduled_at timestamptz) returns timestamptz
+language sql immutable parallel safe
+return case when scheduled_at - dequeued_at between interval '0' and interval '1 minute' then dequeued_at
+  else scheduled_at end;
+comment on function left_queue_at is
+  'When the run left the queue: dequeued_at if it is believable, else scheduled_at. The platform''s redrive is reckoned from it.';
+
 -- Figures of reports --------------------------------------------------------------------------------------------
 
 -- Four buckets an octave: bucket b holds what took longer than 2^((b - 1) / 4) ms and at most 2^(b / 4) ms, so that
@@ -114,9 +158,7 @@ comment on function wilson_95_low is 'Lower end of the 95 % Wilson interval of k
 
 create function wilson_95_high(k bigint, n bigint) returns double precision
 language sql immutable parallel safe
-return case when n > 0 then case when k = n then 1 else
-  (k + 1.9207294103470565 + 1.959963984540054 * sqrt(k::double precision * (n - k) / n + 0.9603647051735282))
-    / (n + 3.841458820694113) end end;
+return 1 - wilson_95_low(n - k, n);
 comment on function wilson_95_high is 'Upper end of the 95 % Wilson interval of k in n.';
 
 create function wilson_95(k bigint, n bigint, out low double precision, out high double precision)
@@ -155,8 +197,7 @@ as $$
     values (
       moment, old.id, old.run_id, old.snapshot_id, old.pool, old.supervisor, old.region,
       old.deployment_version, old.intent, old.dequeued_at, old.scheduled_at, old.due_at,
-      -- A loss stays a loss, whatever follows.
-      case when old.lost_at is null then 'superseded' else 'fallback' end,
+      ending_of(old.lost_at, 'superseded'),
       case when old.lost_at is null then null else 'superseded' end,
       old.claim_count, old.probe_count, old.create_count, old.connected_at, old.lost_at, old.create_permitted_at,
       old.workload, old.last_error, old.traceparent)
@@ -216,9 +257,8 @@ begin
 
     if found then
       -- We hold the run's key now, so every earlier life of this run is visible below. A late retry
-      -- must not revive what has ended. Within its first second a revival costs one probe and no more, and
-      -- the look is spared.
-      if not took_over and (moment - new_dequeued_at) not between interval '0' and interval '1 second' then
+      -- must not revive what has ended.
+      if not took_over and not is_just_dispatched(new_dequeued_at, moment) then
         select o.id, o.due_at, o.snapshot_id = new_snapshot_id as same into ended
         from outcome o
         where o.run_id = new_run_id
@@ -332,9 +372,9 @@ begin
         p.create_permitted_at, p.workload, p.last_error, p.traceparent
     ), judged as (
       select
-        case when lost_at is null then 'cancelled' else 'fallback' end as outcome,
+        ending_of(lost_at, 'cancelled') as outcome,
         case when lost_at is null then cancel_reason end as reason,
-        case when lost_at is null then null when cancel_reason = 'connected' then 'overtaken' else 'cancelled' end as fallback_result,
+        case when lost_at is not null then loss_cancelled_by(cancel_reason) end as fallback_result,
         case
           when lost_at is not null then latency_bucket(lost_at - due_at)
           when cancel_reason = 'connected' then latency_bucket(moment - scheduled_at)
@@ -463,7 +503,7 @@ comment on function window_of is 'Start of the window of so many milliseconds th
 -- Answers
 --   granted      a create may be requested; asked again, the same permit is granted without a second unit
 --   suppressed   the pool is in shadow mode: settle, create nothing
---   held         the pool is paused, in a brown-out or its cap is spent: the row waits, its lease is free, it is
+--   deferred     the pool is paused, in a brown-out or its cap is spent: the row waits, its lease is free, it is
 --                probed again
 --   stale        the row is no longer ours
 create function permit_create(
@@ -471,6 +511,7 @@ create function permit_create(
 language plpgsql
 set search_path from current
 as $$
+#variable_conflict use_variable
 declare
   held     pending;
   settings pool;
@@ -525,16 +566,16 @@ begin
   end if;
 
   if hold_reason is null then
-    update pending p set create_permitted_at = moment where p.run_id = held_run_id;
+    update pending p set create_permitted_at = moment, hold_reason = null where p.run_id = held_run_id;
     answer := 'granted';
   else
     update pending p
     set look_at = again_at,
       window_at = case when hold_reason = 'cap' then window_of(again_at, settings.cap_window_ms) else p.window_at end,
-      last_error = 'held: ' || hold_reason,
+      hold_reason = permit_create.hold_reason,
       lease_expires_at = null, fence = null, worker = null
     where p.run_id = held_run_id;
-    answer := 'held';
+    answer := 'deferred';
   end if;
 end;
 $$;
@@ -549,10 +590,7 @@ set search_path from current
 as $$
 declare
   width      interval := settings.cap_window_ms * interval '1 millisecond';
-  -- A platform clock that is far off says nothing; the hit was scheduled right after the dequeue.
-  redrive_at timestamptz := interval '60 seconds' + case
-    when held.scheduled_at - held.dequeued_at between interval '0' and interval '1 minute' then held.dequeued_at
-    else held.scheduled_at end;
+  redrive_at timestamptz := left_queue_at(held.dequeued_at, held.scheduled_at) + interval '60 seconds';
   candidate  timestamptz;
   place      integer;
 begin

@@ -129,16 +129,29 @@ create view pending_now as
 select
   id, run_id, snapshot_id, pool, supervisor, region, deployment_version, intent, dequeued_at, scheduled_at, due_at,
   look_at, lease_expires_at, worker, claim_count, probe_count, probe_failures, create_count, connected_at, lost_at,
-  create_permitted_at, workload, last_error, traceparent,
-  case
-    when lease_expires_at > clock_timestamp() then 'claimed'
-    when lost_at is not null then 'waiting'
-    else 'pending'
-  end as state,
+  create_permitted_at, hold_reason, workload, last_error, traceparent,
+  pending_status(lease_expires_at, look_at, lost_at, hold_reason) as status,
   extract(epoch from clock_timestamp() - scheduled_at)::double precision as age_seconds,
   extract(epoch from due_at - clock_timestamp())::double precision as due_in_seconds
 from pending;
-comment on view pending_now is 'Verifications that have not ended, without the message.';
+comment on view pending_now is 'Verifications that have not ended, with their status, without the message.';
+
+create view pending_counts as
+select
+  pool, count(*) as pending,
+  count(*) filter (where status = 'waiting') as waiting,
+  count(*) filter (where status = 'claimed') as claimed,
+  count(*) filter (where status = 'lost') as lost,
+  count(*) filter (where status = 'held') as held,
+  count(*) filter (where status = 'overdue') as overdue,
+  coalesce(extract(epoch from statement_timestamp() - min(look_at) filter (where status = 'overdue')), 0)
+    ::double precision as overdue_longest_seconds,
+  min(due_at) as oldest_due_at
+from (
+  select pool, look_at, due_at, pending_status(lease_expires_at, look_at, lost_at, hold_reason) as status from pending
+) as row_by_row
+group by pool;
+comment on view pending_counts is 'How many verifications of each pool have which status; they add up to pending.';
 
 create view outcomes as
 select
@@ -165,18 +178,11 @@ comment on view false_positives is
 create view pools as
 select
   p.name, p.paused, p.shadow, p.delay_ms, p.cap, p.cap_window_ms, p.settle_down_ms, p.created_at,
-  coalesce(w.pending, 0) as pending, coalesce(w.claimed, 0) as claimed, coalesce(w.waiting, 0) as waiting,
-  coalesce(w.overdue, 0) as overdue, w.oldest_due_at, b.seen_at as brown_out_seen_at
+  coalesce(c.pending, 0) as pending, coalesce(c.waiting, 0) as waiting, coalesce(c.claimed, 0) as claimed,
+  coalesce(c.lost, 0) as lost, coalesce(c.held, 0) as held, coalesce(c.overdue, 0) as overdue, c.oldest_due_at,
+  b.seen_at as brown_out_seen_at
 from pool p
-left join (
-  select pool, count(*) as pending,
-    count(*) filter (where lease_expires_at > clock_timestamp()) as claimed,
-    count(*) filter (where lost_at is not null and lease_expires_at is null) as waiting,
-    count(*) filter (where due_at < clock_timestamp() - interval '1 second' and lost_at is null) as overdue,
-    min(due_at) as oldest_due_at
-  from pending
-  group by pool
-) as w on w.pool = p.name
+left join pending_counts c on c.pool = p.name
 left join brown_out b on b.pool = p.name;
 comment on view pools is 'Pools, their settings, and what waits in each.';
 
@@ -222,7 +228,7 @@ begin
       ('lost_at', 'When a probe first saw that nothing had acted. From then on the outcome is fallback.'),
       ('create_permitted_at', 'When a cold start was permitted. A cancel comes too late from then on.'),
       ('workload', 'Name of the workload requested last.'),
-      ('last_error', 'The last error, or why it is held.'),
+      ('last_error', 'The last error.'),
       ('error', 'The last error.'),
       ('traceparent', 'The run''s trace context, W3C version 00.'),
       ('timings', 'The supervisor''s timings, as they came.'),
@@ -272,13 +278,16 @@ begin
       ('look_count', 'Looks taken.'),
       ('looked_at', 'When it was looked at last; null: not yet.'),
       ('result', 'What the look saw; null: not known yet.'),
-      ('state', 'claimed: a worker holds it. waiting: marked lost, its cold start is held back. pending: all others.'),
+      ('status', 'claimed: a worker holds it. overdue: unclaimed two seconds past its probe. held: a loss whose cold start is deferred. lost: marked lost. waiting: not due yet.'),
+      ('hold_reason', 'What defers the cold start of a loss: cap, brown_out, paused or no_place; null: nothing.'),
+      ('overdue_longest_seconds', 'How long the one that is overdue longest is; 0: none is.'),
       ('age_seconds', 'Since it was scheduled.'),
       ('due_in_seconds', 'Until due_at; negative when that is past.'),
       ('pending', 'Verifications that have not ended.'),
-      ('claimed', 'Those of them that a worker holds.'),
-      ('waiting', 'Those of them that are marked lost and held back.'),
-      ('overdue', 'Those of them that were due more than a second ago and have no verdict.'),
+      ('claimed', 'Those of them that have this status: a worker holds them.'),
+      ('waiting', 'Those of them that have this status: not due yet.'),
+      ('held', 'Those of them that have this status: their cold start is deferred.'),
+      ('overdue', 'Those of them that have this status: unclaimed two seconds past their probe.'),
       ('oldest_due_at', 'The earliest due_at of them.'),
       ('ended', 'Verifications that ever ended.'),
       ('unaccounted', 'Scheduled less pending less ended. Must be 0.'),
@@ -321,3 +330,5 @@ end;
 $$;
 comment on column silent_loss_minutely.minute is 'The minute, of the schedule for scheduled and of the end for the rest.';
 comment on column outcomes.lost is 'Whether it counts as lost silently.';
+comment on column pending_counts.lost is 'Those of them that have this status: marked lost, neither claimed nor held.';
+comment on column pools.lost is 'Those of them that have this status: marked lost, neither claimed nor held.';

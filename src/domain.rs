@@ -9,6 +9,7 @@ pub mod dispatch;
 pub mod ids;
 pub mod outcome;
 pub mod pool;
+pub mod status;
 pub mod verdict;
 pub mod verification;
 pub mod wilson;

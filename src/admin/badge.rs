@@ -1,14 +1,10 @@
 //! Badges: a word with a colour, for how a pool or a verification stands.
 
-use chrono::{DateTime, TimeDelta, Utc};
-
-use crate::domain::outcome::Outcome;
+use crate::domain::outcome::{FallbackResult, Outcome, OutcomeKind, Reason};
+use crate::domain::status::{HoldReason, Status};
 use crate::store::gauges::PoolGauges;
 use crate::store::lookup::Pending;
 use crate::store::pool::Pool;
-
-/// Past its look by more than this is overdue, as everywhere else.
-const OVERDUE_AFTER: TimeDelta = TimeDelta::seconds(2);
 
 /// A word with a colour.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,39 +38,45 @@ pub(super) fn of_pool(gauges: &PoolGauges, settings: Option<&Pool>) -> Vec<Badge
     badges
 }
 
-/// How a pending verification stands.
-pub(super) fn of_pending(row: &Pending, now: DateTime<Utc>) -> Badge {
-    let is_claimed = row.lease_expires_at.is_some_and(|end| end > now);
-    let held = row.last_error.as_deref().and_then(|error| error.strip_prefix("held: "));
-    match (is_claimed, row.create_permitted_at.is_some(), row.lost_at.is_some(), held) {
-        (_, true, _, _) => Badge::new("bad", "starting cold"),
-        (true, false, true, _) => Badge::new("bad", "lost, claimed"),
-        (true, false, false, _) => Badge::new("info", "claimed"),
-        (false, false, true, Some(why)) => Badge::new("warn", format!("held: {}", why.replace('_', " "))),
-        (false, false, true, None) => Badge::new("bad", "lost"),
-        (false, false, false, _) if row.look_at + OVERDUE_AFTER < now => Badge::new("bad", "overdue"),
-        (false, false, false, _) if row.connected_at.is_some() => Badge::new("good", "connected, watched"),
-        (false, false, false, _) if row.look_at > row.due_at => Badge::new("warn", "looks again"),
-        (false, false, false, _) => Badge::new("", "waiting"),
-    }
+/// What a pending verification is doing: its status, and what is to know beside it.
+pub(super) fn of_pending(row: &Pending) -> Badge {
+    let beside = match row.status {
+        Status::Held => row.hold_reason.map(HoldReason::as_str),
+        Status::Claimed | Status::Overdue | Status::Lost if row.create_permitted_at.is_some() => {
+            Some("cold start permitted")
+        }
+        Status::Claimed | Status::Overdue if row.lost_at.is_some() => Some("lost"),
+        Status::Waiting if row.connected_at.is_some() => Some("runner connected"),
+        Status::Waiting if row.look_at > row.due_at => Some("probes again"),
+        Status::Claimed | Status::Overdue | Status::Lost | Status::Waiting => None,
+    };
+    let level = match row.status {
+        Status::Overdue | Status::Lost => "bad",
+        Status::Claimed if row.lost_at.is_some() => "bad",
+        Status::Claimed => "info",
+        Status::Held => "warn",
+        Status::Waiting if row.connected_at.is_some() => "good",
+        Status::Waiting if row.look_at > row.due_at => "warn",
+        Status::Waiting => "",
+    };
+    let word = row.status.as_str();
+    Badge::new(
+        level,
+        beside.map_or(word.to_owned(), |beside| format!("{word}: {}", beside.replace('_', " "))),
+    )
 }
 
 /// How a verification ended.
 pub(super) fn of_outcome(outcome: &Outcome) -> Badge {
-    let told = |detail: Option<&String>| match detail {
-        Some(detail) => format!("{}: {}", outcome.outcome, detail.replace('_', " ")).replace('_', " "),
-        None => outcome.outcome.replace('_', " "),
+    let reason = outcome.reason.map(Reason::as_str);
+    let (level, detail) = match (outcome.outcome, outcome.reason) {
+        (OutcomeKind::Delivered, Some(Reason::Requeued)) => ("bad", reason),
+        (OutcomeKind::Delivered, _) | (OutcomeKind::Cancelled, Some(Reason::Connected)) => ("good", reason),
+        (OutcomeKind::Fallback, _) => ("bad", outcome.fallback_result.map(FallbackResult::as_str)),
+        (OutcomeKind::ProbeError, _) => ("warn", None),
+        (OutcomeKind::Cancelled | OutcomeKind::Superseded, _) => ("", reason),
     };
-    match outcome.outcome.as_str() {
-        "delivered" if outcome.reason.as_deref() == Some("requeued") => {
-            Badge::new("bad", told(outcome.reason.as_ref()))
-        }
-        "delivered" => Badge::new("good", told(outcome.reason.as_ref())),
-        "fallback" => Badge::new("bad", told(outcome.fallback_result.as_ref())),
-        "probe_error" => Badge::new("warn", told(None)),
-        "cancelled" if outcome.reason.as_deref() == Some("connected") => {
-            Badge::new("good", told(outcome.reason.as_ref()))
-        }
-        _ => Badge::new("", told(outcome.reason.as_ref())),
-    }
+    let word = outcome.outcome.as_str();
+    let text = detail.map_or(word.to_owned(), |detail| format!("{word}: {detail}"));
+    Badge::new(level, text.replace('_', " "))
 }

@@ -107,6 +107,7 @@ struct Latest {
 
 impl Latest {
     fn of(lost: Lost) -> Self {
+        let result = lost.result().unwrap_or_default();
         Self {
             settled_at: shown::instant(lost.settled_at),
             run_id: lost.run_id,
@@ -115,8 +116,8 @@ impl Latest {
             version: shown::or_dash(lost.deployment_version.as_deref()),
             came_of_it: format!(
                 "{}: {}{}",
-                lost.outcome,
-                lost.fallback_result.or(lost.reason).unwrap_or_default(),
+                lost.outcome.as_str(),
+                result,
                 if lost.late { ", late" } else { "" }
             ),
         }

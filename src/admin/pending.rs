@@ -14,8 +14,9 @@ use super::page::{self, Chrome, Tab};
 use super::shown;
 use super::visitor::Reading;
 use crate::domain::ids::parse_name;
+use crate::domain::status::Status;
 use crate::store::lookup::Pending;
-use crate::store::pending::{PageKey, PendingFilter, PendingTotals, Standing};
+use crate::store::pending::{PageKey, PendingCounts, PendingFilter};
 
 /// Rows on a page.
 const ROWS: u32 = 50;
@@ -45,7 +46,7 @@ pub(super) struct Row {
 impl Row {
     pub(super) fn of(row: Pending, now: DateTime<Utc>) -> Self {
         Self {
-            badge: badge::of_pending(&row, now),
+            badge: badge::of_pending(&row),
             pool: row.pool,
             supervisor: shown::or_dash(row.supervisor.as_deref()),
             worker: shown::or_dash(row.worker.as_deref()),
@@ -78,7 +79,7 @@ struct PendingPage {
     chrome: Chrome,
     totals: String,
     pools: Vec<Choice>,
-    standings: Vec<Choice>,
+    statuses: Vec<Choice>,
     shown: Shown,
     is_filtered: bool,
     filter_fields: Vec<(&'static str, String)>,
@@ -106,7 +107,7 @@ pub(super) async fn page(
     let after = after.transpose()?;
     let chrome = Chrome::live(&admin, &visitor, Tab::Pending).await?;
     let (totals, pools, rows) = tokio::try_join!(
-        admin.store.pending_totals(),
+        admin.store.pending_counts(),
         admin.store.pools(),
         admin.store.pending_page(&filter, after.as_ref(), ROWS),
     )?;
@@ -118,11 +119,7 @@ pub(super) async fn page(
     page::write(&PendingPage {
         totals: told(&totals),
         pools: choices(pools, filter.pool.as_deref()),
-        standings: choices(
-            [Standing::Claimed, Standing::Lost, Standing::Held, Standing::Overdue]
-                .map(|one| one.as_str().to_owned()),
-            filter.standing.map(Standing::as_str),
-        ),
+        statuses: choices(Status::ALL.map(|one| one.as_str().to_owned()), filter.status.map(Status::as_str)),
         is_filtered: !filter_fields.is_empty(),
         first_path: path(&base, &filter_fields, None),
         next_path: next.map(|next| path(&base, &filter_fields, Some(&next))),
@@ -150,16 +147,15 @@ pub(super) fn filter(fields: &Fields) -> Result<PendingFilter, PageError> {
     };
     let (pool, supervisor) = (name("pool"), name("supervisor"));
     let (region, deployment_version) = (name("region"), name("version"));
-    let standings = [Standing::Claimed, Standing::Lost, Standing::Held, Standing::Overdue];
-    let standing = fields.get("standing").and_then(|word| {
-        let known = standings.into_iter().find(|one| one.as_str() == word);
+    let status = fields.get("status").and_then(|word| {
+        let known = Status::ALL.into_iter().find(|one| one.as_str() == word);
         if known.is_none() {
-            problems.push("`standing` must be claimed, lost, held or overdue".to_owned());
+            problems.push("`status` must be claimed, overdue, held, lost or waiting".to_owned());
         }
         known
     });
     if problems.is_empty() {
-        Ok(PendingFilter { pool, supervisor, region, deployment_version, standing })
+        Ok(PendingFilter { pool, supervisor, region, deployment_version, status })
     } else {
         Err(PageError::Invalid(problems))
     }
@@ -172,7 +168,7 @@ pub(super) fn filter_fields(filter: &PendingFilter) -> Vec<(&'static str, String
         ("supervisor", filter.supervisor.clone()),
         ("region", filter.region.clone()),
         ("version", filter.deployment_version.clone()),
-        ("standing", filter.standing.map(|standing| standing.as_str().to_owned())),
+        ("status", filter.status.map(|status| status.as_str().to_owned())),
     ];
     fields.into_iter().filter_map(|(name, value)| Some((name, value?))).collect()
 }
@@ -194,11 +190,12 @@ fn choices(values: impl IntoIterator<Item = String>, chosen: Option<&str>) -> Ve
     values.into_iter().map(choice).collect()
 }
 
-fn told(totals: &[PendingTotals]) -> String {
-    let sum = |count: fn(&PendingTotals) -> i64| shown::number(totals.iter().map(count).sum());
+fn told(totals: &[PendingCounts]) -> String {
+    let sum = |count: fn(&PendingCounts) -> i64| shown::number(totals.iter().map(count).sum());
     format!(
-        "{} pending · {} claimed · {} lost · {} held · {} overdue",
+        "{} pending · {} waiting · {} claimed · {} lost · {} held · {} overdue",
         sum(|one| one.pending),
+        sum(|one| one.waiting),
         sum(|one| one.claimed),
         sum(|one| one.lost),
         sum(|one| one.held),
@@ -223,17 +220,17 @@ mod tests {
 
     #[test]
     fn a_filter_survives_its_own_fields() {
-        let fields = Fields::parse(b"pool=a+b&standing=held&supervisor=&version=%3Cscript%3E");
+        let fields = Fields::parse(b"pool=a+b&status=held&supervisor=&version=%3Cscript%3E");
         let filter = filter(&fields).expect("a filter");
-        assert_eq!(filter.standing, Some(Standing::Held));
+        assert_eq!(filter.status, Some(Status::Held));
         assert_eq!(filter.supervisor, None);
         let written = path("/pending", &filter_fields(&filter), Some("1.run_a"));
-        assert_eq!(written, "/pending?pool=a+b&version=%3Cscript%3E&standing=held&after=1.run_a");
+        assert_eq!(written, "/pending?pool=a+b&version=%3Cscript%3E&status=held&after=1.run_a");
     }
 
     #[test]
     fn all_that_is_wrong_with_a_filter_is_told() {
-        let fields = Fields::parse(b"pool=a%00b&standing=odd");
+        let fields = Fields::parse(b"pool=a%00b&status=odd");
         assert!(matches!(filter(&fields), Err(PageError::Invalid(problems)) if problems.len() == 2));
     }
 }

@@ -64,7 +64,7 @@ fn told(pool: Pool, gauges: Option<&PoolGauges>, served: Option<&PoolServed>) ->
     let ms = |ms: Option<i32>, none: &str| ms.map_or(none.to_owned(), |ms| shown::millis(ms.into()));
     let text = |value: Option<i32>| value.map(|value| value.to_string()).unwrap_or_default();
     let backends = served.map(|served| served.backends.join(", ")).filter(|backends| !backends.is_empty());
-    let keeps_watching = pool.on_connect == OnConnect::KeepWatching.as_str();
+    let keeps_watching = pool.on_connect == OnConnect::KeepWatching;
     let cap = pool.cap.map_or("none".to_owned(), |cap| {
         format!("{} in {}", shown::number(cap.into()), shown::millis(pool.cap_window_ms.into()))
     });

@@ -138,13 +138,13 @@ fn notice(fields: &Fields) -> Option<String> {
 
 fn told_pending(pending: &Pending, now: chrono::DateTime<chrono::Utc>) -> Told {
     Told {
-        badge: badge::of_pending(pending, now),
+        badge: badge::of_pending(pending),
         is_pending: true,
         due_ms: pending.look_at.timestamp_millis(),
         due: shown::relative(pending.look_at, now),
         facts: facts(
             pending.id,
-            [&pending.snapshot_id, &pending.pool, &pending.intent],
+            [&pending.snapshot_id, &pending.pool, pending.intent.as_str()],
             [&pending.supervisor, &pending.region, &pending.deployment_version],
             None,
         ),
@@ -160,7 +160,7 @@ fn told_outcome(outcome: &Outcome, look: Option<&SecondLookTold>) -> Told {
         due: String::new(),
         facts: facts(
             outcome.id,
-            [&outcome.snapshot_id, &outcome.pool, &outcome.intent],
+            [&outcome.snapshot_id, &outcome.pool, outcome.intent.as_str()],
             [&outcome.supervisor, &outcome.region, &outcome.deployment_version],
             outcome.traceparent.as_deref(),
         ),
@@ -170,18 +170,18 @@ fn told_outcome(outcome: &Outcome, look: Option<&SecondLookTold>) -> Told {
 
 fn facts(
     id: Uuid,
-    [snapshot, pool, intent]: [&String; 3],
+    [snapshot, pool, intent]: [&str; 3],
     [supervisor, region, version]: [&Option<String>; 3],
     traceparent: Option<&str>,
 ) -> Vec<(&'static str, String)> {
     let or_dash = |text: &Option<String>| shown::or_dash(text.as_deref());
     let mut facts = vec![
-        ("Pool", pool.clone()),
+        ("Pool", pool.to_owned()),
         ("Supervisor", or_dash(supervisor)),
         ("Region", or_dash(region)),
         ("Deployment version", or_dash(version)),
-        ("Intent", intent.clone()),
-        ("Snapshot", snapshot.clone()),
+        ("Intent", intent.to_owned()),
+        ("Snapshot", snapshot.to_owned()),
         ("Verification", id.to_string()),
     ];
     if let Some(trace) = traceparent.and_then(|text| text.split('-').nth(1)) {

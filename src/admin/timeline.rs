@@ -3,9 +3,10 @@
 use chrono::{DateTime, TimeDelta, Utc};
 
 use super::shown;
-use crate::domain::outcome::Outcome;
+use crate::domain::outcome::{FallbackResult, Outcome, OutcomeKind, Reason};
+use crate::domain::verification::Intent;
 use crate::store::lookup::Pending;
-use crate::store::second_look::SecondLookTold;
+use crate::store::second_look::{SecondLookResult, SecondLookTold};
 
 /// One thing that happened, or will.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,7 +51,7 @@ pub(super) fn past(outcome: &Outcome, look: Option<&SecondLookTold>) -> Vec<Mome
     let mut moments = begin(
         outcome.dequeued_at,
         outcome.scheduled_at,
-        &outcome.intent,
+        outcome.intent,
         &outcome.pool,
         outcome.supervisor.as_deref(),
     );
@@ -70,7 +71,7 @@ pub(super) fn past(outcome: &Outcome, look: Option<&SecondLookTold>) -> Vec<Mome
         moments.push(Moment::new(None, "info", "Probed").told([
             outcome.probe_ms.map(|ms| format!("the last probe took {ms} ms")),
             Some(shown::times(outcome.probe_count.into(), "probe")),
-            outcome.error.as_ref().filter(|_| outcome.outcome == "probe_error").cloned(),
+            outcome.error.as_ref().filter(|_| outcome.outcome == OutcomeKind::ProbeError).cloned(),
         ]));
     }
     moments.extend(steps(outcome.connected_at, outcome.lost_at, outcome.create_permitted_at));
@@ -92,7 +93,7 @@ pub(super) fn present(pending: &Pending, now: DateTime<Utc>) -> Vec<Moment> {
     let mut moments = begin(
         pending.dequeued_at,
         pending.scheduled_at,
-        &pending.intent,
+        pending.intent,
         &pending.pool,
         pending.supervisor.as_deref(),
     );
@@ -121,7 +122,7 @@ pub(super) fn present(pending: &Pending, now: DateTime<Utc>) -> Vec<Moment> {
         );
     }
     if pending.look_at != pending.due_at || is_due {
-        let why = pending.last_error.clone().filter(|error| error.starts_with("held: "));
+        let why = pending.hold_reason.map(|reason| format!("held: {}", reason.as_str().replace('_', " ")));
         moments.push(Moment::new(pending.look_at, "next", "Looked at next").told([why]));
     }
     in_order(moments)
@@ -130,11 +131,14 @@ pub(super) fn present(pending: &Pending, now: DateTime<Utc>) -> Vec<Moment> {
 fn begin(
     dequeued_at: DateTime<Utc>,
     scheduled_at: DateTime<Utc>,
-    intent: &str,
+    intent: Intent,
     pool: &str,
     supervisor: Option<&str>,
 ) -> Vec<Moment> {
-    let what = if intent == "dispatch" { "Dispatch scheduled" } else { "Warm-start hit scheduled" };
+    let what = match intent {
+        Intent::Dispatch => "Dispatch scheduled",
+        Intent::Hit => "Warm-start hit scheduled",
+    };
     let facts = [supervisor.map(|supervisor| format!("by {supervisor}")), Some(format!("in pool {pool}"))];
     vec![
         Moment::new(dequeued_at, "", "Dequeued").told([Some("by the platform’s clock".to_owned())]),
@@ -159,19 +163,23 @@ fn steps(
 
 /// How it ended.
 fn end(outcome: &Outcome) -> Moment {
-    let reason = outcome.reason.as_deref().unwrap_or_default();
-    let (level, what) = match (outcome.outcome.as_str(), reason) {
-        ("delivered", "requeued") => {
-            ("bad", "Delivered by the platform’s redrive: the warm start was lost".to_owned())
+    let (level, what) = match outcome.outcome {
+        OutcomeKind::Delivered => match outcome.reason {
+            Some(Reason::Requeued) => {
+                ("bad", "Delivered by the platform’s redrive: the warm start was lost".to_owned())
+            }
+            reason => ("good", format!("Delivered: the run was {}", reason.map_or("", Reason::as_str))),
+        },
+        OutcomeKind::Cancelled => match outcome.reason {
+            Some(Reason::Connected) => ("good", "Cancelled: the runner connected".to_owned()),
+            Some(Reason::Miss) => ("", "Cancelled: the broker had no runner".to_owned()),
+            reason => ("warn", format!("Cancelled: {}", reason.map_or("", Reason::as_str))),
+        },
+        OutcomeKind::Superseded => ("", "Superseded by a newer dispatch".to_owned()),
+        OutcomeKind::ProbeError => {
+            ("warn", "Ended without an answer: nothing was started on a guess".to_owned())
         }
-        ("delivered", _) => ("good", format!("Delivered: the run was {reason}")),
-        ("cancelled", "connected") => ("good", "Cancelled: the runner connected".to_owned()),
-        ("cancelled", "miss") => ("", "Cancelled: the broker had no runner".to_owned()),
-        ("cancelled", "operator") => ("warn", "Cancelled by an operator".to_owned()),
-        ("superseded", _) => ("", "Superseded by a newer dispatch".to_owned()),
-        ("probe_error", _) => ("warn", "Ended without an answer: nothing was started on a guess".to_owned()),
-        ("fallback", _) => fell_back(outcome.fallback_result.as_deref().unwrap_or_default()),
-        (other, _) => ("", other.to_owned()),
+        OutcomeKind::Fallback => fell_back(outcome.fallback_result),
     };
     Moment::new(outcome.settled_at, level, what).told([
         outcome.late.then(|| "late: it may show the redriven dispatch, and is outside the rates".to_owned()),
@@ -183,31 +191,31 @@ fn end(outcome: &Outcome) -> Moment {
         outcome
             .error
             .as_ref()
-            .filter(|_| outcome.outcome != "probe_error")
+            .filter(|_| outcome.outcome != OutcomeKind::ProbeError)
             .map(|error| format!("error: {error}")),
     ])
 }
 
-fn fell_back(result: &str) -> (&'static str, String) {
+fn fell_back(result: Option<FallbackResult>) -> (&'static str, String) {
     let (level, told) = match result {
-        "created" => ("good", "a workload was created"),
-        "existed" => ("good", "its workload was there already"),
-        "overtaken" => ("warn", "the original runner acted after all"),
-        "requeued" => ("warn", "the platform’s redrive came first"),
-        "failed" => ("bad", "no create was confirmed"),
-        "suppressed" => ("warn", "the pool is in shadow, nothing was created"),
-        "cancelled" => ("warn", "cancelled after the loss was seen"),
-        "superseded" => ("", "a newer dispatch took its place"),
-        other => ("", other),
+        None => ("", "nothing is known of it"),
+        Some(FallbackResult::Created) => ("good", "a workload was created"),
+        Some(FallbackResult::Existed) => ("good", "its workload was there already"),
+        Some(FallbackResult::Overtaken) => ("warn", "the original runner acted after all"),
+        Some(FallbackResult::Requeued) => ("warn", "the platform’s redrive came first"),
+        Some(FallbackResult::Failed) => ("bad", "no create was confirmed"),
+        Some(FallbackResult::Suppressed) => ("warn", "the pool is in shadow, nothing was created"),
+        Some(FallbackResult::Cancelled) => ("warn", "cancelled after the loss was seen"),
+        Some(FallbackResult::Superseded) => ("", "a newer dispatch took its place"),
     };
     (level, format!("Fallback: {told}"))
 }
 
 fn second_look(look: &SecondLookTold) -> Moment {
-    let (level, what) = match look.result.as_deref() {
-        Some("confirmed") => ("good", "Second look: the run has started"),
-        Some("not_started") => ("bad", "Second look: the run has not started"),
-        Some(_) => ("warn", "Second look: nothing was learned"),
+    let (level, what) = match look.result {
+        Some(SecondLookResult::Confirmed) => ("good", "Second look: the run has started"),
+        Some(SecondLookResult::NotStarted) => ("bad", "Second look: the run has not started"),
+        Some(SecondLookResult::Unknown) => ("warn", "Second look: nothing was learned"),
         None => ("next", "Second look"),
     };
     Moment::new(look.looked_at.unwrap_or(look.look_at), level, what).told([look.error.clone()])
@@ -271,7 +279,7 @@ mod tests {
             Result::Superseded,
         ];
         for result in all {
-            assert_ne!(fell_back(result.as_str()).1, format!("Fallback: {}", result.as_str()));
+            assert_ne!(fell_back(Some(result)).1, format!("Fallback: {}", result.as_str()));
         }
     }
 }

@@ -16,7 +16,7 @@ use crate::store::StoreError;
 use crate::store::audit::Audited;
 use crate::store::caller::Caller;
 use crate::store::fleet::{PoolServed, WorkerSeen};
-use crate::store::pending::PendingTotals;
+use crate::store::pending::PendingCounts;
 use crate::store::pool::{Pool, PoolChange};
 
 /// Entries of the audit in one answer.
@@ -28,8 +28,8 @@ pub(super) struct PoolAnswer {
     settings: Pool,
     /// How it is served.
     served: Option<PoolServed>,
-    /// What is pending in it.
-    pending: Option<PendingTotals>,
+    /// How many are pending in which status; `null`: none.
+    pending: Option<PendingCounts>,
 }
 
 /// All pools: settings, who serves them, what is pending.
@@ -41,10 +41,10 @@ pub(super) async fn pools(State(api): State<Api>) -> Result<Json<Vec<PoolAnswer>
     let database = |error: StoreError| Problem::database(&error);
     let settings = api.store.pool_settings().await.map_err(database)?;
     let served = api.store.pools_served().await.map_err(database)?;
-    let totals = api.store.pending_totals().await.map_err(database)?;
+    let counts = api.store.pending_counts().await.map_err(database)?;
     let of = |settings: Pool| PoolAnswer {
         served: served.iter().find(|served| served.pool == settings.name).cloned(),
-        pending: totals.iter().find(|totals| totals.pool == settings.name).cloned(),
+        pending: counts.iter().find(|counts| counts.pool == settings.name).cloned(),
         settings,
     };
     Ok(Json(settings.into_iter().map(of).collect()))

@@ -13,9 +13,10 @@ use super::body;
 use super::openapi::{BodyRefusals, Invalid, Refusals};
 use super::problem::{FieldError, Problem};
 use crate::domain::ids::{RunId, parse_name};
+use crate::domain::status::Status;
 use crate::store::caller::Caller;
 use crate::store::lookup::Pending;
-use crate::store::pending::{PageKey, PendingFilter, Standing};
+use crate::store::pending::{PageKey, PendingFilter};
 
 /// Rows on a page, by default and at most.
 const LIMIT_DEFAULT: u32 = 50;
@@ -39,8 +40,8 @@ pub(super) struct Asked {
     /// Of this deployment version.
     #[param(min_length = 1, max_length = 200)]
     deployment_version: Option<String>,
-    /// That stand so.
-    standing: Option<Standing>,
+    /// In this status.
+    status: Option<Status>,
     /// Rows on a page; 50.
     #[param(minimum = 1, maximum = 500)]
     limit: Option<u32>,
@@ -77,7 +78,7 @@ pub(super) async fn page(
         supervisor: asked.supervisor,
         region: asked.region,
         deployment_version: asked.deployment_version,
-        standing: asked.standing,
+        status: asked.status,
     };
     check(&filter, "")?;
     let pending = api

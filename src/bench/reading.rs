@@ -26,7 +26,7 @@ const TIMES: usize = 30;
 /// What a person or a dashboard asks the api for. `RUN` is a run that has ended.
 const PATHS: [&str; 9] = [
     "/v1/pending",
-    "/v1/pending?pool=default&standing=overdue",
+    "/v1/pending?pool=default&status=overdue",
     "/v1/pools",
     "/v1/workers",
     "/v1/audit",
@@ -40,7 +40,7 @@ const PATHS: [&str; 9] = [
 const PAGES: [&str; 11] = [
     "/",
     "/pending",
-    "/pending?pool=default&standing=overdue",
+    "/pending?pool=default&status=overdue",
     "/pending?supervisor=supervisor-3",
     "/runs/RUN",
     "/losses",

@@ -158,9 +158,9 @@ async fn database(environment: &Environment) -> anyhow::Result<Vec<Finding>> {
         hint,
     ));
     findings.extend(store.pools_served().await?.iter().map(of_pool));
-    let waiting = store.pending_totals().await?;
+    let counts = store.pending_counts().await?;
     for pool in store.pool_settings().await? {
-        let held = waiting.iter().find(|totals| totals.pool == pool.name).map_or(0, |totals| totals.held);
+        let held = counts.iter().find(|counts| counts.pool == pool.name).map_or(0, |counts| counts.held);
         findings.push(of_cold_starts(&pool, held));
     }
     Ok(findings)
@@ -180,10 +180,10 @@ fn of_cold_starts(pool: &Pool, held: i64) -> Finding {
             "`warmproof pools cap POOL none` lets them go",
         ),
         (false, _, 1..) => warn(
-            format!("{held} losses wait for a permit"),
-            "`warmproof pending --standing held` says what holds each: the cap, a brown-out or a pause",
+            format!("{held} losses are held"),
+            "`warmproof pending --status held` says what defers each: the cap, a brown-out, a pause, or no room at its worker",
         ),
-        (false, _, _) => Finding::well(&check, "no loss waits for a permit"),
+        (false, _, _) => Finding::well(&check, "no loss is held"),
     }
 }
 
@@ -227,7 +227,7 @@ fn of_facts(facts: &Facts) -> Vec<Finding> {
             *overdue == 0,
             Severity::Error,
             format!("{overdue} verifications were not looked at for a minute"),
-            "start workers that serve their pools; `warmproof pending --standing overdue` shows them",
+            "start workers that serve their pools; `warmproof pending --status overdue` shows them",
         ),
         Finding::judged(
             "leases",
@@ -334,6 +334,7 @@ async fn backends(environment: &Environment) -> Vec<Finding> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::pool::OnConnect;
 
     #[test]
     fn cold_starts_that_somebody_stopped_are_no_good_health() {
@@ -344,7 +345,7 @@ mod tests {
             delay_ms: None,
             cap: None,
             cap_window_ms: 1000,
-            on_connect: "confirm".to_owned(),
+            on_connect: OnConnect::Confirm,
             settle_down_ms: 30_000,
             second_look_after_ms: None,
         };

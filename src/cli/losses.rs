@@ -41,8 +41,8 @@ pub(super) async fn losses(args: LossesArgs) -> anyhow::Result<ExitCode> {
             one.pool.clone(),
             output::or_dash(one.supervisor.as_deref()),
             output::or_dash(one.deployment_version.as_deref()),
-            one.outcome.clone(),
-            output::or_dash(one.fallback_result.as_deref().or(one.reason.as_deref())),
+            one.outcome.as_str().to_owned(),
+            output::or_dash(one.result()),
         ]
     };
     let header = ["when", "run", "pool", "supervisor", "version", "outcome", "what came of it"];

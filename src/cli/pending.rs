@@ -7,10 +7,11 @@ use serde_json::json;
 
 use super::output;
 use crate::domain::ids::{RunId, SnapshotId};
+use crate::domain::status::Status;
 use crate::domain::verification::Cancelled;
 use crate::store::Store;
 use crate::store::lookup::Pending;
-use crate::store::pending::{PendingFilter, Standing};
+use crate::store::pending::PendingFilter;
 
 /// Most verifications that one command cancels.
 const CANCEL_MAX: u32 = 1_000_000;
@@ -30,21 +31,23 @@ pub(super) struct Filter {
     /// Only of this deployment version
     #[arg(long = "deployment-version", value_name = "VERSION")]
     deployment_version: Option<String>,
-    /// Only those that stand so
+    /// Only verifications in this status
     #[arg(long, value_enum)]
-    standing: Option<StandingArg>,
+    status: Option<StatusArg>,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
-enum StandingArg {
+enum StatusArg {
     /// A worker holds it
     Claimed,
-    /// Its loss is marked
-    Lost,
-    /// Its loss waits: over the cap, in a brown-out, paused
-    Held,
-    /// Nobody looked in time
+    /// No worker has claimed it two seconds after its probe was due
     Overdue,
+    /// Marked lost, its cold start is deferred: cap, brown-out, paused, or no room
+    Held,
+    /// Marked lost, and its next probe is not due yet
+    Lost,
+    /// Its next probe is not due yet
+    Waiting,
 }
 
 impl Filter {
@@ -54,11 +57,12 @@ impl Filter {
             supervisor: self.supervisor,
             region: self.region,
             deployment_version: self.deployment_version,
-            standing: self.standing.map(|standing| match standing {
-                StandingArg::Claimed => Standing::Claimed,
-                StandingArg::Lost => Standing::Lost,
-                StandingArg::Held => Standing::Held,
-                StandingArg::Overdue => Standing::Overdue,
+            status: self.status.map(|status| match status {
+                StatusArg::Claimed => Status::Claimed,
+                StatusArg::Overdue => Status::Overdue,
+                StatusArg::Held => Status::Held,
+                StatusArg::Lost => Status::Lost,
+                StatusArg::Waiting => Status::Waiting,
             }),
         }
     }
@@ -77,21 +81,21 @@ pub(super) struct PendingArgs {
     json: bool,
 }
 
-/// Shows totals by pool and the verifications that are looked at next.
+/// Shows counts by pool and status, and the verifications that are looked at next.
 pub(super) async fn pending(args: PendingArgs) -> anyhow::Result<ExitCode> {
     let store = output::connect().await?;
     let filter = args.filter.into_filter();
     output::require_pool(&store, filter.pool.as_deref()).await?;
-    let totals = store.pending_totals().await?;
+    let counts = store.pending_counts().await?;
     let page = store.pending_page(&filter, None, args.limit).await?;
     if args.json {
-        output::json(&json!({ "totals": totals, "pending": page }))?;
+        output::json(&json!({ "counts": counts, "pending": page }))?;
         return Ok(ExitCode::SUCCESS);
     }
-    let header = ["pool", "pending", "claimed", "overdue", "lost", "held"];
-    let numbers = totals.iter().map(|one| {
-        let counts = [one.pending, one.claimed, one.overdue, one.lost, one.held];
-        std::iter::once(one.pool.clone()).chain(counts.iter().map(ToString::to_string)).collect()
+    let header = ["pool", "pending", "waiting", "claimed", "lost", "held", "overdue"];
+    let numbers = counts.iter().map(|one| {
+        let by_status = [one.pending, one.waiting, one.claimed, one.lost, one.held, one.overdue];
+        std::iter::once(one.pool.clone()).chain(by_status.iter().map(ToString::to_string)).collect()
     });
     output::table(&header, numbers.collect())?;
     if page.is_empty() {
@@ -99,14 +103,14 @@ pub(super) async fn pending(args: PendingArgs) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let now = store.clock().await?;
-    let header = ["run", "pool", "supervisor", "looked at in", "standing", "worker", "last error"];
+    let header = ["run", "pool", "supervisor", "probed in", "status", "worker", "last error"];
     let row = |one: &Pending| {
         vec![
             one.run_id.clone(),
             one.pool.clone(),
             output::or_dash(one.supervisor.as_deref()),
             output::span(one.look_at - now),
-            standing(one).to_owned(),
+            status(one),
             output::or_dash(one.worker.as_deref()),
             output::or_dash(one.last_error.as_deref()),
         ]
@@ -118,14 +122,13 @@ pub(super) async fn pending(args: PendingArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn standing(pending: &Pending) -> &'static str {
-    let held = pending.last_error.as_deref().is_some_and(|error| error.starts_with("held: "));
-    match (pending.worker.is_some(), pending.create_permitted_at.is_some(), pending.lost_at.is_some()) {
-        (true, _, _) => "claimed",
-        (false, true, _) => "create permitted",
-        (false, false, true) if held => "lost, held",
-        (false, false, true) => "lost",
-        (false, false, false) => "waiting",
+/// The status, and for a held one why.
+fn status(pending: &Pending) -> String {
+    match pending.hold_reason {
+        Some(reason) if pending.status == Status::Held => {
+            format!("{}: {}", pending.status.as_str(), reason.as_str())
+        }
+        Some(_) | None => pending.status.as_str().to_owned(),
     }
 }
 

@@ -187,7 +187,7 @@ fn show(pools: &[Pool]) -> anyhow::Result<()> {
             millis(pool.delay_ms),
             pool.cap.map_or("none".to_owned(), |cap| cap.to_string()),
             millis(Some(pool.cap_window_ms)),
-            pool.on_connect.clone(),
+            pool.on_connect.as_str().to_owned(),
             millis(Some(pool.settle_down_ms)),
             millis(pool.second_look_after_ms),
         ]

@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::output;
 use crate::domain::ids::RunId;
-use crate::domain::outcome::Outcome;
+use crate::domain::outcome::{Outcome, OutcomeKind, Reason};
 use crate::store::lookup::Pending;
 use crate::store::second_look::SecondLookTold;
 
@@ -47,7 +47,7 @@ pub(super) async fn show(args: ShowArgs) -> anyhow::Result<ExitCode> {
     } else {
         for outcome in &outcomes {
             let look = looks.iter().find(|look| look.verification_id == outcome.id);
-            let title = format!("{} of snapshot {}", outcome.outcome, outcome.snapshot_id);
+            let title = format!("{} of snapshot {}", outcome.outcome.as_str(), outcome.snapshot_id);
             tell(&title, past(outcome, look))?;
         }
         if let Some(pending) = &pending {
@@ -90,7 +90,7 @@ fn past(outcome: &Outcome, look: Option<&SecondLookTold>) -> Vec<Moment> {
         let (at, what) = match (&look.result, look.looked_at) {
             (Some(result), Some(at)) => {
                 let error = look.error.as_deref().map_or(String::new(), |error| format!(": {error}"));
-                (at, format!("second look: {result}{error}"))
+                (at, format!("second look: {}{error}", result.as_str()))
             }
             _ => (look.look_at, "second look is due".to_owned()),
         };
@@ -103,6 +103,9 @@ fn present(pending: &Pending) -> Vec<Moment> {
     let mut next = "next look".to_owned();
     if let Some(worker) = &pending.worker {
         next = format!("{next}, in the hand of {worker}");
+    }
+    if let Some(reason) = pending.hold_reason {
+        next = format!("{next}; held: {}", reason.as_str());
     }
     if let Some(error) = &pending.last_error {
         next = format!("{next}; {error}");
@@ -142,14 +145,15 @@ fn steps(
 
 /// How it ended, in one sentence.
 fn ended(outcome: &Outcome) -> String {
-    let mut told = match (outcome.outcome.as_str(), outcome.reason.as_deref()) {
-        ("delivered", Some(reason)) => format!("delivered: the run was {reason}"),
-        ("cancelled", Some(reason)) => format!("cancelled: {reason}"),
-        ("superseded", _) => "superseded by a newer dispatch".to_owned(),
-        (outcome, _) => outcome.to_owned(),
+    let reason = outcome.reason.map_or("", Reason::as_str);
+    let mut told = match outcome.outcome {
+        OutcomeKind::Delivered => format!("delivered: the run was {reason}"),
+        OutcomeKind::Cancelled => format!("cancelled: {reason}"),
+        OutcomeKind::Superseded => "superseded by a newer dispatch".to_owned(),
+        OutcomeKind::Fallback | OutcomeKind::ProbeError => outcome.outcome.as_str().to_owned(),
     };
     let facts = [
-        outcome.fallback_result.as_ref().map(|result| format!("result {result}")),
+        outcome.fallback_result.map(|result| format!("result {}", result.as_str())),
         outcome.workload.as_ref().map(|workload| format!("workload {workload}")),
         outcome.worker.as_ref().map(|worker| format!("by worker {worker}")),
         outcome.probe_ms.map(|ms| format!("last probe {ms} ms")),

@@ -24,7 +24,9 @@ use super::platform::PlatformConfig;
 use super::reader::Reader;
 use super::workload::WorkloadConfig;
 use crate::domain::ids::PoolName;
-use crate::domain::pool::{OnConnect, PoolSettings};
+use crate::domain::pool::{
+    CAP, CAP_WINDOW_MS, DELAY_MS, OnConnect, PoolSettings, SECOND_LOOK_AFTER_MS, SETTLE_DOWN_MS,
+};
 
 const FILE: &str = "WARMPROOF_POOLS_FILE";
 const NAMES: &str = "WARMPROOF_POOLS";
@@ -171,15 +173,20 @@ impl Entry {
 
     fn settings(&self, reader: &mut Reader<'_>, name: &PoolName) -> PoolSettings {
         let bounds = [
-            ("delay_ms", self.delay_ms, 1000, 60_000),
-            ("cap_window_ms", self.cap_window_ms, 100, 3_600_000),
-            ("settle_down_ms", self.settle_down_ms, 0, 600_000),
-            ("second_look_after_ms", self.second_look_after_ms.filter(|after| *after > 0), 1000, 600_000),
-            ("cap", self.cap, 0, 1_000_000),
+            ("delay_ms", self.delay_ms, DELAY_MS),
+            ("cap_window_ms", self.cap_window_ms, CAP_WINDOW_MS),
+            ("settle_down_ms", self.settle_down_ms, SETTLE_DOWN_MS),
+            (
+                "second_look_after_ms",
+                self.second_look_after_ms.filter(|after| *after > 0),
+                SECOND_LOOK_AFTER_MS,
+            ),
+            ("cap", self.cap, CAP),
         ];
-        for (key, value, least, most) in bounds {
-            if value.is_some_and(|value| !(least..=most).contains(&value)) {
+        for (key, value, range) in bounds {
+            if value.is_some_and(|value| !range.contains(&value)) {
                 let problem = format!("pool `{name}`: `{key}` is out of range");
+                let (least, most) = (range.start(), range.end());
                 reader.fault(FILE, problem, format!("set it to a whole number from {least} to {most}"));
             }
         }

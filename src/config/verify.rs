@@ -4,15 +4,12 @@
 //! so a supervisor that shares its environment with us starts as it always did.
 
 use std::fmt;
-use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use url::Url;
 
 use super::reader::Reader;
-
-/// Shortest and longest delay between hit and look, in milliseconds (contract §6).
-pub const DELAY_MS_BOUNDS: RangeInclusive<u64> = 1000..=60_000;
+use crate::domain::pool::DELAY_MS;
 
 /// Settings that exist only while verification is on.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,7 +51,11 @@ impl VerifyConfig {
         if reader.optional_text("TRIGGER_WARM_START_URL").is_none() {
             return Switch::Disabled { reason: DisabledReason::NoWarmStartUrl };
         }
-        let delay = reader.millis("TRIGGER_WARM_START_VERIFY_DELAY_MS", 10_000, DELAY_MS_BOUNDS);
+        let delay = reader.millis(
+            "TRIGGER_WARM_START_VERIFY_DELAY_MS",
+            10_000,
+            u64::from(*DELAY_MS.start())..=u64::from(*DELAY_MS.end()),
+        );
         Switch::Enabled(Self { delay })
     }
 }

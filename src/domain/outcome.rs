@@ -7,10 +7,83 @@ use uuid::Uuid;
 
 use super::claim::ClaimKey;
 use super::verdict::Acted;
+use super::verification::{CancelReason, Intent};
+
+/// How a verification ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema, sqlx::Type)]
+#[serde(rename_all = "snake_case")]
+#[sqlx(type_name = "text", rename_all = "snake_case")]
+pub enum OutcomeKind {
+    /// The run moved on.
+    Delivered,
+    /// The loss was marked, whatever followed.
+    Fallback,
+    /// The platform told nothing.
+    ProbeError,
+    /// The runner connected, the broker said no, or an operator cancelled.
+    Cancelled,
+    /// A newer dispatch of the run took its place.
+    Superseded,
+}
+
+impl OutcomeKind {
+    /// The word in SQL, API and events.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Delivered => "delivered",
+            Self::Fallback => "fallback",
+            Self::ProbeError => "probe_error",
+            Self::Cancelled => "cancelled",
+            Self::Superseded => "superseded",
+        }
+    }
+}
+
+/// What acted on the run of a delivered verification, or why a cancelled one was cancelled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema, sqlx::Type)]
+#[serde(rename_all = "snake_case")]
+#[sqlx(type_name = "text", rename_all = "snake_case")]
+pub enum Reason {
+    /// Delivered: see [`Acted::Started`].
+    Started,
+    /// Delivered: see [`Acted::Finished`].
+    Finished,
+    /// Delivered: see [`Acted::Cancelled`].
+    Cancelled,
+    /// Delivered: see [`Acted::Requeued`].
+    Requeued,
+    /// Delivered: see [`Acted::Unknown`].
+    Unknown,
+    /// Cancelled: see [`CancelReason::Connected`].
+    Connected,
+    /// Cancelled: see [`CancelReason::Miss`].
+    Miss,
+    /// Cancelled: see [`CancelReason::Operator`].
+    Operator,
+}
+
+impl Reason {
+    /// The word in SQL, API and events.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Started => Acted::Started.as_str(),
+            Self::Finished => Acted::Finished.as_str(),
+            Self::Cancelled => Acted::Cancelled.as_str(),
+            Self::Requeued => Acted::Requeued.as_str(),
+            Self::Unknown => Acted::Unknown.as_str(),
+            Self::Connected => CancelReason::Connected.as_str(),
+            Self::Miss => CancelReason::Miss.as_str(),
+            Self::Operator => CancelReason::Operator.as_str(),
+        }
+    }
+}
 
 /// What came of a fallback.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema, sqlx::Type)]
 #[serde(rename_all = "snake_case")]
+#[sqlx(type_name = "text", rename_all = "snake_case")]
 pub enum FallbackResult {
     /// A workload was requested, and the backend or the run's progress confirmed it.
     Created,
@@ -117,20 +190,20 @@ pub struct Outcome {
     pub region: Option<String>,
     /// The deployment's version.
     pub deployment_version: Option<String>,
-    /// `hit` or `dispatch`.
-    pub intent: String,
+    /// Why it was scheduled.
+    pub intent: Intent,
     /// By the platform's clock.
     pub dequeued_at: DateTime<Utc>,
     /// By the database's clock.
     pub scheduled_at: DateTime<Utc>,
     /// The promise.
     pub due_at: DateTime<Utc>,
-    /// `delivered`, `fallback`, `probe_error`, `cancelled` or `superseded`.
-    pub outcome: String,
-    /// What acted (delivered) or who cancelled (cancelled).
-    pub reason: Option<String>,
-    /// What came of a fallback.
-    pub fallback_result: Option<String>,
+    /// How it ended.
+    pub outcome: OutcomeKind,
+    /// What acted on the run (delivered), or why it was cancelled (cancelled); `None` for the others.
+    pub reason: Option<Reason>,
+    /// What came of a fallback; `None` for the others.
+    pub fallback_result: Option<FallbackResult>,
     /// Outside the rates: it may show the redriven dispatch.
     pub late: bool,
     /// The fence of the claim that settled; `None` for a cancel or a supersede. Nobody's business outside.

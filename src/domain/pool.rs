@@ -1,11 +1,25 @@
 //! What an operator decides about a pool.
 
+use std::ops::RangeInclusive;
+
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+/// Bounds of a delay from schedule to `due_at`, in milliseconds (platform.md §6).
+pub const DELAY_MS: RangeInclusive<u32> = 1000..=60_000;
+/// Bounds of a cap: fallbacks in one window.
+pub const CAP: RangeInclusive<u32> = 0..=1_000_000;
+/// Bounds of a cap's window, in milliseconds.
+pub const CAP_WINDOW_MS: RangeInclusive<u32> = 100..=3_600_000;
+/// Bounds of the time for which losses are held after a brown-out, in milliseconds.
+pub const SETTLE_DOWN_MS: RangeInclusive<u32> = 0..=600_000;
+/// Bounds of the time from a created fallback to its second look, in milliseconds.
+pub const SECOND_LOOK_AFTER_MS: RangeInclusive<u32> = 1000..=600_000;
+
 /// What a connect of a runner means in a pool.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, Default, ToSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, Default, ToSchema, sqlx::Type)]
 #[serde(rename_all = "snake_case")]
+#[sqlx(type_name = "text", rename_all = "snake_case")]
 pub enum OnConnect {
     /// The runner is alive: the verification is cancelled.
     #[default]

@@ -12,15 +12,17 @@ use utoipa::ToSchema;
 
 use super::dispatch::Dispatch;
 use super::ids::{PoolName, RunId, SnapshotId, VerificationId};
+use super::pool::DELAY_MS;
 
-/// Shortest delay from schedule to `due_at` (contract §6).
-pub const DELAY_MIN: Duration = Duration::from_secs(1);
-/// Longest delay from schedule to `due_at` (contract §6).
-pub const DELAY_MAX: Duration = Duration::from_mins(1);
+/// Shortest delay from schedule to `due_at`.
+pub const DELAY_MIN: Duration = Duration::from_millis(*DELAY_MS.start() as u64);
+/// Longest delay from schedule to `due_at`.
+pub const DELAY_MAX: Duration = Duration::from_millis(*DELAY_MS.end() as u64);
 
 /// Why the verification was scheduled.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema, sqlx::Type)]
 #[serde(rename_all = "snake_case")]
+#[sqlx(type_name = "text", rename_all = "snake_case")]
 pub enum Intent {
     /// The broker reported a hit.
     #[default]

@@ -25,10 +25,9 @@ with now as materialized (
 ), judged as (
   select
     gone.*, now.moment,
-    case when lost_at is null then 'cancelled' else 'fallback' end as outcome,
+    ending_of(lost_at, 'cancelled') as outcome,
     case when lost_at is null then cancel_reason end as reason,
-    case when lost_at is null then null when cancel_reason = 'connected' then 'overtaken' else 'cancelled' end
-      as fallback_result,
+    case when lost_at is not null then loss_cancelled_by(cancel_reason) end as fallback_result,
     case
       when lost_at is not null then latency_bucket(lost_at - due_at)
       when cancel_reason = 'connected' then latency_bucket(moment - scheduled_at)

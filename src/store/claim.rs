@@ -59,9 +59,9 @@ struct Row {
     pool: String,
     supervisor: Option<String>,
     region: Option<String>,
-    intent: String,
+    intent: Intent,
     dequeued_at: DateTime<Utc>,
-    scheduled_at: DateTime<Utc>,
+    left_queue_at: DateTime<Utc>,
     due_at: DateTime<Utc>,
     look_at: DateTime<Utc>,
     claimed_at: DateTime<Utc>,
@@ -106,17 +106,6 @@ impl Store {
 
 impl Row {
     fn into_claim(self, fence: Fence) -> Result<Claim, StoreError> {
-        let intent = match self.intent.as_str() {
-            "hit" => Intent::Hit,
-            "dispatch" => Intent::Dispatch,
-            other => {
-                return Err(StoreError::Corrupt {
-                    doing: DOING,
-                    column: "intent",
-                    problem: other.to_owned(),
-                });
-            }
-        };
         Ok(Claim {
             key: ClaimKey {
                 run_id: RunId::parse(self.run_id).map_err(unreadable("run_id"))?,
@@ -127,9 +116,9 @@ impl Row {
             pool: PoolName::parse(self.pool).map_err(unreadable("pool"))?,
             supervisor: self.supervisor,
             region: self.region,
-            intent,
+            intent: self.intent,
             dequeued_at: self.dequeued_at,
-            scheduled_at: self.scheduled_at,
+            left_queue_at: self.left_queue_at,
             due_at: self.due_at,
             look_at: self.look_at,
             claimed_at: self.claimed_at,

@@ -7,7 +7,6 @@ use std::time::Duration;
 use super::connect::Terms;
 use super::fleet::SILENT_AFTER_SECONDS;
 use super::lookup::Conservation;
-use super::pending::OVERDUE_AFTER_SECONDS;
 use super::{Store, StoreError};
 
 /// Such a statement gives up early.
@@ -20,17 +19,17 @@ pub struct PoolGauges {
     pub pool: String,
     /// Whether it is paused.
     pub paused: bool,
-    /// All that is pending.
+    /// All that have not ended.
     pub pending: i64,
-    /// Held by a worker.
+    /// In the status `claimed`.
     pub claimed: i64,
-    /// Past their look, see [`super::pending::Standing::Overdue`].
+    /// In the status `overdue`.
     pub overdue: i64,
-    /// Marked lost.
+    /// In the status `lost`.
     pub lost: i64,
-    /// Waiting for a permit.
+    /// In the status `held`.
     pub held: i64,
-    /// The longest that a look is late, in seconds; 0 if none is.
+    /// How long the one that is overdue longest is, in seconds; 0 if none is.
     pub overdue_longest_seconds: f64,
     /// Running workers that serve it.
     pub workers: i64,
@@ -50,27 +49,16 @@ impl Store {
             r#"select p.name as pool, p.paused,
                  coalesce(t.pending, 0) as "pending!", coalesce(t.claimed, 0) as "claimed!",
                  coalesce(t.overdue, 0) as "overdue!", coalesce(t.lost, 0) as "lost!",
-                 coalesce(t.held, 0) as "held!", coalesce(t.longest, 0)::float8 as "overdue_longest_seconds!",
+                 coalesce(t.held, 0) as "held!", coalesce(t.overdue_longest_seconds, 0) as "overdue_longest_seconds!",
                  (select count(*) from worker w
-                   where p.name = any (w.pools) and w.seen_at > statement_timestamp() - $2 * interval '1 second')
+                   where p.name = any (w.pools) and w.seen_at > statement_timestamp() - $1 * interval '1 second')
                    as "workers!",
                  exists (select 1 from brown_out b where b.pool = p.name
                    and b.seen_at > statement_timestamp() - greatest(p.settle_down_ms, 5000) * interval '1 millisecond')
                    as "brown_out!"
                from pool p
-               left join (
-                 select pool, count(*) as pending,
-                   count(*) filter (where lease_expires_at > statement_timestamp()) as claimed,
-                   count(*) filter (where look_at < statement_timestamp() - $1 * interval '1 second'
-                     and (lease_expires_at is null or lease_expires_at <= statement_timestamp())) as overdue,
-                   count(lost_at) as lost,
-                   count(*) filter (where lost_at is not null and create_permitted_at is null
-                     and last_error like 'held: %') as held,
-                   greatest(extract(epoch from statement_timestamp() - min(look_at)), 0) as longest
-                 from pending group by pool
-               ) as t on t.pool = p.name
+               left join pending_counts t on t.pool = p.name
                order by p.name"#,
-            OVERDUE_AFTER_SECONDS,
             f64::from(SILENT_AFTER_SECONDS),
         )
         .fetch_all(self.db().on(EARLY))

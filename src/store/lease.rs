@@ -8,6 +8,7 @@ use uuid::Uuid;
 use super::connect::Terms;
 use super::{Store, StoreError};
 use crate::domain::claim::ClaimKey;
+use crate::domain::status::HoldReason;
 
 /// One claim that is given back.
 #[derive(Debug, Clone)]
@@ -26,6 +27,8 @@ pub struct Release {
     pub workload: Option<String>,
     /// How often a create could not be prepared under this claim.
     pub prepare_failures: u32,
+    /// What defers the cold start of a loss that has its permit; `None`: nothing.
+    pub hold_reason: Option<HoldReason>,
 }
 
 impl Release {
@@ -40,6 +43,7 @@ impl Release {
             error: None,
             workload: None,
             prepare_failures: 0,
+            hold_reason: None,
         }
     }
 }
@@ -154,6 +158,8 @@ impl Store {
             releases.iter().map(|release| release.workload.as_deref()).collect();
         let unprepared: Vec<i32> =
             releases.iter().map(|release| super::count(release.prepare_failures)).collect();
+        let holds: Vec<Option<&str>> =
+            releases.iter().map(|release| release.hold_reason.map(HoldReason::as_str)).collect();
         let given_back = sqlx::query_scalar!(
             r#"update pending p
                set
@@ -164,12 +170,15 @@ impl Store {
                  last_error = coalesce(given.error, p.last_error),
                  workload = coalesce(given.workload, p.workload),
                  prepare_failures = p.prepare_failures + given.unprepared,
+                 -- Untouched, or probed in vain: what deferred its cold start still does.
+                 hold_reason = case when given.wait_ms is null or given.failures > 0 then p.hold_reason
+                   else given.hold_reason end,
                  lease_expires_at = null,
                  fence = null,
                  worker = null
                from unnest($1::text[], $2::uuid[], $3::bigint[], $4::int[], $5::int[], $6::int[], $7::text[],
-                   $8::text[], $9::int[])
-                 as given (run_id, id, fence, wait_ms, probes, failures, error, workload, unprepared)
+                   $8::text[], $9::int[], $10::text[])
+                 as given (run_id, id, fence, wait_ms, probes, failures, error, workload, unprepared, hold_reason)
                where p.run_id = given.run_id and p.id = given.id and p.fence = given.fence
                returning p.id"#,
             &columns.run_ids as &[&str],
@@ -181,6 +190,7 @@ impl Store {
             &errors as &[Option<&str>],
             &workloads as &[Option<&str>],
             &unprepared,
+            &holds as &[Option<&str>],
         )
         .fetch_all(self.durable())
         .await

@@ -7,7 +7,9 @@ use utoipa::ToSchema;
 
 use super::{Store, StoreError};
 use crate::domain::ids::{RunId, VerificationId};
-use crate::domain::outcome::Outcome;
+use crate::domain::outcome::{FallbackResult, Outcome, OutcomeKind, Reason};
+use crate::domain::status::{HoldReason, Status};
+use crate::domain::verification::Intent;
 
 /// A pending verification, as it stands. The message stays where it is.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
@@ -26,8 +28,8 @@ pub struct Pending {
     pub region: Option<String>,
     /// The deployment's version.
     pub deployment_version: Option<String>,
-    /// `hit` or `dispatch`.
-    pub intent: String,
+    /// Why it was scheduled.
+    pub intent: Intent,
     /// By the platform's clock.
     pub dequeued_at: DateTime<Utc>,
     /// By the database's clock.
@@ -36,6 +38,10 @@ pub struct Pending {
     pub due_at: DateTime<Utc>,
     /// When somebody looks next.
     pub look_at: DateTime<Utc>,
+    /// What it is doing.
+    pub status: Status,
+    /// What defers the cold start of a loss; `None`: nothing.
+    pub hold_reason: Option<HoldReason>,
     /// Until when a worker holds it, if one does.
     pub lease_expires_at: Option<DateTime<Utc>>,
     /// Who holds it.
@@ -54,7 +60,7 @@ pub struct Pending {
     pub create_permitted_at: Option<DateTime<Utc>>,
     /// Name of the workload requested last.
     pub workload: Option<String>,
-    /// The last error, or why it is held.
+    /// The last error.
     pub last_error: Option<String>,
 }
 
@@ -101,10 +107,12 @@ impl Store {
     pub async fn pending_of(&self, run_id: &RunId) -> Result<Option<Pending>, StoreError> {
         sqlx::query_as!(
             Pending,
-            "select id, run_id, snapshot_id, pool, supervisor, region, deployment_version, intent, dequeued_at,
-               scheduled_at, due_at, look_at, lease_expires_at, worker, claim_count, probe_count, create_count,
+            r#"select id, run_id, snapshot_id, pool, supervisor, region, deployment_version, intent as "intent: Intent",
+               dequeued_at, scheduled_at, due_at, look_at,
+               pending_status(lease_expires_at, look_at, lost_at, hold_reason) as "status!: Status",
+               hold_reason as "hold_reason: HoldReason", lease_expires_at, worker, claim_count, probe_count, create_count,
                connected_at, lost_at, create_permitted_at, workload, last_error
-             from pending where run_id = $1",
+             from pending where run_id = $1"#,
             run_id.as_str()
         )
         .fetch_optional(self.patient())
@@ -119,11 +127,12 @@ impl Store {
     pub async fn outcomes_of(&self, run_id: &RunId, limit: i64) -> Result<Vec<Outcome>, StoreError> {
         sqlx::query_as!(
             Outcome,
-            "select settled_at, id, run_id, snapshot_id, pool, supervisor, region, deployment_version, intent,
-               dequeued_at, scheduled_at, due_at, outcome, reason, fallback_result, late, fence, worker,
+            r#"select settled_at, id, run_id, snapshot_id, pool, supervisor, region, deployment_version, intent as "intent: Intent",
+               dequeued_at, scheduled_at, due_at, outcome as "outcome: OutcomeKind",
+               reason as "reason: Reason", fallback_result as "fallback_result: FallbackResult", late, fence, worker,
                claim_count, probe_count, create_count, connected_at, lost_at, create_permitted_at,
                probe_ms, workload, error, traceparent
-             from outcome where run_id = $1 order by settled_at desc, id desc limit $2",
+             from outcome where run_id = $1 order by settled_at desc, id desc limit $2"#,
             run_id.as_str(),
             limit
         )

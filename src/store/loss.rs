@@ -15,13 +15,14 @@ use super::connect::Terms;
 use super::{Store, StoreError, codec};
 use crate::domain::claim::ClaimKey;
 use crate::domain::ids::RunId;
+use crate::domain::status::HoldReason;
 
 /// The answer to a fenced step of a fallback.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[must_use = "a stale step changed nothing, and its work is to be dropped"]
 pub enum Fenced<T> {
     /// The row is ours and was written.
-    Held(T),
+    Ours(T),
     /// The fence moved on.
     Stale,
 }
@@ -33,10 +34,10 @@ pub enum Permit {
     Granted,
     /// The pool is in shadow mode: settle, create nothing.
     Suppressed,
-    /// Not now. The row was given back and is looked at again.
-    Held {
-        /// `paused`, `brown_out` or `cap`.
-        reason: String,
+    /// Not now. The row was given back and is probed again.
+    Deferred {
+        /// Why.
+        reason: HoldReason,
     },
 }
 
@@ -69,18 +70,18 @@ impl Store {
         .fetch_optional(self.durable())
         .await
         .map_err(StoreError::doing("mark a loss"))?;
-        Ok(lost_at.map_or(Fenced::Stale, Fenced::Held))
+        Ok(lost_at.map_or(Fenced::Stale, Fenced::Ours))
     }
 
-    /// Asks for permission to cold-start a row marked lost. A held row is given back and
-    /// looked at again after `hold`.
+    /// Asks for permission to cold-start a row marked lost. A deferred one is given back and
+    /// probed again after `hold`.
     ///
     /// # Errors
     /// The database could not be reached; repeat it.
     pub async fn permit_create(&self, key: &ClaimKey, hold: Duration) -> Result<Fenced<Permit>, StoreError> {
         let doing = "permit a create";
         let row = sqlx::query!(
-            r#"select p.answer as "answer!", p.hold_reason from permit_create($1, $2, $3, $4) as p"#,
+            r#"select p.answer as "answer!", p.hold_reason as "hold_reason: HoldReason" from permit_create($1, $2, $3, $4) as p"#,
             key.run_id.as_str(),
             key.id.0,
             key.fence.get(),
@@ -89,12 +90,12 @@ impl Store {
         .fetch_one(self.durable())
         .await
         .map_err(StoreError::doing(doing))?;
-        match row.answer.as_str() {
-            "granted" => Ok(Fenced::Held(Permit::Granted)),
-            "suppressed" => Ok(Fenced::Held(Permit::Suppressed)),
-            "held" => Ok(Fenced::Held(Permit::Held { reason: row.hold_reason.unwrap_or_default() })),
-            "stale" => Ok(Fenced::Stale),
-            other => Err(StoreError::Corrupt { doing, column: "answer", problem: other.to_owned() }),
+        match (row.answer.as_str(), row.hold_reason) {
+            ("granted", _) => Ok(Fenced::Ours(Permit::Granted)),
+            ("suppressed", _) => Ok(Fenced::Ours(Permit::Suppressed)),
+            ("deferred", Some(reason)) => Ok(Fenced::Ours(Permit::Deferred { reason })),
+            ("stale", _) => Ok(Fenced::Stale),
+            (other, _) => Err(StoreError::Corrupt { doing, column: "answer", problem: other.to_owned() }),
         }
     }
 
@@ -118,7 +119,7 @@ impl Store {
         .fetch_optional(self.durable())
         .await
         .map_err(StoreError::doing("count a create"))?;
-        Ok(counted.map_or(Fenced::Stale, |count| Fenced::Held(count.unsigned_abs())))
+        Ok(counted.map_or(Fenced::Stale, |count| Fenced::Ours(count.unsigned_abs())))
     }
 
     /// Reads the message of a claimed row, which only a fallback needs.
@@ -138,7 +139,7 @@ impl Store {
         .map_err(StoreError::doing(doing))?;
         let Some(row) = row else { return Ok(Fenced::Stale) };
         let message = read_message(doing, row.codec, row.message)?;
-        Ok(Fenced::Held(StoredMessage { message, timings: row.timings }))
+        Ok(Fenced::Ours(StoredMessage { message, timings: row.timings }))
     }
 
     /// Reads the message of a run's pending verification for an operator, and notes who looked; `None` if

@@ -4,6 +4,7 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 
 use super::{Store, StoreError};
+use crate::domain::outcome::{FallbackResult, OutcomeKind, Reason};
 
 /// A verification that ended as a loss.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -19,13 +20,21 @@ pub struct Lost {
     /// The deployment's version.
     pub deployment_version: Option<String>,
     /// `fallback`, or `delivered` when the platform's redrive came first.
-    pub outcome: String,
+    pub outcome: OutcomeKind,
     /// `requeued` for the latter.
-    pub reason: Option<String>,
+    pub reason: Option<Reason>,
     /// What came of the fallback.
-    pub fallback_result: Option<String>,
+    pub fallback_result: Option<FallbackResult>,
     /// Seen too late to tell whose loss it was; outside of all rates.
     pub late: bool,
+}
+
+impl Lost {
+    /// What came of it, in a word: the fallback's result, or `requeued`.
+    #[must_use]
+    pub fn result(&self) -> Option<&'static str> {
+        self.fallback_result.map(FallbackResult::as_str).or(self.reason.map(Reason::as_str))
+    }
 }
 
 impl Store {
@@ -38,8 +47,9 @@ impl Store {
             Lost,
             // Pools are few, and each hands over its own latest: nobody reads losses that are not shown, however
             // long outcomes are kept. The condition is the index's own, word for word.
-            "select latest.settled_at, latest.run_id, latest.pool, latest.supervisor, latest.deployment_version,
-               latest.outcome, latest.reason, latest.fallback_result, latest.late
+            r#"select latest.settled_at, latest.run_id, latest.pool, latest.supervisor, latest.deployment_version,
+               latest.outcome as "outcome: OutcomeKind", latest.reason as "reason: Reason",
+               latest.fallback_result as "fallback_result: FallbackResult", latest.late
              from pool
              cross join lateral (
                select lost.* from outcome lost
@@ -49,7 +59,7 @@ impl Store {
              ) as latest
              where pool.name = coalesce($1, pool.name)
              order by latest.settled_at desc
-             limit $2",
+             limit $2"#,
             pool,
             i64::from(limit)
         )

@@ -10,39 +10,11 @@ use super::connect::Terms;
 use super::lookup::Pending;
 use super::{Store, StoreError};
 use crate::domain::ids::{RunId, SnapshotId};
-use crate::domain::verification::{CancelReason, Cancellation, Cancelled};
+use crate::domain::status::{HoldReason, Status};
+use crate::domain::verification::{CancelReason, Cancellation, Cancelled, Intent};
 
-/// Past its look by more than this counts as overdue, in seconds.
-pub(super) const OVERDUE_AFTER_SECONDS: f64 = 2.0;
 /// Cancellations of a filter in one statement.
 const CANCEL_BATCH: i64 = 500;
-
-/// How a pending verification stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Standing {
-    /// A worker holds it.
-    Claimed,
-    /// Its loss is marked.
-    Lost,
-    /// Its loss waits for a permit: over the cap, in a brown-out, paused.
-    Held,
-    /// Nobody has looked although it is time.
-    Overdue,
-}
-
-impl Standing {
-    /// The word in API, CLI and page.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Claimed => "claimed",
-            Self::Lost => "lost",
-            Self::Held => "held",
-            Self::Overdue => "overdue",
-        }
-    }
-}
 
 /// Which pending verifications are meant. What is `None` does not matter.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -64,9 +36,9 @@ pub struct PendingFilter {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(min_length = 1, max_length = 200)]
     pub deployment_version: Option<String>,
-    /// That stand so.
+    /// In this status.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub standing: Option<Standing>,
+    pub status: Option<Status>,
 }
 
 /// Where a page ends and the next begins.
@@ -97,22 +69,24 @@ impl PageKey {
     }
 }
 
-/// What is pending in one pool.
+/// How many verifications of one pool have which status. They add up to `pending`.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
-pub struct PendingTotals {
+pub struct PendingCounts {
     /// The pool.
     pub pool: String,
-    /// All.
+    /// All that have not ended.
     pub pending: i64,
-    /// Held by a worker.
+    /// In [`Status::Waiting`].
+    pub waiting: i64,
+    /// In [`Status::Claimed`].
     pub claimed: i64,
-    /// Past their look, see [`Standing::Overdue`].
-    pub overdue: i64,
-    /// Marked lost.
+    /// In [`Status::Lost`].
     pub lost: i64,
-    /// Waiting for a permit.
+    /// In [`Status::Held`].
     pub held: i64,
-    /// The longest that a look is late, in seconds; 0 if none is.
+    /// In [`Status::Overdue`].
+    pub overdue: i64,
+    /// How long the one that is overdue longest is, in seconds; 0 if none is.
     pub overdue_longest_seconds: f64,
 }
 
@@ -132,28 +106,26 @@ impl Store {
             Pending,
             r#"select page.id as "id!", page.run_id as "run_id!", page.snapshot_id as "snapshot_id!",
                  page.pool as "pool!", page.supervisor, page.region, page.deployment_version,
-                 page.intent as "intent!", page.dequeued_at as "dequeued_at!", page.scheduled_at as "scheduled_at!",
-                 page.due_at as "due_at!", page.look_at as "look_at!", page.lease_expires_at, page.worker,
+                 page.intent as "intent!: Intent", page.dequeued_at as "dequeued_at!", page.scheduled_at as "scheduled_at!",
+                 page.due_at as "due_at!", page.look_at as "look_at!", page.status as "status!: Status",
+                 page.hold_reason as "hold_reason: HoldReason", page.lease_expires_at, page.worker,
                  page.claim_count as "claim_count!", page.probe_count as "probe_count!",
                  page.create_count as "create_count!", page.connected_at, page.lost_at, page.create_permitted_at,
                  page.workload, page.last_error
                from pool
                cross join lateral (
-                 select * from pending p
+                 select *, pending_status(p.lease_expires_at, p.look_at, p.lost_at, p.hold_reason) as status
+                 from pending p
                  where p.pool = pool.name
                    and p.look_at >= coalesce($6::timestamptz, '-infinity')
+                   -- Only rows past their probe can be overdue: the scan ends there.
                    and p.look_at < case when $5 = 'overdue' then statement_timestamp() else 'infinity' end
                    and (p.look_at, p.run_id) > (coalesce($6::timestamptz, '-infinity'), coalesce($7::text, ''))
                    and ($2::text is null or p.supervisor = $2)
                    and ($3::text is null or p.region = $3)
                    and ($4::text is null or p.deployment_version = $4)
-                   and ($5::text is null or case $5
-                     when 'claimed' then p.lease_expires_at > statement_timestamp()
-                     when 'lost' then p.lost_at is not null
-                     when 'held' then p.lost_at is not null and p.create_permitted_at is null and p.last_error like 'held: %'
-                     when 'overdue' then p.look_at < statement_timestamp() - $9 * interval '1 second'
-                       and (p.lease_expires_at is null or p.lease_expires_at <= statement_timestamp())
-                     end)
+                   and ($5::text is null
+                     or pending_status(p.lease_expires_at, p.look_at, p.lost_at, p.hold_reason) = $5)
                  order by p.look_at, p.run_id
                  limit $8
                ) as page
@@ -164,11 +136,10 @@ impl Store {
             filter.supervisor.as_deref(),
             filter.region.as_deref(),
             filter.deployment_version.as_deref(),
-            filter.standing.map(Standing::as_str),
+            filter.status.map(Status::as_str),
             after.map(|key| key.look_at),
             after.map(|key| key.run_id.as_str()),
             i64::from(limit),
-            OVERDUE_AFTER_SECONDS,
         )
         .fetch_all(self.db().on(WALK_THE_INDEX))
         .await
@@ -187,22 +158,16 @@ impl Store {
                    and ($2::text is null or p.supervisor = $2)
                    and ($3::text is null or p.region = $3)
                    and ($4::text is null or p.deployment_version = $4)
-                   and ($5::text is null or case $5
-                     when 'claimed' then p.lease_expires_at > statement_timestamp()
-                     when 'lost' then p.lost_at is not null
-                     when 'held' then p.lost_at is not null and p.create_permitted_at is null and p.last_error like 'held: %'
-                     when 'overdue' then p.look_at < statement_timestamp() - $7 * interval '1 second'
-                       and (p.lease_expires_at is null or p.lease_expires_at <= statement_timestamp())
-                     end)
+                   and ($5::text is null
+                     or pending_status(p.lease_expires_at, p.look_at, p.lost_at, p.hold_reason) = $5)
                  limit $6
                ) as matching"#,
             filter.pool.as_deref(),
             filter.supervisor.as_deref(),
             filter.region.as_deref(),
             filter.deployment_version.as_deref(),
-            filter.standing.map(Standing::as_str),
+            filter.status.map(Status::as_str),
             i64::from(most),
-            OVERDUE_AFTER_SECONDS,
         )
         .fetch_one(self.patient())
         .await
@@ -210,24 +175,17 @@ impl Store {
         Ok(u32::try_from(counted).unwrap_or(u32::MAX))
     }
 
-    /// What is pending, by pool; pools with nothing pending are left out.
+    /// How many are pending in which status, by pool; pools with nothing pending are left out.
     ///
     /// # Errors
     /// The database could not be reached.
-    pub async fn pending_totals(&self) -> Result<Vec<PendingTotals>, StoreError> {
+    pub async fn pending_counts(&self) -> Result<Vec<PendingCounts>, StoreError> {
         sqlx::query_as!(
-            PendingTotals,
-            r#"select pool, count(*) as "pending!",
-                 count(*) filter (where lease_expires_at > statement_timestamp()) as "claimed!",
-                 count(*) filter (where look_at < statement_timestamp() - $1 * interval '1 second'
-                   and (lease_expires_at is null or lease_expires_at <= statement_timestamp())) as "overdue!",
-                 count(lost_at) as "lost!",
-                 count(*) filter (where lost_at is not null and create_permitted_at is null
-                   and last_error like 'held: %') as "held!",
-                 greatest(extract(epoch from statement_timestamp() - min(look_at)), 0)::float8
-                   as "overdue_longest_seconds!"
-               from pending group by pool order by pool"#,
-            OVERDUE_AFTER_SECONDS
+            PendingCounts,
+            r#"select pool as "pool!", pending as "pending!", waiting as "waiting!", claimed as "claimed!",
+                 lost as "lost!", held as "held!", overdue as "overdue!",
+                 overdue_longest_seconds as "overdue_longest_seconds!"
+               from pending_counts order by pool"#
         )
         .fetch_all(self.patient())
         .await

@@ -1,12 +1,14 @@
 //! Pools as operators see and change them. Workers feel a change with their next statement.
 
+use std::ops::RangeInclusive;
+
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::audit::{self, Actor};
 use super::connect::{Terms, Tx};
 use super::{Store, StoreError};
-use crate::domain::pool::OnConnect;
+use crate::domain::pool::{CAP, CAP_WINDOW_MS, DELAY_MS, OnConnect, SECOND_LOOK_AFTER_MS, SETTLE_DOWN_MS};
 
 /// A pool with its settings.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
@@ -23,8 +25,8 @@ pub struct Pool {
     pub cap: Option<i32>,
     /// The window of the cap in milliseconds.
     pub cap_window_ms: i32,
-    /// `confirm` or `keep_watching`.
-    pub on_connect: String,
+    /// What a connect means.
+    pub on_connect: OnConnect,
     /// Milliseconds for which losses are held after a brown-out.
     pub settle_down_ms: i32,
     /// Milliseconds from a created fallback to its second look; `None`: none.
@@ -54,9 +56,9 @@ pub struct PoolChange {
     #[serde(default, with = "present", skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<i32>, minimum = 1000, maximum = 60000)]
     pub delay_ms: Option<Option<i32>>,
-    /// At least 0, or none.
+    /// 0 to 1000000, or none.
     #[serde(default, with = "present", skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<i32>, minimum = 0)]
+    #[schema(value_type = Option<i32>, minimum = 0, maximum = 1_000_000)]
     pub cap: Option<Option<i32>>,
     /// 100 to 3600000 ms.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -82,7 +84,7 @@ pub struct OutOfRange {
     /// Which one.
     pub field: &'static str,
     /// What it may be.
-    pub expected: &'static str,
+    pub expected: String,
 }
 
 impl PoolChange {
@@ -91,24 +93,23 @@ impl PoolChange {
     /// # Errors
     /// All that are out of range.
     pub fn check(&self) -> Result<(), Vec<OutOfRange>> {
-        let within = |value: Option<i32>, least: i32, most: i32| {
-            value.is_none_or(|value| (least..=most).contains(&value))
-        };
         let fields = [
-            ("delay_ms", within(self.delay_ms.flatten(), 1000, 60_000), "from 1000 to 60000, or null"),
-            ("cap", within(self.cap.flatten(), 0, i32::MAX), "0 or more, or null"),
-            ("cap_window_ms", within(self.cap_window_ms, 100, 3_600_000), "from 100 to 3600000"),
-            ("settle_down_ms", within(self.settle_down_ms, 0, 600_000), "from 0 to 600000"),
-            (
-                "second_look_after_ms",
-                within(self.second_look_after_ms.flatten(), 1000, 600_000),
-                "from 1000 to 600000, or null",
-            ),
+            ("delay_ms", self.delay_ms.flatten(), DELAY_MS, ", or null"),
+            ("cap", self.cap.flatten(), CAP, ", or null"),
+            ("cap_window_ms", self.cap_window_ms, CAP_WINDOW_MS, ""),
+            ("settle_down_ms", self.settle_down_ms, SETTLE_DOWN_MS, ""),
+            ("second_look_after_ms", self.second_look_after_ms.flatten(), SECOND_LOOK_AFTER_MS, ", or null"),
         ];
+        let fits = |value: i32, range: &RangeInclusive<u32>| {
+            u32::try_from(value).is_ok_and(|value| range.contains(&value))
+        };
         let faults: Vec<_> = fields
             .into_iter()
-            .filter(|(_, fits, _)| !fits)
-            .map(|(field, _, expected)| OutOfRange { field, expected })
+            .filter(|(_, value, range, _)| value.is_some_and(|value| !fits(value, range)))
+            .map(|(field, _, range, or_none)| OutOfRange {
+                field,
+                expected: format!("from {} to {}{or_none}", range.start(), range.end()),
+            })
             .collect();
         if faults.is_empty() { Ok(()) } else { Err(faults) }
     }
@@ -147,9 +148,9 @@ impl Store {
     pub async fn pool_settings(&self) -> Result<Vec<Pool>, StoreError> {
         sqlx::query_as!(
             Pool,
-            "select name, paused, shadow, delay_ms, cap, cap_window_ms, on_connect, settle_down_ms,
-               second_look_after_ms
-             from pool order by name"
+            r#"select name, paused, shadow, delay_ms, cap, cap_window_ms, on_connect as "on_connect: OnConnect",
+               settle_down_ms, second_look_after_ms
+             from pool order by name"#
         )
         .fetch_all(self.patient())
         .await
@@ -183,9 +184,9 @@ async fn change_noted(
     let doing = "change a pool";
     let before = sqlx::query_as!(
         Pool,
-        "select name, paused, shadow, delay_ms, cap, cap_window_ms, on_connect, settle_down_ms,
-           second_look_after_ms
-         from pool where name = $1 for update",
+        r#"select name, paused, shadow, delay_ms, cap, cap_window_ms, on_connect as "on_connect: OnConnect",
+           settle_down_ms, second_look_after_ms
+         from pool where name = $1 for update"#,
         name,
     )
     .fetch_optional(&mut *tx)
@@ -194,7 +195,7 @@ async fn change_noted(
     let Some(before) = before else { return Ok(None) };
     let changed = sqlx::query_as!(
         Pool,
-        "update pool set
+        r#"update pool set
                paused = coalesce($2, paused),
                shadow = coalesce($3, shadow),
                delay_ms = case when $4 then $5 else delay_ms end,
@@ -204,8 +205,8 @@ async fn change_noted(
                settle_down_ms = coalesce($10, settle_down_ms),
                second_look_after_ms = case when $11 then $12 else second_look_after_ms end
              where name = $1
-             returning name, paused, shadow, delay_ms, cap, cap_window_ms, on_connect, settle_down_ms,
-               second_look_after_ms",
+             returning name, paused, shadow, delay_ms, cap, cap_window_ms, on_connect as "on_connect: OnConnect",
+               settle_down_ms, second_look_after_ms"#,
         name,
         change.paused,
         change.shadow,

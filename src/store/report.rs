@@ -204,37 +204,6 @@ pub struct FalsePositive {
     pub workload: Option<String>,
 }
 
-/// A pool, its settings, and what waits in it.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct PoolState {
-    /// Its name.
-    pub name: String,
-    /// Nothing is claimed.
-    pub paused: bool,
-    /// Losses are recorded and nothing is created.
-    pub shadow: bool,
-    /// From schedule to `due_at`, in milliseconds; `None`: the caller's default.
-    pub delay_ms: Option<i32>,
-    /// Most fallbacks in one window; `None`: no cap.
-    pub cap: Option<i32>,
-    /// Length of the window, in milliseconds.
-    pub cap_window_ms: i32,
-    /// How long losses are held after a brown-out, in milliseconds.
-    pub settle_down_ms: i32,
-    /// Not ended.
-    pub pending: i64,
-    /// Of those, held by a worker.
-    pub claimed: i64,
-    /// Of those, marked lost and held back.
-    pub waiting: i64,
-    /// Of those, due for more than a second and without a verdict.
-    pub overdue: i64,
-    /// The earliest `due_at`.
-    pub oldest_due_at: Option<DateTime<Utc>>,
-    /// When the pool was last seen in a brown-out.
-    pub brown_out_seen_at: Option<DateTime<Utc>>,
-}
-
 impl Store {
     /// Losses since an instant, a line for each step and key, in order of time.
     ///
@@ -348,24 +317,5 @@ impl Store {
         .fetch_all(self.patient())
         .await
         .map_err(StoreError::doing("report false positives"))
-    }
-
-    /// All pools, in order of name.
-    ///
-    /// # Errors
-    /// The database could not be reached.
-    pub async fn pool_states(&self) -> Result<Vec<PoolState>, StoreError> {
-        sqlx::query_as!(
-            PoolState,
-            r#"select name as "name!", paused as "paused!", shadow as "shadow!", delay_ms, cap,
-                 cap_window_ms as "cap_window_ms!", settle_down_ms as "settle_down_ms!", pending as "pending!",
-                 claimed as "claimed!", waiting as "waiting!", overdue as "overdue!", oldest_due_at,
-                 brown_out_seen_at
-               from pools
-               order by name"#
-        )
-        .fetch_all(self.patient())
-        .await
-        .map_err(StoreError::doing("report pools"))
     }
 }

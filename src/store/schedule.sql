@@ -24,7 +24,7 @@ with now as materialized (
     select now.moment + coalesce(i.delay_ms, served.delay_ms, $15::int) * interval '1 millisecond'
   ) as promised (due_at)
   -- Older dispatches may be late retries of what has ended.
-  where now.moment - i.dequeued_at between interval '0' and interval '1 second'
+  where is_just_dispatched(i.dequeued_at, now.moment)
     -- Looked up, not left to `on conflict`, which locks each row it tries and writes to the log once more. Where
     -- two calls race all the same, the primary key refuses the batch, and schedule_many judges it.
     and not exists (select 1 from pending old where old.run_id = i.run_id)

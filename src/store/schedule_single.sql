@@ -12,7 +12,7 @@ with now as materialized (
   cross join lateral (
     select now.moment + coalesce($10::int, served.delay_ms, $15::int) * interval '1 millisecond'
   ) as promised (due_at)
-  where now.moment - $9 between interval '0' and interval '1 second'
+  where is_just_dispatched($9, now.moment)
     and not exists (select 1 from pending old where old.run_id = $2)
   returning p.id, p.scheduled_at, p.due_at, p.pool, p.supervisor, p.region, p.deployment_version, p.intent
 ), counted as (

@@ -16,8 +16,9 @@ use crate::domain::ids::{PoolName, RunId, SnapshotId, VerificationId};
 const TAKEN_FOR_SECONDS: f64 = 10.0;
 
 /// What a second look saw.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema, sqlx::Type)]
 #[serde(rename_all = "snake_case")]
+#[sqlx(type_name = "text", rename_all = "snake_case")]
 pub enum SecondLookResult {
     /// The run moved on: the fallback helped, or somebody else did.
     Confirmed,
@@ -158,8 +159,8 @@ pub struct SecondLookTold {
     pub look_at: DateTime<Utc>,
     /// When it was told.
     pub looked_at: Option<DateTime<Utc>>,
-    /// `confirmed`, `not_started` or `unknown`.
-    pub result: Option<String>,
+    /// What it saw; `None`: not known yet.
+    pub result: Option<SecondLookResult>,
     /// Why nothing was learned.
     pub error: Option<String>,
 }
@@ -172,8 +173,9 @@ impl Store {
     pub async fn second_looks_of(&self, ids: &[Uuid]) -> Result<Vec<SecondLookTold>, StoreError> {
         sqlx::query_as!(
             SecondLookTold,
-            "select verification_id, look_at, looked_at, result, error from second_look
-             where verification_id = any ($1)",
+            r#"select verification_id, look_at, looked_at, result as "result: SecondLookResult", error
+             from second_look
+             where verification_id = any ($1)"#,
             ids
         )
         .fetch_all(self.patient())

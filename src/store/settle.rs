@@ -16,7 +16,8 @@ use uuid::Uuid;
 use super::error::again_on_deadlock;
 use super::lease::Keys;
 use super::{Store, StoreError};
-use crate::domain::outcome::{Ending, Outcome, Settled, Settlement};
+use crate::domain::outcome::{Ending, FallbackResult, Outcome, OutcomeKind, Reason, Settled, Settlement};
+use crate::domain::verification::Intent;
 
 const DOING: &str = "settle verifications";
 
@@ -137,14 +138,15 @@ impl Store {
         let key = &settlement.key;
         sqlx::query_as!(
             Outcome,
-            "select settled_at, id, run_id, snapshot_id, pool, supervisor, region, deployment_version, intent,
-               dequeued_at, scheduled_at, due_at, outcome, reason, fallback_result, late, fence, worker,
+            r#"select settled_at, id, run_id, snapshot_id, pool, supervisor, region, deployment_version,
+               intent as "intent: Intent", dequeued_at, scheduled_at, due_at, outcome as "outcome: OutcomeKind",
+               reason as "reason: Reason", fallback_result as "fallback_result: FallbackResult", late, fence, worker,
                claim_count, probe_count, create_count, connected_at, lost_at, create_permitted_at,
                probe_ms, workload, error, traceparent
              from outcome
              where run_id = $1 and id = $2 and fence = $3
                -- Partitions older than any lease cannot hold it.
-               and settled_at > statement_timestamp() - interval '1 day'",
+               and settled_at > statement_timestamp() - interval '1 day'"#,
             key.run_id.as_str(),
             key.id.0,
             key.fence.get(),

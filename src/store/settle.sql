@@ -22,7 +22,7 @@ with said as (
   -- The row decides: once marked lost it ends as a fallback, whatever was seen later.
   select
     gone.*,
-    case when lost_at is null then verdict else 'fallback' end as outcome,
+    ending_of(lost_at, verdict) as outcome,
     case when lost_at is null then acted end as reason,
     case
       when lost_at is null then null
@@ -68,8 +68,9 @@ with said as (
 )
 select
   settled_at as "settled_at!", id as "id!", run_id as "run_id!", snapshot_id as "snapshot_id!", pool as "pool!",
-  supervisor, region, deployment_version, intent as "intent!", dequeued_at as "dequeued_at!",
-  scheduled_at as "scheduled_at!", due_at as "due_at!", outcome as "outcome!", reason, fallback_result,
+  supervisor, region, deployment_version, intent as "intent!: Intent", dequeued_at as "dequeued_at!",
+  scheduled_at as "scheduled_at!", due_at as "due_at!", outcome as "outcome!: OutcomeKind",
+  reason as "reason: Reason", fallback_result as "fallback_result: FallbackResult",
   late as "late!", fence, worker, claim_count as "claim_count!", probe_count as "probe_count!",
   create_count as "create_count!", connected_at, lost_at, create_permitted_at, probe_ms, workload, error, traceparent
 from recorded

@@ -13,7 +13,8 @@ use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gau
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 
 use crate::domain::ids::PoolName;
-use crate::domain::outcome::Outcome;
+use crate::domain::outcome::{Outcome, Reason};
+use crate::domain::status::HoldReason;
 use crate::domain::verdict::ProbeFailure;
 use crate::domain::verification::{CancelReason, Cancelled, ScheduleResult};
 use names::Kind;
@@ -111,10 +112,10 @@ pub fn probed(pool: &PoolName, took: Duration, failure: Option<&ProbeFailure>, l
     }
 }
 
-/// A loss is held; the reason is the database's: `paused`, `brown_out` or `cap`; or ours: `busy`.
-pub fn held(pool: &PoolName, reason: &str) {
+/// A loss is held.
+pub fn held(pool: &PoolName, reason: HoldReason) {
     let pool = pool.as_str().to_owned();
-    counter!(names::LOSSES_HELD.name, "pool" => pool, "reason" => reason.to_owned()).increment(1);
+    counter!(names::LOSSES_HELD.name, "pool" => pool, "reason" => reason.as_str()).increment(1);
 }
 
 /// A request for a cold start came back.
@@ -126,11 +127,11 @@ pub fn create_requested(pool: &PoolName, took: Duration, result: &'static str) {
 /// An outcome is recorded.
 pub fn settled(outcome: &Outcome) {
     let pool = || outcome.pool.clone();
-    let reason = outcome.reason.clone().unwrap_or_default();
-    let word = outcome.outcome.clone();
+    let reason = outcome.reason.map_or("", Reason::as_str);
+    let word = outcome.outcome.as_str();
     counter!(names::OUTCOMES.name, "pool" => pool(), "outcome" => word, "reason" => reason).increment(1);
-    if let Some(result) = outcome.fallback_result.clone() {
-        counter!(names::FALLBACKS.name, "pool" => pool(), "result" => result).increment(1);
+    if let Some(result) = outcome.fallback_result {
+        counter!(names::FALLBACKS.name, "pool" => pool(), "result" => result.as_str()).increment(1);
     }
 }
 

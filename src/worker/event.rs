@@ -7,7 +7,7 @@ use super::verify::Look;
 use crate::config::worker::WorkerConfig;
 use crate::domain::claim::Claim;
 use crate::domain::dispatch::trace_id;
-use crate::domain::outcome::Outcome;
+use crate::domain::outcome::{FallbackResult, Outcome, OutcomeKind, Reason};
 use crate::telemetry::event::WideEvent;
 
 /// Upstream's name of the operation (contract §7).
@@ -22,7 +22,8 @@ pub(super) fn settled(
     outcome: &Outcome,
 ) -> WideEvent {
     let looked_at = clock.at(look.at);
-    let failed = outcome.outcome == "probe_error" || outcome.fallback_result.as_deref() == Some("failed");
+    let failed =
+        outcome.outcome == OutcomeKind::ProbeError || outcome.fallback_result == Some(FallbackResult::Failed);
     let trace = outcome.traceparent.as_deref().and_then(trace_id);
     WideEvent::new(OP, &config.node_id, trace, looked_at)
         .with("ok", !failed)
@@ -38,8 +39,8 @@ pub(super) fn settled(
         .with("outcome", outcome.outcome.as_str())
         .with("delay_ms", millis(outcome.due_at - outcome.scheduled_at))
         .with_error("error", outcome.error.as_deref())
-        .with("reason", outcome.reason.as_deref())
-        .with("fallback_result", outcome.fallback_result.as_deref())
+        .with("reason", outcome.reason.map(Reason::as_str))
+        .with("fallback_result", outcome.fallback_result.map(FallbackResult::as_str))
         .with("workload", outcome.workload.as_deref())
         .with("late", outcome.late)
         .with("lag_ms", fine_millis(looked_at - claim.look_at))

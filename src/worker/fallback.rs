@@ -22,6 +22,7 @@ use super::verify::{self, Look, Next, SIGHTING_AGE_MAX, SIGHTING_FRESH, slot};
 use crate::domain::backoff::Backoff;
 use crate::domain::dispatch::ColdStartRequest;
 use crate::domain::outcome::{Ending, FallbackResult, Settlement};
+use crate::domain::status::HoldReason;
 use crate::domain::verdict::Verdict;
 use crate::store::StoreError;
 use crate::store::lease::Release;
@@ -35,7 +36,7 @@ const REPEAT: Backoff = Backoff { base: Duration::from_millis(50), max: Duration
 /// Acts on a loss that `look` has just seen.
 pub(super) async fn fall_back(shared: &Shared, held: &Held, look: &mut Look, seed: u64) -> Next {
     match repeat(held, seed, || shared.store.mark_lost(&held.claim.key, look.probes)).await {
-        Some(Fenced::Held(lost_at)) => (look.probes, look.lost_at) = (0, Some(lost_at)),
+        Some(Fenced::Ours(lost_at)) => (look.probes, look.lost_at) = (0, Some(lost_at)),
         Some(Fenced::Stale) | None => return Next::Drop,
     }
     if held.claim.create_count >= shared.config.create_attempts {
@@ -48,13 +49,14 @@ pub(super) async fn fall_back(shared: &Shared, held: &Held, look: &mut Look, see
     // Told now, so that a brown-out this worker sees holds its own next loss already.
     shared.tally.tell(&shared.store).await;
     match repeat(held, seed, || shared.store.permit_create(&held.claim.key, shared.config.hold_retry)).await {
-        Some(Fenced::Held(Permit::Granted)) => create(shared, held, look, seed).await,
-        Some(Fenced::Held(Permit::Suppressed)) => Next::Settle(
+        Some(Fenced::Ours(Permit::Granted)) => create(shared, held, look, seed).await,
+        Some(Fenced::Ours(Permit::Suppressed)) => Next::Settle(
             look.settlement(held, Ending::Fallback { result: FallbackResult::Suppressed, error: None }),
         ),
-        Some(Fenced::Held(Permit::Held { reason })) => {
-            metrics::held(&held.claim.pool, &reason);
-            tracing::info!(run.id = %held.claim.key.run_id, reason, "a loss is held and looked at again");
+        Some(Fenced::Ours(Permit::Deferred { reason })) => {
+            metrics::held(&held.claim.pool, reason);
+            let reason = reason.as_str();
+            tracing::info!(run.id = %held.claim.key.run_id, reason, "a loss is held and probed again");
             Next::Drop
         }
         Some(Fenced::Stale) | None => Next::Drop,
@@ -65,7 +67,7 @@ async fn create(shared: &Shared, held: &Held, look: &mut Look, seed: u64) -> Nex
     let key = &held.claim.key;
     let untouched = || Next::Release(Release::untouched(key.clone()));
     let stored = match repeat(held, seed, || shared.store.message(key)).await {
-        Some(Fenced::Held(stored)) => stored,
+        Some(Fenced::Ours(stored)) => stored,
         Some(Fenced::Stale) | None => return Next::Drop,
     };
     let mut asked = match request(held, stored) {
@@ -92,7 +94,7 @@ async fn create(shared: &Shared, held: &Held, look: &mut Look, seed: u64) -> Nex
     }
     // Not repeated: a count whose reply was lost spends an attempt, a request never counted would be worse.
     let count = match shared.store.count_create(key, &asked.name).await {
-        Ok(Fenced::Held(count)) => count,
+        Ok(Fenced::Ours(count)) => count,
         Ok(Fenced::Stale) => return Next::Drop,
         Err(error) => {
             tracing::warn!(%error, run.id = %key.run_id, "no create is requested");
@@ -119,12 +121,12 @@ async fn create(shared: &Shared, held: &Held, look: &mut Look, seed: u64) -> Nex
 /// As many cold starts are in hand as may be, and some of them may take minutes. Waiting here would fill the hand
 /// and end all looks, so the claim is given back: its permit stays, and whoever has room looks again and goes on.
 fn no_place(shared: &Shared, held: &Held, look: &Look) -> Next {
-    metrics::held(&held.claim.pool, "busy");
+    metrics::held(&held.claim.pool, HoldReason::NoPlace);
     Next::Release(Release {
         // Rarer than a look and spread out: all who wait look again all the while.
         look_again_in: Some(shared.config.hold_retry.mul_f64(rand::random_range(2.0..=5.0))),
         probes: look.probes,
-        error: Some("waits: the worker has as many cold starts in hand as it may".to_owned()),
+        hold_reason: Some(HoldReason::NoPlace),
         ..Release::untouched(held.claim.key.clone())
     })
 }

@@ -6,6 +6,8 @@ use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
 
+use warmproof::domain::outcome::FallbackResult;
+
 use crate::support::engine::{Engine, create_of, docker_worker, engine};
 use crate::support::process::Program;
 use crate::support::stage::Stage;
@@ -50,7 +52,7 @@ async fn each_lost_dispatch_gets_one_container_and_one_execution_however_workers
 
     for dispatched in &lost {
         let outcome = stage.outcome(&dispatched.run).await;
-        let result = outcome.fallback_result.as_deref();
+        let result = outcome.fallback_result.map(FallbackResult::as_str);
         assert!(matches!(result, Some("created" | "existed")), "seed {seed}: {outcome:#?}");
         stage.platform.executed(dispatched).await;
     }

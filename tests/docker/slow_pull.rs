@@ -4,6 +4,8 @@ use chrono::TimeDelta;
 use serde_json::value::to_raw_value;
 use serde_json::{Value, json};
 
+use warmproof::domain::outcome::FallbackResult;
+
 use crate::support::engine::{create_of, docker_worker, engine};
 use crate::support::platform::{Dispatched, SOON};
 use crate::support::registry::{Registry, Trouble};
@@ -36,7 +38,10 @@ async fn a_slow_pull_blocks_nobody_keeps_its_lease_and_is_followed_by_a_fresh_pr
     let held_until = began.lease_expires_at.unwrap() + PULL;
     loop {
         let other = stage.hit().await;
-        assert_eq!(stage.outcome(&other.run).await.fallback_result.as_deref(), Some("created"));
+        assert_eq!(
+            stage.outcome(&other.run).await.fallback_result.map(FallbackResult::as_str),
+            Some("created")
+        );
         stage.platform.executed(&other).await;
         others.push(other);
         let row = stage.pending(&lost.run).await.expect("it waits for its image");
@@ -49,7 +54,10 @@ async fn a_slow_pull_blocks_nobody_keeps_its_lease_and_is_followed_by_a_fresh_pr
     registry.gate.add_permits(9);
 
     let outcome = stage.outcome(&lost.run).await;
-    assert_eq!((outcome.fallback_result.as_deref(), outcome.create_count), (Some("created"), 1));
+    assert_eq!(
+        (outcome.fallback_result.map(FallbackResult::as_str), outcome.create_count),
+        (Some("created"), 1)
+    );
     assert_eq!(outcome.claim_count, 1, "its lease held all the while");
     assert_eq!(stage.platform.simulator.probes(&lost.run).len(), 2, "looked at again before the create");
     stage.platform.executed(&lost).await;
@@ -73,7 +81,10 @@ async fn a_run_that_starts_during_the_pull_gets_no_container() {
     stage.row("is renewed", &lost.run, |row| row.lease_expires_at > Some(renewed)).await;
     registry.gate.add_permits(9);
     let outcome = stage.outcome(&lost.run).await;
-    assert_eq!((outcome.fallback_result.as_deref(), outcome.create_count), (Some("overtaken"), 0));
+    assert_eq!(
+        (outcome.fallback_result.map(FallbackResult::as_str), outcome.create_count),
+        (Some("overtaken"), 0)
+    );
     assert_eq!(engine.state(&create_of(&lost).name).await, None);
     stage.audit(&[lost], vec![worker]).await;
 }
@@ -89,7 +100,7 @@ async fn a_worker_with_amazons_variables_pulls_with_a_token() {
         .env("AWS_ENDPOINT_URL_ECR", registry.url())
         .start();
     let lost = lost_with(&stage, &registry).await;
-    assert_eq!(stage.outcome(&lost.run).await.fallback_result.as_deref(), Some("created"));
+    assert_eq!(stage.outcome(&lost.run).await.fallback_result.map(FallbackResult::as_str), Some("created"));
     stage.platform.executed(&lost).await;
     engine.remove(&create_of(&lost).name).await;
     stage.audit(&[lost], vec![worker]).await;

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::io::Write;
 
+use warmproof::domain::outcome::OutcomeKind;
+
 use crate::support::db::{Db, db, server};
 use crate::support::process::Program;
 use crate::support::stage::Stage;
@@ -107,7 +109,7 @@ async fn a_password_that_is_rotated_in_a_file_needs_no_restart() {
     let url = format!("file://{}", file.path().display());
     let worker = stage.worker("a").env("WARMPROOF_DATABASE_URL", url).start();
     let before = stage.hit().await;
-    assert_eq!(stage.outcome(&before.run).await.outcome, "fallback");
+    assert_eq!(stage.outcome(&before.run).await.outcome, OutcomeKind::Fallback);
     // The old login is closed, and its sessions end; the file names the new one.
     write(&mut file, "postgres");
     stage.db.run("alter role locked nologin").await;
@@ -116,7 +118,7 @@ async fn a_password_that_is_rotated_in_a_file_needs_no_restart() {
         .run("select count(pg_terminate_backend(pid)) from pg_stat_activity where usename = 'locked'")
         .await;
     let after = stage.hit().await;
-    assert_eq!(stage.outcome(&after.run).await.outcome, "fallback");
+    assert_eq!(stage.outcome(&after.run).await.outcome, OutcomeKind::Fallback);
     for hit in [&before, &after] {
         stage.platform.executed(hit).await;
     }
@@ -135,7 +137,11 @@ async fn a_proxy_that_the_environment_names_is_ignored_for_all_and_named() {
         .start();
     worker.says("a proxy is named in the environment and ignored").await;
     let lost = stage.hit().await;
-    assert_eq!(stage.outcome(&lost.run).await.outcome, "fallback", "probed, and started through the gateway");
+    assert_eq!(
+        stage.outcome(&lost.run).await.outcome,
+        OutcomeKind::Fallback,
+        "probed, and started through the gateway"
+    );
     stage.platform.executed(&lost).await;
     stage.audit(&[lost], vec![worker]).await;
 }

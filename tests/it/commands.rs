@@ -49,13 +49,13 @@ async fn pending_shows_totals_and_what_is_looked_at_next() {
     }
     db.run("update pending set look_at = look_at - interval '5 s' where run_id = 'run_c'").await;
     let all = json_of(&db, &["pending"]).await;
-    assert_eq!(all["totals"][0]["pending"], 3);
+    assert_eq!(all["counts"][0]["pending"], 3);
     let runs: Vec<&str> =
         all["pending"].as_array().unwrap().iter().map(|one| one["run_id"].as_str().unwrap()).collect();
     assert_eq!(runs, ["run_c", "run_a", "run_b"], "the next to be looked at first");
     let one = json_of(&db, &["pending", "--limit", "1"]).await;
     assert_eq!(one["pending"].as_array().unwrap().len(), 1);
-    let none = json_of(&db, &["pending", "--standing", "held"]).await;
+    let none = json_of(&db, &["pending", "--status", "held"]).await;
     assert_eq!(none["pending"], json!([]));
     let told = run(&db, &["pending", "--supervisor", "supervisor-1"]).await;
     assert!(told.out.contains("run_a") && told.out.contains("waiting"), "{}", told.out);

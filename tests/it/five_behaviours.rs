@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 use warmproof::config::WorkerSettings;
 use warmproof::config::verify::Switch;
 use warmproof::domain::dispatch::Dispatch;
+use warmproof::domain::outcome::{FallbackResult, OutcomeKind, Reason};
 use warmproof::domain::verification::{CancelReason, Cancelled, NewVerification, ScheduleResult};
 use warmproof::simulator::{ProbeFault, Rule, SimulatorOptions, StartKind};
 use warmproof::store::Store;
@@ -77,7 +78,10 @@ async fn an_unchanged_snapshot_is_cold_started_with_the_original_message() {
     assert_eq!(serde_json::from_str::<Value>(&kept).unwrap(), timings);
 
     let outcome = stage.outcome(&lost.run).await;
-    assert_eq!((outcome.outcome.as_str(), outcome.fallback_result.as_deref()), ("fallback", Some("created")));
+    assert_eq!(
+        (outcome.outcome.as_str(), outcome.fallback_result.map(FallbackResult::as_str)),
+        ("fallback", Some("created"))
+    );
     assert_eq!((outcome.probe_count, outcome.create_count), (1, 1));
 
     let message: Value = serde_json::from_str(lost.message.get()).unwrap();
@@ -118,7 +122,10 @@ async fn a_snapshot_that_moved_on_starts_nothing() {
     let alive = stage.hit().await;
     stage.platform.start_warm(&alive).await;
     let outcome = stage.outcome(&alive.run).await;
-    assert_eq!((outcome.outcome.as_str(), outcome.reason.as_deref()), ("delivered", Some("started")));
+    assert_eq!(
+        (outcome.outcome.as_str(), outcome.reason.map(Reason::as_str)),
+        ("delivered", Some("started"))
+    );
     assert_eq!((outcome.probe_count, outcome.create_count, outcome.lost_at), (1, 0, None));
     assert!(stage.platform.simulator.creates(&alive.run).is_empty());
     let told = worker.told_of(&alive).await;
@@ -159,7 +166,7 @@ async fn a_failed_probe_never_starts_anything_and_is_recorded_by_its_name() {
     }
     for (hit, fault, name) in &hits {
         let outcome = stage.outcome(&hit.run).await;
-        assert_eq!(outcome.outcome, "probe_error", "{fault:?}");
+        assert_eq!(outcome.outcome, OutcomeKind::ProbeError, "{fault:?}");
         assert!(outcome.error.unwrap().starts_with(&format!("{name}:")), "{fault:?}");
         assert_eq!((outcome.probe_count, outcome.create_count, outcome.lost_at), (3, 0, None), "{fault:?}");
         assert_eq!(stage.platform.simulator.probes(&hit.run).len(), 3, "{fault:?}");
@@ -179,9 +186,12 @@ async fn a_cancel_before_due_saves_the_probe() {
     assert!(matches!(answers[0], Cancelled::Cancelled { .. }), "{answers:?}");
     // When a hit of later is settled, the cancelled one would have been, too.
     let later = stage.hit().await;
-    assert_eq!(stage.outcome(&later.run).await.outcome, "fallback");
+    assert_eq!(stage.outcome(&later.run).await.outcome, OutcomeKind::Fallback);
     let outcome = stage.outcome(&alive.run).await;
-    assert_eq!((outcome.outcome.as_str(), outcome.reason.as_deref()), ("cancelled", Some("connected")));
+    assert_eq!(
+        (outcome.outcome.as_str(), outcome.reason.map(Reason::as_str)),
+        ("cancelled", Some("connected"))
+    );
     assert!(stage.platform.simulator.probes(&alive.run).is_empty());
     assert!(stage.platform.simulator.creates(&alive.run).is_empty());
     assert!(worker.told_of(&alive).await.is_empty(), "only a settlement is told");

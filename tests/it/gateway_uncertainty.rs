@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use warmproof::domain::outcome::Outcome;
+use warmproof::domain::outcome::{FallbackResult, Outcome};
 use warmproof::simulator::{GatewayAnswer, GatewayEffect, GatewayFault, Rule, SimulatorOptions};
 
 use crate::support::platform::{Dispatched, SOON, options};
@@ -57,7 +57,7 @@ async fn what_was_not_made_is_asked_for_again_after_another_look() {
     for lost in &losses {
         let outcome = stage.outcome(&lost.run).await;
         assert_looked_between(&stage, lost, &outcome);
-        assert_eq!(outcome.fallback_result.as_deref(), Some("created"));
+        assert_eq!(outcome.fallback_result.map(FallbackResult::as_str), Some("created"));
         stage.platform.executed(lost).await;
         let record = stage.platform.simulator.record_of(&lost.run).unwrap();
         assert_eq!((record.creates, record.executions), (1, 1));
@@ -73,7 +73,7 @@ async fn what_was_made_and_still_boots_is_met_under_its_name() {
     for lost in &losses {
         let outcome = stage.outcome(&lost.run).await;
         assert_looked_between(&stage, lost, &outcome);
-        assert_eq!(outcome.fallback_result.as_deref(), Some("existed"));
+        assert_eq!(outcome.fallback_result.map(FallbackResult::as_str), Some("existed"));
     }
     for lost in &losses {
         stage.platform.executed(lost).await;
@@ -105,7 +105,10 @@ async fn never_asked_for_twice(answer: GatewayAnswer) {
     };
     let outcome = stage.outcome(&lost.run).await;
     drop(kept);
-    assert_eq!((outcome.outcome.as_str(), outcome.fallback_result.as_deref()), ("fallback", Some("created")));
+    assert_eq!(
+        (outcome.outcome.as_str(), outcome.fallback_result.map(FallbackResult::as_str)),
+        ("fallback", Some("created"))
+    );
     assert_eq!((outcome.create_count, outcome.probe_count), (1, 2), "{answer:?}");
     assert!(gateway.is_quiet(), "{answer:?}");
     let record = stage.platform.simulator.record_of(&lost.run).unwrap();
@@ -128,7 +131,11 @@ async fn a_connection_that_broke_is_looked_after_even_if_it_was_the_last_try() {
         .start();
     let lost = lost(&stage, GatewayEffect::Created, GatewayAnswer::Reset).await;
     let outcome = stage.outcome(&lost.run).await;
-    assert_eq!(outcome.fallback_result.as_deref(), Some("created"), "not `failed`: it was made");
+    assert_eq!(
+        outcome.fallback_result.map(FallbackResult::as_str),
+        Some("created"),
+        "not `failed`: it was made"
+    );
     assert_eq!((outcome.create_count, outcome.probe_count), (1, 2));
     stage.audit(&[lost], vec![a]).await;
 }

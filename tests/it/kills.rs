@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use serde_json::value::RawValue;
-use warmproof::domain::outcome::Outcome;
+use warmproof::domain::outcome::{FallbackResult, Outcome, OutcomeKind};
 use warmproof::simulator::{GatewayAnswer, GatewayEffect, GatewayFault, ProbeFault, Rule, SimulatorOptions};
 
 use crate::support::gateway::http_client;
@@ -20,7 +20,7 @@ const HANGS_AFTER: GatewayFault =
 async fn taken_over(stage: &Stage, lost: &Dispatched) -> (Process, Outcome) {
     let b = stage.worker("b").start();
     let outcome = stage.outcome(&lost.run).await;
-    assert_eq!(outcome.outcome, "fallback", "a loss is never recorded as anything else");
+    assert_eq!(outcome.outcome, OutcomeKind::Fallback, "a loss is never recorded as anything else");
     assert_eq!(outcome.worker.as_deref(), Some("b"));
     stage.platform.executed(lost).await;
     (b, outcome)
@@ -61,7 +61,10 @@ async fn killed_between_claim_and_sighting() {
     stage.platform.probe(&lost, 1).await;
     a.kill().await;
     let (b, outcome) = taken_over(&stage, &lost).await;
-    assert_eq!((outcome.claim_count, outcome.fallback_result.as_deref()), (2, Some("created")));
+    assert_eq!(
+        (outcome.claim_count, outcome.fallback_result.map(FallbackResult::as_str)),
+        (2, Some("created"))
+    );
     assert_eq!(stage.platform.simulator.probes(&lost.run).len(), 2);
     assert_eq!(asked_and_made(&stage, &lost), (1, 1, 1));
     stage.audit(&[lost], vec![a, b]).await;
@@ -104,7 +107,7 @@ async fn killed_between_mark_and_permit_and_the_run_starts_meanwhile() {
     let b = stage.worker("b").start();
     let outcome = stage.outcome(&lost.run).await;
     assert_eq!(
-        (outcome.outcome.as_str(), outcome.fallback_result.as_deref()),
+        (outcome.outcome.as_str(), outcome.fallback_result.map(FallbackResult::as_str)),
         ("fallback", Some("overtaken"))
     );
     assert!(stage.platform.simulator.creates(&lost.run).is_empty());
@@ -154,10 +157,16 @@ async fn killed_with_a_create_counted_and_another_waiting_for_its_turn() {
     assert_eq!(stage.pending(&first.run).await.unwrap().create_count, 1);
 
     let (b, outcome) = taken_over(&stage, &first).await;
-    assert_eq!((outcome.create_count, outcome.fallback_result.as_deref()), (2, Some("created")));
+    assert_eq!(
+        (outcome.create_count, outcome.fallback_result.map(FallbackResult::as_str)),
+        (2, Some("created"))
+    );
     assert_eq!(asked_and_made(&stage, &first), (2, 1, 1));
     let outcome = stage.outcome(&second.run).await;
-    assert_eq!((outcome.create_count, outcome.fallback_result.as_deref()), (1, Some("created")));
+    assert_eq!(
+        (outcome.create_count, outcome.fallback_result.map(FallbackResult::as_str)),
+        (1, Some("created"))
+    );
     stage.platform.executed(&second).await;
     assert_eq!(asked_and_made(&stage, &second), (1, 1, 1));
     stage.audit(&[first, second], vec![a, b]).await;
@@ -174,7 +183,10 @@ async fn killed_with_the_workload_made_and_the_answer_on_its_way() {
     a.kill().await;
     stage.platform.executed(&lost).await;
     let (b, outcome) = taken_over(&stage, &lost).await;
-    assert_eq!((outcome.create_count, outcome.fallback_result.as_deref()), (1, Some("created")));
+    assert_eq!(
+        (outcome.create_count, outcome.fallback_result.map(FallbackResult::as_str)),
+        (1, Some("created"))
+    );
     assert_eq!(
         asked_and_made(&stage, &lost),
         (1, 1, 1),
@@ -194,7 +206,10 @@ async fn killed_with_the_workload_made_and_still_booting() {
     stage.platform.create(&lost, 1).await;
     a.kill().await;
     let (b, outcome) = taken_over(&stage, &lost).await;
-    assert_eq!((outcome.create_count, outcome.fallback_result.as_deref()), (2, Some("existed")));
+    assert_eq!(
+        (outcome.create_count, outcome.fallback_result.map(FallbackResult::as_str)),
+        (2, Some("existed"))
+    );
     assert_eq!(asked_and_made(&stage, &lost), (2, 1, 1), "asked twice under one name, made once");
     stage.audit(&[lost], vec![a, b]).await;
 }
@@ -212,7 +227,10 @@ async fn killed_between_create_and_settle() {
     end_backend(&stage, backend).await;
     stage.db.run("drop trigger slow on outcome").await;
     let (b, outcome) = taken_over(&stage, &lost).await;
-    assert_eq!((outcome.create_count, outcome.fallback_result.as_deref()), (1, Some("created")));
+    assert_eq!(
+        (outcome.create_count, outcome.fallback_result.map(FallbackResult::as_str)),
+        (1, Some("created"))
+    );
     assert_eq!(asked_and_made(&stage, &lost), (1, 1, 1));
     stage.audit(&[lost], vec![a, b]).await;
 }
@@ -232,7 +250,7 @@ async fn killed_while_its_settle_is_on_its_way() {
     let b = stage.worker("b").start();
     b.says("worker started").await;
     let outcome = stage.outcome(&lost.run).await;
-    assert_eq!(outcome.fallback_result.as_deref(), Some("created"));
+    assert_eq!(outcome.fallback_result.map(FallbackResult::as_str), Some("created"));
     stage.platform.executed(&lost).await;
     assert_eq!(asked_and_made(&stage, &lost), (1, 1, 1));
     if pooler::mode() == Some(PoolMode::Transaction) {

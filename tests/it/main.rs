@@ -36,6 +36,7 @@ mod sql_calls;
 mod sql_counts;
 mod sql_queries;
 mod sql_roles;
+mod status;
 mod stopped_worker;
 mod store_cancel;
 mod store_claim;

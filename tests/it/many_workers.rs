@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use warmproof::domain::dispatch::Dispatch;
+use warmproof::domain::outcome::OutcomeKind;
 use warmproof::domain::verification::NewVerification;
 use warmproof::simulator::{ProbeFault, Rule};
 
@@ -141,7 +142,7 @@ async fn two_hundred_due_at_once_are_each_settled_once_by_one_of_four_workers() 
         let outcome = stage.outcome(&hit.run).await;
         let probes = stage.platform.simulator.probes(&hit.run).len();
         if is_lost(n) {
-            assert_eq!(outcome.outcome, "fallback");
+            assert_eq!(outcome.outcome, OutcomeKind::Fallback);
             // On a slow machine a sighting grows too old to act on, and is made again.
             assert_eq!(i32::try_from(probes).unwrap(), outcome.probe_count, "{outcome:?}");
             stage.platform.executed(hit).await;

@@ -1,6 +1,7 @@
 //! What processes count, and how the fleet stands by it.
 
 use tokio::net::TcpListener;
+use warmproof::domain::outcome::OutcomeKind;
 use warmproof::platform::Client;
 
 use crate::support::process::Process;
@@ -34,7 +35,7 @@ async fn a_worker_counts_what_it_does_and_says_that_it_is_ready() {
     until("it is ready", async || (get(&format!("{url}/readyz")).await.0 == 200).then_some(())).await;
 
     let lost = stage.hit().await;
-    assert_eq!(stage.outcome(&lost.run).await.outcome, "fallback");
+    assert_eq!(stage.outcome(&lost.run).await.outcome, OutcomeKind::Fallback);
     let text = until("the fallback is counted", async || {
         let (status, text) = get(&format!("{url}/metrics")).await;
         assert_eq!(status, 200);

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use warmproof::domain::outcome::OutcomeKind;
 use warmproof::simulator::{ProbeFault, Rule};
 
 use crate::support::platform::{Dispatched, SOON};
@@ -46,7 +47,7 @@ async fn the_leases_of_other_runs_are_renewed_meanwhile() {
     caller.rollback().await.unwrap();
     stage.platform.simulator.faults().release();
     for hit in [&held, &free] {
-        assert_eq!(stage.outcome(&hit.run).await.outcome, "fallback");
+        assert_eq!(stage.outcome(&hit.run).await.outcome, OutcomeKind::Fallback);
         stage.platform.executed(hit).await;
         assert_eq!(stage.platform.simulator.record_of(&hit.run).expect("a record").creates, 1);
     }
@@ -68,9 +69,9 @@ async fn the_outcomes_of_other_runs_are_recorded_meanwhile() {
         .await
         .unwrap();
     stage.platform.simulator.faults().release();
-    assert_eq!(stage.outcome(&free.run).await.outcome, "delivered");
+    assert_eq!(stage.outcome(&free.run).await.outcome, OutcomeKind::Delivered);
     assert!(stage.pending(&held.run).await.is_some(), "its row is held by the caller");
     caller.rollback().await.unwrap();
-    assert_eq!(stage.outcome(&held.run).await.outcome, "delivered");
+    assert_eq!(stage.outcome(&held.run).await.outcome, OutcomeKind::Delivered);
     stage.audit(&[held, free], vec![a]).await;
 }

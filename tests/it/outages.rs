@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use warmproof::domain::outcome::OutcomeKind;
+
 use crate::support::db::server;
 use crate::support::platform::Platform;
 use crate::support::proxy::Proxy;
@@ -38,8 +40,8 @@ async fn a_platform_that_is_down_is_asked_again_when_it_is_back() {
         assert!(row.look_at > row.due_at);
     }
     proxy.open();
-    assert_eq!(stage.outcome(&lost.run).await.outcome, "fallback");
-    assert_eq!(stage.outcome(&alive.run).await.outcome, "delivered");
+    assert_eq!(stage.outcome(&lost.run).await.outcome, OutcomeKind::Fallback);
+    assert_eq!(stage.outcome(&alive.run).await.outcome, OutcomeKind::Delivered);
     stage.platform.executed(&lost).await;
     assert!(stage.platform.simulator.creates(&alive.run).is_empty());
     stage.audit(&[lost, alive], vec![a]).await;
@@ -51,7 +53,7 @@ async fn a_database_that_is_cut_off_is_not_hammered_and_everything_is_settled_wh
     let url = stage.db.url_through(proxy.address);
     let a = stage.worker("a").env("WARMPROOF_DATABASE_URL", url).start();
     let before = stage.hit().await;
-    assert_eq!(stage.outcome(&before.run).await.outcome, "fallback");
+    assert_eq!(stage.outcome(&before.run).await.outcome, OutcomeKind::Fallback);
     stage.platform.executed(&before).await;
 
     // One is in hand when the network goes, others fall due while it is away.
@@ -70,7 +72,7 @@ async fn a_database_that_is_cut_off_is_not_hammered_and_everything_is_settled_wh
     }
     proxy.restore();
     for hit in &hits {
-        assert_eq!(stage.outcome(&hit.run).await.outcome, "fallback");
+        assert_eq!(stage.outcome(&hit.run).await.outcome, OutcomeKind::Fallback);
         stage.platform.executed(hit).await;
     }
     hits.push(before);
@@ -86,7 +88,7 @@ async fn a_worker_that_starts_before_its_database_waits_for_it() {
     let a = stage.worker("a").env("WARMPROOF_DATABASE_URL", url).start();
     a.says("waiting for the database").await;
     proxy.restore();
-    assert_eq!(stage.outcome(&hit.run).await.outcome, "fallback");
+    assert_eq!(stage.outcome(&hit.run).await.outcome, OutcomeKind::Fallback);
     stage.platform.executed(&hit).await;
     stage.audit(&[hit], vec![a]).await;
 }
@@ -105,7 +107,7 @@ async fn a_settle_whose_reply_was_lost_is_recorded_once_and_told_once() {
             stage.platform.start_warm(&hit).await;
         }
         let outcome = stage.outcome(&hit.run).await;
-        assert_eq!(outcome.outcome, if lost { "fallback" } else { "delivered" });
+        assert_eq!(outcome.outcome, if lost { OutcomeKind::Fallback } else { OutcomeKind::Delivered });
         assert!(proxy.has_lost_it());
         a.prints(hit.run.as_str()).await;
         hits.push(hit);

@@ -9,7 +9,9 @@ use serde_json::{Value, json};
 use tempfile::NamedTempFile;
 use warmproof::domain::dispatch::Dispatch;
 use warmproof::domain::ids::PoolName;
+use warmproof::domain::outcome::{FallbackResult, OutcomeKind};
 use warmproof::domain::pool::PoolSettings;
+use warmproof::domain::status::HoldReason;
 use warmproof::scheduler::{Hit, Scheduler};
 use warmproof::simulator::SimulatorOptions;
 use warmproof::store::audit::Actor;
@@ -150,11 +152,15 @@ async fn a_pool_whose_backend_cannot_be_used_shows_while_the_others_go_on() {
         assert!(check["reason"].as_str().unwrap().starts_with(&reason), "{check}");
     }
     let lost = stage.hit().await;
-    assert_eq!(stage.outcome(&lost.run).await.fallback_result.as_deref(), Some("created"));
+    assert_eq!(stage.outcome(&lost.run).await.fallback_result.map(FallbackResult::as_str), Some("created"));
     let in_the_box = stage.platform.dispatch().await;
     schedule_in(&stage, "box", &in_the_box).await;
     let outcome = stage.outcome(&in_the_box.run).await;
-    assert_eq!(outcome.fallback_result.as_deref(), Some("failed"), "not skipped: tried, and told");
+    assert_eq!(
+        outcome.fallback_result.map(FallbackResult::as_str),
+        Some("failed"),
+        "not skipped: tried, and told"
+    );
     assert!(outcome.error.unwrap().contains(problem));
     assert_eq!(api.terminate().await, Some(0));
     stage.audit(&[lost, in_the_box], vec![worker]).await;
@@ -185,20 +191,23 @@ async fn what_an_operator_changes_is_felt_by_running_workers_within_seconds() {
     stage.outcome(&passes.run).await;
     assert!(stage.platform.simulator.probes(&waits.run).is_empty(), "a paused pool is not looked at");
     let resumed = change(json!({"paused": false})).await;
-    assert_eq!(stage.outcome(&waits.run).await.fallback_result.as_deref(), Some("created"));
+    assert_eq!(stage.outcome(&waits.run).await.fallback_result.map(FallbackResult::as_str), Some("created"));
     assert!(resumed.elapsed() < FELT_WITHIN, "resumed: {:?}", resumed.elapsed());
 
     change(json!({"shadow": true})).await;
     let shadowed = stage.hit().await;
-    assert_eq!(stage.outcome(&shadowed.run).await.fallback_result.as_deref(), Some("suppressed"));
+    assert_eq!(
+        stage.outcome(&shadowed.run).await.fallback_result.map(FallbackResult::as_str),
+        Some("suppressed")
+    );
     assert!(stage.platform.simulator.creates(&shadowed.run).is_empty());
 
     change(json!({"shadow": false, "cap": 0})).await;
     let held = stage.hit().await;
-    let row = stage.row("is held", &held.run, |row| row.last_error.as_deref() == Some("held: cap")).await;
+    let row = stage.row("is held", &held.run, |row| row.hold_reason == Some(HoldReason::Cap)).await;
     assert!(row.lost_at.is_some() && row.create_permitted_at.is_none(), "{row:?}");
     let raised = change(json!({"cap": 1})).await;
-    assert_eq!(stage.outcome(&held.run).await.fallback_result.as_deref(), Some("created"));
+    assert_eq!(stage.outcome(&held.run).await.fallback_result.map(FallbackResult::as_str), Some("created"));
     assert!(raised.elapsed() < FELT_WITHIN, "raised: {:?}", raised.elapsed());
     assert_eq!(stage.platform.simulator.creates(&held.run).len(), 1);
     stage.audit(&[waits, passes, shadowed, held], vec![worker]).await;
@@ -226,7 +235,7 @@ async fn a_wrong_token_of_one_pool_never_shows_in_what_is_logged_or_stored() {
         .start();
     let hit = stage.hit().await;
     let outcome = stage.outcome(&hit.run).await;
-    assert_eq!(outcome.outcome, "probe_error");
+    assert_eq!(outcome.outcome, OutcomeKind::ProbeError);
     assert!(outcome.error.unwrap().contains("unauthorized"));
     let mut worker = worker;
     assert_eq!(worker.terminate().await, Some(0));

@@ -1,6 +1,7 @@
 //! The rarer ways a verification ends.
 
 use warmproof::domain::ids::RunId;
+use warmproof::domain::outcome::FallbackResult;
 use warmproof::simulator::{GatewayAnswer, GatewayEffect, GatewayFault, Rule};
 use warmproof::store::lease::Release;
 
@@ -31,7 +32,10 @@ async fn what_is_looked_at_long_after_it_was_due_only_ends() {
     let ended = stage.outcome(&unseen.run).await;
     assert_eq!((ended.outcome.as_str(), ended.error.as_deref()), ("probe_error", Some("expired")));
     let ended = stage.outcome(&lost.run).await;
-    assert_eq!((ended.outcome.as_str(), ended.fallback_result.as_deref()), ("fallback", Some("failed")));
+    assert_eq!(
+        (ended.outcome.as_str(), ended.fallback_result.map(FallbackResult::as_str)),
+        ("fallback", Some("failed"))
+    );
     assert_eq!(ended.error.as_deref(), Some("expired"));
     for hit in [&unseen, &lost] {
         assert!(stage.platform.simulator.probes(&hit.run).is_empty(), "history is not asked about");
@@ -73,7 +77,7 @@ async fn after_an_error_of_the_gateway_the_next_request_takes_another_name() {
     stage.platform.simulator.faults().gateway.add(Rule::always(fault).of(&lost.run).times(1));
     lost.schedule(&stage.db, crate::support::platform::SOON).await;
     let outcome = stage.outcome(&lost.run).await;
-    assert_eq!(outcome.fallback_result.as_deref(), Some("created"));
+    assert_eq!(outcome.fallback_result.map(FallbackResult::as_str), Some("created"));
     assert_eq!((outcome.create_count, outcome.probe_count), (2, 2), "probed again before the second request");
     assert_eq!(outcome.error, None, "what went wrong on the way is no error of an end that went well");
     let names: Vec<_> =

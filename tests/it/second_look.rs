@@ -1,5 +1,6 @@
 //! A while after a created fallback somebody looks whether it helped.
 
+use warmproof::domain::outcome::{FallbackResult, OutcomeKind};
 use warmproof::simulator::{ProbeFault, Rule, StartFault};
 
 use crate::metrics::{get, listens_at};
@@ -44,7 +45,7 @@ async fn a_fallback_whose_workload_hangs_is_told_and_not_repeated() {
     stage.platform.simulator.faults().start.add(Rule::always(StartFault::Hang).of(&lost.run));
     lost.schedule(&stage.db, SOON).await;
     let outcome = stage.outcome(&lost.run).await;
-    assert_eq!(outcome.fallback_result.as_deref(), Some("created"), "{outcome:?}");
+    assert_eq!(outcome.fallback_result.map(FallbackResult::as_str), Some("created"), "{outcome:?}");
     assert_eq!(told(&stage, &lost).await, "not_started");
     worker.says("did not visibly help").await;
     assert_eq!(stage.platform.simulator.creates(&lost.run).len(), 1, "it is told, and nothing more");
@@ -83,7 +84,7 @@ async fn a_pool_may_do_without_and_delivered_runs_need_none() {
     let delivered = stage.platform.dispatch().await;
     stage.platform.start_warm(&delivered).await;
     delivered.schedule(&stage.db, SOON).await;
-    assert_eq!(stage.outcome(&delivered.run).await.outcome, "delivered");
+    assert_eq!(stage.outcome(&delivered.run).await.outcome, OutcomeKind::Delivered);
     stage.db.run("update pool set second_look_after_ms = null").await;
     let lost = stage.hit().await;
     stage.platform.executed(&lost).await;

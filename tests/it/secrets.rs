@@ -10,6 +10,8 @@ use serde_json::json;
 use sqlx::AssertSqlSafe;
 use tokio::net::TcpListener;
 
+use warmproof::domain::outcome::{FallbackResult, OutcomeKind};
+
 use crate::support::process::Program;
 use crate::support::stage::Stage;
 
@@ -114,7 +116,7 @@ async fn nothing_shows(stage: &Stage, program: Program, expected: &str) {
         .start();
     let lost = stage.hit().await;
     let outcome = stage.outcome(&lost.run).await;
-    assert_eq!(outcome.fallback_result.as_deref(), Some("failed"), "{outcome:?}");
+    assert_eq!(outcome.fallback_result.map(FallbackResult::as_str), Some("failed"), "{outcome:?}");
     let error = outcome.error.clone().unwrap_or_default();
     assert!(error.contains(expected), "the secret's way was taken: {error}");
     assert_eq!(worker.terminate().await, Some(0));
@@ -203,7 +205,7 @@ async fn the_platforms_credentials_never_show() {
     let mut worker = worker.start();
     let hit = stage.hit().await;
     let outcome = stage.outcome(&hit.run).await;
-    assert_eq!(outcome.outcome, "probe_error");
+    assert_eq!(outcome.outcome, OutcomeKind::ProbeError);
     assert_eq!(worker.terminate().await, Some(0));
     let told = format!("{:?}{:?}", worker.stdout(), worker.stderr());
     assert!(

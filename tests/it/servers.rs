@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use warmproof::config::database::DatabaseConfig;
-use warmproof::domain::outcome::{Ending, FallbackResult};
+use warmproof::domain::outcome::{Ending, FallbackResult, OutcomeKind};
 use warmproof::domain::verification::{CancelReason, Cancelled};
 use warmproof::store::connect::{Role, Terms};
+use warmproof::store::pending::PendingFilter;
 use warmproof::store::{Remedy, Store};
 
 use crate::support::db::{Db, database_config, db, keep_up, server, upkeep_terms};
@@ -128,7 +129,7 @@ async fn a_read_only_database_is_named_and_left_when_it_takes_writes_again() {
         stage.db.store.schedule(std::slice::from_ref(&new), SOON).await.ok()
     })
     .await;
-    assert_eq!(stage.outcome(&hit.run).await.outcome, "fallback");
+    assert_eq!(stage.outcome(&hit.run).await.outcome, OutcomeKind::Fallback);
     stage.platform.executed(&hit).await;
     stage.audit(&[hit], vec![worker]).await;
 }
@@ -165,7 +166,7 @@ async fn row_security_on_a_table_is_named_and_hides_nothing() {
     let options =
         crate::support::db::server().connect_options().database(&db.name).options([("role", "plain")]);
     let store = Store::new(warmproof::store::connect::database(options, "warmproof", 4));
-    let error = store.pending_totals().await.unwrap_err();
+    let error = store.pending_page(&PendingFilter::default(), None, 1).await.unwrap_err();
     assert_eq!(error.remedy(), Remedy::Mend("row-level security is enabled on a table of the schema"));
     assert!(error.to_string().contains("pending"), "{error}");
     let found = doctor(&db).await;

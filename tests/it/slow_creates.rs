@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use warmproof::domain::ids::RunId;
+use warmproof::domain::outcome::{FallbackResult, OutcomeKind};
 
 use crate::support::platform::{Dispatched, SOON};
 use crate::support::receiver::{Receiver, start_cold};
@@ -13,7 +14,7 @@ const IN_HAND: usize = 10;
 const AT_A_TIME: usize = 2;
 /// More than fit into a hand.
 const LOSSES: usize = 2 * IN_HAND;
-const WAITS: &str = "last_error like 'waits: %' and create_permitted_at is not null";
+const WAITS: &str = "hold_reason = 'no_place' and create_permitted_at is not null";
 
 #[tokio::test]
 async fn creates_that_hang_leave_room_for_looks() {
@@ -48,7 +49,7 @@ async fn creates_that_hang_leave_room_for_looks() {
     let healthy = stage.platform.dispatch().await;
     stage.platform.start_warm(&healthy).await;
     healthy.schedule(&stage.db, SOON).await;
-    assert_eq!(stage.outcome(&healthy.run).await.outcome, "delivered");
+    assert_eq!(stage.outcome(&healthy.run).await.outcome, OutcomeKind::Delivered);
     assert!(gateway.is_quiet(), "all the while nothing was answered and nothing else was asked");
 
     for _ in 0..LOSSES {
@@ -63,7 +64,7 @@ async fn creates_that_hang_leave_room_for_looks() {
     }
     for lost in losses.values() {
         let outcome = stage.outcome(&lost.run).await;
-        assert_eq!(outcome.fallback_result.as_deref(), Some("created"), "{outcome:?}");
+        assert_eq!(outcome.fallback_result.map(FallbackResult::as_str), Some("created"), "{outcome:?}");
         assert_eq!((outcome.create_count, outcome.error.as_deref()), (1, None), "a wait costs no attempt");
         let record = stage.platform.simulator.record_of(&lost.run).unwrap();
         assert_eq!((record.creates, record.executions), (1, 1));

@@ -2,6 +2,7 @@
 
 use chrono::TimeDelta;
 use warmproof::config::postgres::Discovery;
+use warmproof::domain::outcome::{FallbackResult, OutcomeKind};
 use warmproof::domain::verification::CancelReason::{Connected, Miss, Operator};
 use warmproof::domain::verification::Cancelled;
 use warmproof::postgres::{Home, Options, PrivatePostgres};
@@ -64,8 +65,8 @@ async fn a_cancel_after_the_loss_was_marked_ends_as_a_fallback() {
         let answers = db.store.cancel(&[cancellation(run, None, reason)]).await.unwrap();
         assert_eq!(answers, [Cancelled::Cancelled { id: claim.key.id }]);
         let outcomes = db.store.outcomes_of(&claim.key.run_id, 1).await.unwrap();
-        assert_eq!(outcomes[0].outcome, "fallback");
-        assert_eq!(outcomes[0].fallback_result.as_deref(), Some(result));
+        assert_eq!(outcomes[0].outcome, OutcomeKind::Fallback);
+        assert_eq!(outcomes[0].fallback_result.map(FallbackResult::as_str), Some(result));
         assert_eq!(outcomes[0].connected_at.is_some(), reason == Connected);
     }
     db.assert_conserved().await;

@@ -7,7 +7,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use proptest::prelude::*;
 use warmproof::domain::claim::Claim;
 use warmproof::domain::dispatch::Dispatch;
-use warmproof::domain::outcome::{Ending, FallbackResult, Settled};
+use warmproof::domain::outcome::{Ending, FallbackResult, OutcomeKind, Settled};
 use warmproof::domain::verdict::Acted;
 use warmproof::domain::verification::{CancelReason, Cancelled, ScheduleResult};
 use warmproof::store::loss::{Fenced, Permit};
@@ -180,14 +180,14 @@ async fn fall_back(db: &Db, model: &mut Model, claim: usize, step: &Step) {
     let row = model.held(claim);
     match (step, row) {
         (Step::Mark { .. }, Some(row)) => {
-            assert!(matches!(db.store.mark_lost(key, 1).await.unwrap(), Fenced::Held(_)));
+            assert!(matches!(db.store.mark_lost(key, 1).await.unwrap(), Fenced::Ours(_)));
             row.lost = true;
         }
         (Step::Mark { .. }, None) => assert_eq!(db.store.mark_lost(key, 1).await.unwrap(), Fenced::Stale),
         // A worker asks for a permit only after its mark.
         (Step::Permit { .. }, Some(row)) if !row.lost => {}
         (Step::Permit { .. }, Some(row)) => {
-            assert_eq!(db.store.permit_create(key, HOLD).await.unwrap(), Fenced::Held(Permit::Granted));
+            assert_eq!(db.store.permit_create(key, HOLD).await.unwrap(), Fenced::Ours(Permit::Granted));
             row.permitted = true;
         }
         (Step::Permit { .. }, None) => {
@@ -195,7 +195,7 @@ async fn fall_back(db: &Db, model: &mut Model, claim: usize, step: &Step) {
         }
         (_, Some(row)) if row.permitted => {
             row.creates += 1;
-            assert_eq!(db.store.count_create(key, "runner").await.unwrap(), Fenced::Held(row.creates));
+            assert_eq!(db.store.count_create(key, "runner").await.unwrap(), Fenced::Ours(row.creates));
         }
         (_, _) => assert_eq!(db.store.count_create(key, "runner").await.unwrap(), Fenced::Stale),
     }
@@ -213,7 +213,7 @@ async fn settle(db: &Db, model: &mut Model, claim: usize, ending: Ending) {
     let answer = db.store.settle(&[settlement(&held, ending)]).await.unwrap().pop().unwrap().unwrap();
     match (row, answer) {
         (Some(row), Settled::Recorded(outcome)) => {
-            assert_eq!(outcome.outcome == "fallback", row.lost, "{outcome:?}");
+            assert_eq!(outcome.outcome == OutcomeKind::Fallback, row.lost, "{outcome:?}");
             model.end(run);
         }
         // This very claim settled it before: the retry finds its own record.

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use warmproof::domain::claim::{Claim, Fence};
+use warmproof::domain::status::HoldReason;
 use warmproof::store::Store;
 use warmproof::store::loss::{Fenced, Permit};
 
@@ -13,7 +14,7 @@ const HOLD: Duration = Duration::from_secs(1);
 
 async fn lost(db: &Db, run: &str) -> Claim {
     let claim = claimed(&db.store, run, "snapshot_1").await;
-    assert!(matches!(db.store.mark_lost(&claim.key, 1).await.unwrap(), Fenced::Held(_)));
+    assert!(matches!(db.store.mark_lost(&claim.key, 1).await.unwrap(), Fenced::Ours(_)));
     claim
 }
 
@@ -27,7 +28,7 @@ async fn a_mark_keeps_its_first_instant() {
     let claim = claimed(&db.store, "run_a", "snapshot_1").await;
     let first = db.store.mark_lost(&claim.key, 1).await.unwrap();
     let again = db.store.mark_lost(&claim.key, 0).await.unwrap();
-    assert!(matches!(first, Fenced::Held(_)));
+    assert!(matches!(first, Fenced::Ours(_)));
     assert_eq!(first, again);
     assert_eq!(db.value::<i32>("select probe_count from pending").await, 1);
 }
@@ -37,7 +38,7 @@ async fn a_permit_asked_for_again_is_granted_without_a_second_unit() {
     let db = db().await;
     let claim = lost(&db, "run_a").await;
     for _ in 0..3 {
-        assert_eq!(permit(&db.store, &claim).await, Fenced::Held(Permit::Granted));
+        assert_eq!(permit(&db.store, &claim).await, Fenced::Ours(Permit::Granted));
     }
     assert_eq!(db.value::<i64>("select sum(spent) from fallback_window").await, 1);
 }
@@ -57,14 +58,14 @@ async fn the_cap_of_a_window_holds_over_concurrent_workers() {
     let mut granted = 0;
     for answer in asked.collect::<Vec<_>>() {
         match answer.await.unwrap() {
-            Fenced::Held(Permit::Granted) => granted += 1,
-            Fenced::Held(Permit::Held { reason }) => assert_eq!(reason, "cap"),
+            Fenced::Ours(Permit::Granted) => granted += 1,
+            Fenced::Ours(Permit::Deferred { reason }) => assert_eq!(reason, HoldReason::Cap),
             other => panic!("{other:?}"),
         }
     }
     assert_eq!(granted, 5);
     let waiting: i64 = db
-        .value("select count(*) from pending where lost_at is not null and worker is null and last_error = 'held: cap' and look_at > clock_timestamp()")
+        .value("select count(*) from pending where lost_at is not null and worker is null and hold_reason = 'cap' and look_at > clock_timestamp()")
         .await;
     assert_eq!(waiting, 15, "the rest wait, visibly and free");
 }
@@ -74,14 +75,14 @@ async fn shadow_suppresses_and_a_pause_or_a_cap_of_nothing_holds() {
     let db = db().await;
     db.run("update pool set shadow = true").await;
     let claim = lost(&db, "run_a").await;
-    assert_eq!(permit(&db.store, &claim).await, Fenced::Held(Permit::Suppressed));
+    assert_eq!(permit(&db.store, &claim).await, Fenced::Ours(Permit::Suppressed));
     db.run("update pool set shadow = false, cap = 0").await;
-    let reason = |reason: &str| Fenced::Held(Permit::Held { reason: reason.to_owned() });
-    assert_eq!(permit(&db.store, &claim).await, reason("cap"));
+    let deferred = |reason| Fenced::Ours(Permit::Deferred { reason });
+    assert_eq!(permit(&db.store, &claim).await, deferred(HoldReason::Cap));
     assert_eq!(permit(&db.store, &claim).await, Fenced::Stale, "held means given back");
     let claim = claim_again(&db).await;
     db.run("update pool set cap = null, paused = true").await;
-    assert_eq!(permit(&db.store, &claim).await, reason("paused"));
+    assert_eq!(permit(&db.store, &claim).await, deferred(HoldReason::Paused));
 }
 
 async fn tally(db: &Db, probes: u32, failures: u32) {
@@ -93,18 +94,18 @@ async fn tally(db: &Db, probes: u32, failures: u32) {
 #[tokio::test]
 async fn a_brown_out_holds_losses_until_it_has_settled_down() {
     let db = db().await;
-    let held = Fenced::Held(Permit::Held { reason: "brown_out".to_owned() });
+    let held = Fenced::Ours(Permit::Deferred { reason: HoldReason::BrownOut });
     let (held_at_once, held_later) = (lost(&db, "run_held").await, lost(&db, "run_settling").await);
     tally(&db, 9, 9).await;
     assert_eq!(
         permit(&db.store, &lost(&db, "run_few").await).await,
-        Fenced::Held(Permit::Granted),
+        Fenced::Ours(Permit::Granted),
         "too few to tell"
     );
     tally(&db, 41, 0).await;
     assert_eq!(
         permit(&db.store, &lost(&db, "run_mild").await).await,
-        Fenced::Held(Permit::Granted),
+        Fenced::Ours(Permit::Granted),
         "9 of 50 failed"
     );
     tally(&db, 1, 1).await;
@@ -119,7 +120,7 @@ async fn a_brown_out_holds_losses_until_it_has_settled_down() {
     let waiting = claim(&db.store, everything("default", 10)).await;
     assert_eq!(waiting.len(), 2, "both wait, free and visible");
     for claim in waiting {
-        assert_eq!(permit(&db.store, &claim).await, Fenced::Held(Permit::Granted));
+        assert_eq!(permit(&db.store, &claim).await, Fenced::Ours(Permit::Granted));
     }
 }
 
@@ -133,8 +134,8 @@ async fn a_create_is_counted_only_with_a_permit_and_notes_its_name() {
     let claim = lost(&db, "run_a").await;
     assert_eq!(db.store.count_create(&claim.key, "runner-a").await.unwrap(), Fenced::Stale);
     let _ = permit(&db.store, &claim).await;
-    assert_eq!(db.store.count_create(&claim.key, "runner-a").await.unwrap(), Fenced::Held(1));
-    assert_eq!(db.store.count_create(&claim.key, "runner-a-r2").await.unwrap(), Fenced::Held(2));
+    assert_eq!(db.store.count_create(&claim.key, "runner-a").await.unwrap(), Fenced::Ours(1));
+    assert_eq!(db.store.count_create(&claim.key, "runner-a-r2").await.unwrap(), Fenced::Ours(2));
     assert_eq!(db.value::<String>("select workload from pending").await, "runner-a-r2");
 }
 

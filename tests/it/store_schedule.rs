@@ -5,6 +5,7 @@ use std::time::Duration;
 use chrono::{TimeDelta, Utc};
 use sqlx::Connection;
 use warmproof::domain::ids::PoolName;
+use warmproof::domain::outcome::{FallbackResult, OutcomeKind};
 use warmproof::domain::verification::{CancelReason, ScheduleRefusal, ScheduleResult};
 use warmproof::scheduler::{Hit, Scheduler};
 
@@ -59,8 +60,8 @@ async fn a_superseded_loss_ends_as_a_fallback() {
     let second = schedule(&db.store, hit("run_a", "snapshot_2", TimeDelta::milliseconds(-5))).await;
     assert_eq!(second.result, ScheduleResult::Superseded);
     let outcomes = db.store.outcomes_of(&first.key.run_id, 10).await.unwrap();
-    assert_eq!(outcomes[0].outcome, "fallback");
-    assert_eq!(outcomes[0].fallback_result.as_deref(), Some("superseded"));
+    assert_eq!(outcomes[0].outcome, OutcomeKind::Fallback);
+    assert_eq!(outcomes[0].fallback_result.map(FallbackResult::as_str), Some("superseded"));
     let pending = db.store.pending_of(&first.key.run_id).await.unwrap().unwrap();
     assert_eq!(pending.lost_at, None, "the new verification starts afresh");
     db.assert_conserved().await;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use warmproof::domain::claim::{Claim, Fence};
-use warmproof::domain::outcome::{Ending, FallbackResult, Outcome, Settled, Settlement};
+use warmproof::domain::outcome::{Ending, FallbackResult, Outcome, OutcomeKind, Reason, Settled, Settlement};
 use warmproof::domain::verdict::Acted;
 
 use crate::support::db::{Db, db, keep_up, upkeep_terms};
@@ -35,7 +35,10 @@ async fn a_settle_moves_the_row_to_its_outcome_once() {
     let db = db().await;
     let claim = claimed(&db.store, "run_a", "snapshot_1").await;
     let outcome = recorded(&db, settlement(&claim, started())).await;
-    assert_eq!((outcome.outcome.as_str(), outcome.reason.as_deref()), ("delivered", Some("started")));
+    assert_eq!(
+        (outcome.outcome.as_str(), outcome.reason.map(Reason::as_str)),
+        ("delivered", Some("started"))
+    );
     assert_eq!((outcome.probe_count, outcome.claim_count, outcome.probe_ms), (1, 1, Some(3)));
     assert_eq!(outcome.worker.as_deref(), Some("worker-of-the-test"));
     assert_eq!(db.value::<i64>("select count(*) from pending").await, 0);
@@ -113,8 +116,12 @@ async fn once_marked_lost_the_row_ends_as_a_fallback_whatever_is_said() {
     for (n, (ending, creates, result)) in cases.into_iter().enumerate() {
         let claim = lost(&db, &format!("run_{n}"), creates).await;
         let outcome = recorded(&db, settlement(&claim, ending.clone())).await;
-        assert_eq!(outcome.outcome, "fallback", "{ending:?}");
-        assert_eq!(outcome.fallback_result.as_deref(), Some(result), "{ending:?} after {creates} creates");
+        assert_eq!(outcome.outcome, OutcomeKind::Fallback, "{ending:?}");
+        assert_eq!(
+            outcome.fallback_result.map(FallbackResult::as_str),
+            Some(result),
+            "{ending:?} after {creates} creates"
+        );
         assert_eq!(outcome.reason, None);
     }
     db.assert_conserved().await;
@@ -178,7 +185,7 @@ async fn a_row_that_somebody_holds_never_keeps_its_neighbours() {
     assert_eq!(db.store.release(&releases).await.unwrap(), 0, "one is held, the other is settled");
     caller.rollback().await.unwrap();
     let again = recorded(&db, settlement(&held, started())).await;
-    assert_eq!(again.outcome, "delivered");
+    assert_eq!(again.outcome, OutcomeKind::Delivered);
     db.assert_conserved().await;
 }
 

@@ -9,6 +9,7 @@ use axum::http::HeaderMap;
 use axum::routing::post;
 use tokio::net::TcpListener;
 use warmproof::domain::dispatch::trace_id;
+use warmproof::domain::outcome::FallbackResult;
 
 use crate::support::receiver::{Receiver, start_cold};
 use crate::support::stage::Stage;
@@ -54,7 +55,7 @@ async fn a_verification_is_a_span_of_its_runs_own_trace_and_its_create_hangs_bel
     start_cold(&stage.platform, &lost, &name).await;
     call.answer(201);
     let outcome = stage.outcome(&lost.run).await;
-    assert_eq!(outcome.fallback_result.as_deref(), Some("created"));
+    assert_eq!(outcome.fallback_result.map(FallbackResult::as_str), Some("created"));
     // What is left is sent when it stops.
     assert_eq!(worker.terminate().await, Some(0));
 

@@ -4,6 +4,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use standardwebhooks::Webhook;
 use warmproof::domain::dispatch::Dispatch;
+use warmproof::domain::outcome::FallbackResult;
 use warmproof::domain::verification::NewVerification;
 use warmproof::simulator::StartKind;
 
@@ -79,7 +80,10 @@ async fn a_loss_becomes_one_signed_call_with_the_message_as_it_was_dequeued() {
     call.answer(202);
 
     let outcome = stage.outcome(&lost.run).await;
-    assert_eq!((outcome.outcome.as_str(), outcome.fallback_result.as_deref()), ("fallback", Some("created")));
+    assert_eq!(
+        (outcome.outcome.as_str(), outcome.fallback_result.map(FallbackResult::as_str)),
+        ("fallback", Some("created"))
+    );
     assert_eq!((outcome.probe_count, outcome.create_count), (1, 1));
     assert_eq!(outcome.workload.as_deref(), Some(name.as_str()));
     assert_eq!((id, scheduled.id.0), (outcome.id.to_string(), outcome.id));
@@ -113,7 +117,7 @@ async fn a_receiver_that_fails_is_called_again_only_after_another_look() {
     }
     assert!(ids.iter().all(|id| *id == ids[0]), "repeats can be told: {ids:?}");
     let outcome = stage.outcome(&lost.run).await;
-    assert_eq!(outcome.fallback_result.as_deref(), Some("created"));
+    assert_eq!(outcome.fallback_result.map(FallbackResult::as_str), Some("created"));
     assert_eq!((outcome.probe_count, outcome.create_count), (3, 3));
     assert!(receiver.is_quiet());
     stage.audit(&[lost], vec![a]).await;
@@ -128,7 +132,7 @@ async fn a_receiver_that_starts_the_run_and_falls_silent_is_not_called_again() {
     let call = receiver.call().await;
     start_cold(&stage.platform, &lost, &workload(&call)).await;
     let outcome = stage.outcome(&lost.run).await;
-    assert_eq!(outcome.fallback_result.as_deref(), Some("created"));
+    assert_eq!(outcome.fallback_result.map(FallbackResult::as_str), Some("created"));
     assert_eq!((outcome.probe_count, outcome.create_count), (2, 1));
     assert!(receiver.is_quiet());
     drop(call);

@@ -13,6 +13,7 @@ use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
 use warmproof::domain::ids::RunId;
+use warmproof::domain::outcome::FallbackResult;
 
 use crate::cluster::{Cluster, WORKER};
 use crate::support::platform::{Dispatched, options};
@@ -102,7 +103,7 @@ async fn each_lost_dispatch_gets_one_pod_and_one_execution_however_workers_die()
     let mut ends = BTreeSet::new();
     for dispatched in lost.values() {
         let outcome = stage.outcome(&dispatched.run).await;
-        let result = outcome.fallback_result.clone().unwrap_or_default();
+        let result = outcome.fallback_result.map_or("", FallbackResult::as_str);
         assert!(matches!(result.as_str(), "created" | "existed"), "seed {seed}: {outcome:#?}");
         let name = outcome.workload.expect("a name");
         for selector in [

@@ -80,7 +80,7 @@ async fn pass_through(stage: &Stage) {
     hand_out(stage, RunnerKind::SilentlyDead, LOST_LATER).await;
     let passed = format!("select clock_timestamp() > at + interval '{BROWN_OUT_SECONDS} s' from began");
     until_true(stage, "the brown-out has lasted", &passed).await;
-    let held = "select exists (select from pending where last_error = 'held: brown_out')";
+    let held = "select exists (select 1 from pending where hold_reason = 'brown_out')";
     until_true(stage, "losses are held, for all to see", held).await;
     faults.probe.clear();
     faults.release();

@@ -76,7 +76,7 @@ async fn a_storm_of_losses_passes_the_cap_in_order_and_none_is_forgotten() {
     until_it_grows_to("those over the cap wait, for all to see", 1000, async || {
         stage
             .db
-            .value("select count(*) from pending where lost_at is not null and last_error = 'held: cap' and fence is null")
+            .value("select count(*) from pending where lost_at is not null and hold_reason = 'cap' and fence is null")
             .await
     })
     .await;
@@ -150,10 +150,8 @@ async fn a_raised_cap_lets_those_in_line_go_at_once() {
     worker.says("worker started").await;
     losses(&stage, LOSSES).await;
     until("all wait", async || {
-        let waiting: i64 = stage
-            .db
-            .value("select count(*) from pending where last_error = 'held: cap' and fence is null")
-            .await;
+        let waiting: i64 =
+            stage.db.value("select count(*) from pending where hold_reason = 'cap' and fence is null").await;
         (usize::try_from(waiting).unwrap() == LOSSES).then_some(())
     })
     .await;

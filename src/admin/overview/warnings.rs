@@ -34,14 +34,14 @@ pub(super) fn of(facts: &Facts) -> Vec<Warning> {
                 "{} verifications of {name} are overdue, the longest by {:.0} s",
                 pool.overdue, pool.overdue_longest_seconds
             );
-            add("bad", "overdue", told, Some("/pending?standing=overdue"));
+            add("bad", "overdue", told, Some("/pending?status=overdue"));
         }
         if pool.brown_out {
             let told = format!("Many probes of {name} fail: {} losses are held until that ends", pool.held);
-            add("warn", "brown-out", told, Some("/pending?standing=held"));
+            add("warn", "brown-out", told, Some("/pending?status=held"));
         } else if pool.held > 0 {
-            let told = format!("{} losses of {name} wait for a permit", pool.held);
-            add("warn", "held", told, Some("/pending?standing=held"));
+            let told = format!("{} losses of {name} are held", pool.held);
+            add("warn", "held", told, Some("/pending?status=held"));
         }
         if pool.paused {
             add("warn", "paused", format!("{name} is paused: nothing is looked at"), Some("/pools"));

@@ -134,7 +134,7 @@ pub const LOSSES_HELD: Metric = metric(
     "warmproof_losses_held_total",
     Counter,
     &["pool", "reason"],
-    "Times that a loss was held instead of started, by reason: paused, brown_out, cap or busy (no room at a worker).",
+    "Times that a loss was held instead of started, by reason: paused, brown_out, cap or no_place (no room at its worker).",
 );
 /// Second looks.
 pub const SECOND_LOOKS: Metric = metric(
@@ -178,24 +178,28 @@ pub const OVERDUE: Metric = metric(
     "warmproof_pending_overdue",
     Gauge,
     &["pool"],
-    "Pending verifications at which nobody has looked 2 s after it was time.",
+    "Pending verifications that no worker has claimed 2 s after their probe was due.",
 );
 /// The worst of them.
 pub const OVERDUE_LONGEST: Metric = metric(
     "warmproof_pending_overdue_longest_seconds",
     Gauge,
     &["pool"],
-    "The longest that a look is late now; 0 if none is.",
+    "How long the one that is overdue longest is; 0 if none is.",
 );
 /// Of which are marked lost.
-pub const LOST: Metric =
-    metric("warmproof_pending_lost", Gauge, &["pool"], "Pending verifications whose loss is marked.");
+pub const LOST: Metric = metric(
+    "warmproof_pending_lost",
+    Gauge,
+    &["pool"],
+    "Pending verifications marked lost, neither claimed nor held nor overdue.",
+);
 /// Of which wait for a permit.
 pub const HELD: Metric = metric(
     "warmproof_pending_held",
     Gauge,
     &["pool"],
-    "Pending verifications whose loss waits: paused, brown-out or cap.",
+    "Pending verifications whose cold start is deferred: paused, brown-out, cap or no room.",
 );
 /// Who serves a pool.
 pub const WORKERS: Metric =

@@ -8,6 +8,7 @@ use crate::config::environment::Environment;
 use crate::config::verify::Switch;
 use crate::domain::claim::{ClaimKey, Fence};
 use crate::domain::ids::{PoolName, RunId, SnapshotId, VerificationId};
+use crate::domain::outcome::{FallbackResult, OutcomeKind, Reason};
 use crate::domain::verdict::ProbeFailure;
 use crate::domain::verification::Intent;
 
@@ -91,7 +92,7 @@ fn claim() -> Claim {
         region: None,
         intent: Intent::Hit,
         dequeued_at: due_at() - TimeDelta::seconds(11),
-        scheduled_at: due_at() - TimeDelta::seconds(10),
+        left_queue_at: due_at() - TimeDelta::seconds(11),
         due_at: due_at(),
         look_at: due_at() + TimeDelta::seconds(2),
         claimed_at: due_at(),
@@ -115,13 +116,13 @@ fn failed_fallback(claim: &Claim, error: &str) -> Outcome {
         supervisor: Some("supervisor-1".to_owned()),
         region: Some("eu".to_owned()),
         deployment_version: Some("20260821.3".to_owned()),
-        intent: "hit".to_owned(),
+        intent: Intent::Hit,
         dequeued_at: claim.dequeued_at,
-        scheduled_at: claim.scheduled_at,
+        scheduled_at: claim.due_at - TimeDelta::seconds(10),
         due_at: claim.due_at,
-        outcome: "fallback".to_owned(),
+        outcome: OutcomeKind::Fallback,
         reason: None,
-        fallback_result: Some("failed".to_owned()),
+        fallback_result: Some(FallbackResult::Failed),
         late: false,
         fence: None,
         worker: Some("worker-1".to_owned()),
@@ -175,8 +176,8 @@ fn upstreams_keys_come_in_upstreams_order_and_ours_behind_them() {
 #[test]
 fn a_delivery_is_ok_and_tells_what_acted() {
     let mut outcome = failed_fallback(&claim(), "");
-    outcome.outcome = "delivered".to_owned();
-    outcome.reason = Some("started".to_owned());
+    outcome.outcome = OutcomeKind::Delivered;
+    outcome.reason = Some(Reason::Started);
     (outcome.fallback_result, outcome.error, outcome.traceparent) = (None, None, None);
     let event: serde_json::Map<_, _> = serde_json::from_str(&line(&outcome, None)).expect("one object");
     assert_eq!((&event["ok"], &event["reason"]), (&true.into(), &"started".into()));

@@ -74,7 +74,8 @@ async fn a_filter_is_counted_first_and_must_name_something() {
 
 #[tokio::test]
 async fn the_count_of_a_filter_is_that_of_its_pages() {
-    use warmproof::store::pending::{PendingFilter, Standing};
+    use warmproof::domain::status::Status;
+    use warmproof::store::pending::PendingFilter;
     let page = page().await;
     let _ = claimed(&page.db.store, "run_a", "snapshot_1").await;
     for run in ["run_b", "run_c", "run_d"] {
@@ -84,16 +85,13 @@ async fn the_count_of_a_filter_is_that_of_its_pages() {
         .run("update pending set look_at = look_at - interval '1 hour' where run_id in ('run_a', 'run_b')")
         .await;
     page.db
-        .run(
-            "update pending set lost_at = clock_timestamp(), last_error = 'held: cap' where run_id = 'run_c'",
-        )
+        .run("update pending set lost_at = clock_timestamp(), hold_reason = 'cap' where run_id = 'run_c'")
         .await;
     let mut filters = vec![PendingFilter::default()];
-    filters.extend(
-        [Standing::Claimed, Standing::Lost, Standing::Held, Standing::Overdue]
-            .map(|standing| PendingFilter { standing: Some(standing), ..PendingFilter::default() }),
-    );
-    let expected = [4, 1, 1, 1, 1];
+    filters
+        .extend(Status::ALL.map(|status| PendingFilter { status: Some(status), ..PendingFilter::default() }));
+    // All; then claimed, overdue, held, lost, waiting.
+    let expected = [4, 1, 1, 1, 0, 1];
     for (filter, expected) in filters.iter().zip(expected) {
         let listed = page.db.store.pending_page(filter, None, 100).await.unwrap().len();
         let counted = page.db.store.count_pending(filter, 100).await.unwrap();

@@ -43,9 +43,9 @@ async fn a_cancel_for_another_snapshot_touches_nothing() {
 async fn a_cancel_after_the_permit_comes_too_late_and_is_noted() {
     let api = api().await;
     let claim = claimed(&api.db.store, "run_a", "snapshot_a").await;
-    assert!(matches!(api.db.store.mark_lost(&claim.key, 1).await.unwrap(), Fenced::Held(_)));
+    assert!(matches!(api.db.store.mark_lost(&claim.key, 1).await.unwrap(), Fenced::Ours(_)));
     let permit = api.db.store.permit_create(&claim.key, Duration::from_secs(1)).await.unwrap();
-    assert_eq!(permit, Fenced::Held(Permit::Granted));
+    assert_eq!(permit, Fenced::Ours(Permit::Granted));
     let answer = api.cancel(&json!({"run_id": "run_a", "reason": "connected"})).await;
     assert_eq!(answer.status, 200);
     let expected = json!({"run_id": "run_a", "result": "too_late", "id": claim.key.id.to_string()});

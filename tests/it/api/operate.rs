@@ -88,7 +88,7 @@ async fn pending_is_paged_without_losing_or_repeating_any() {
     }
     seen.sort();
     assert_eq!(seen, (0..7).map(|n| format!("run_{n}")).collect::<Vec<_>>());
-    for bad in ["limit=0", "limit=501", "after=x", "after=1.x", "standing=odd", "colour=red"] {
+    for bad in ["limit=0", "limit=501", "after=x", "after=1.x", "status=odd", "colour=red"] {
         assert_eq!(api.get(&format!("/v1/pending?{bad}")).await.status, 422, "{bad}");
     }
 }

@@ -137,7 +137,7 @@ async fn the_message_and_the_timings_are_kept_byte_for_byte() {
     let answer = api.post("/v1/verifications", body).await;
     assert_eq!(answer.status, 201, "{answer:?}");
     let claim = claim(&api.db.store, everything("default", 1)).await.pop().expect("the verification");
-    let Fenced::Held(stored) = api.db.store.message(&claim.key).await.expect("the message") else {
+    let Fenced::Ours(stored) = api.db.store.message(&claim.key).await.expect("the message") else {
         panic!("stale");
     };
     assert_eq!(stored.message, message);

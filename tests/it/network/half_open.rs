@@ -5,6 +5,8 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use reqwest::Client;
 
+use warmproof::domain::outcome::OutcomeKind;
+
 use crate::metrics::{get, listens_at};
 use crate::support::api::hit;
 use crate::support::db::server;
@@ -54,7 +56,7 @@ async fn a_worker_whose_connections_are_half_open_claims_again_on_new_ones() {
     proxy.half_open();
     let (began, hit) = (Instant::now(), stage.hit().await);
     becomes("the worker says that it does not claim", &metrics, false).await;
-    assert_eq!(stage.outcome(&hit.run).await.outcome, "fallback");
+    assert_eq!(stage.outcome(&hit.run).await.outcome, OutcomeKind::Fallback);
     let took = began.elapsed();
     println!("a worker whose connections were half-open recovered a loss within {took:.1?}");
     assert!(took < RECOVERED_MAX, "{took:?}");

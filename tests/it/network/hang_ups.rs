@@ -25,7 +25,7 @@ const ROUNDS: usize = 2;
 /// Every route that speaks to the database, the page's too.
 const ROUTES: [(&str, &str, &str); 26] = [
     ("GET", "/v1/pending", ""),
-    ("GET", "/v1/pending?standing=overdue&limit=2", ""),
+    ("GET", "/v1/pending?status=overdue&limit=2", ""),
     ("GET", "/metrics", ""),
     ("GET", "/readyz", ""),
     ("GET", "/v1/audit", ""),

@@ -148,7 +148,7 @@ impl Stage {
             assert_eq!(outcomes.len(), 1, "{outcomes:#?}");
             let events = &told[run.as_str()];
             assert_eq!(events.len(), 1, "{events:#?}");
-            assert_eq!(events[0]["outcome"], outcomes[0].outcome, "the event tells what is stored");
+            assert_eq!(events[0]["outcome"], outcomes[0].outcome.as_str(), "the event tells what is stored");
             assert_eq!(self.pending(run).await, None);
         }
         self.assert_sound().await;
