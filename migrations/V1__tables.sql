@@ -9,16 +9,16 @@ create table pool (
   cap                  integer,
   cap_window_ms        integer     not null default 1000,
   on_connect           text        collate "C" not null default 'confirm',
-  settle_down_ms       integer     not null default 30000,
-  second_look_after_ms integer     default 30000,
+  cool_down_ms       integer     not null default 30000,
+  follow_up_after_ms integer     default 30000,
   created_at           timestamptz not null default clock_timestamp(),
   constraint pool_name_bounded        check (octet_length(name) between 1 and 200),
   constraint pool_delay_bounded       check (delay_ms between 1000 and 60000),
   constraint pool_cap_not_negative    check (cap >= 0),
   constraint pool_window_bounded      check (cap_window_ms between 100 and 3600000),
   constraint pool_on_connect_known    check (on_connect in ('confirm', 'keep_watching')),
-  constraint pool_settle_down_bounded check (settle_down_ms between 0 and 600000),
-  constraint pool_second_look_bounded check (second_look_after_ms between 1000 and 600000)
+  constraint pool_cool_down_bounded check (cool_down_ms between 0 and 600000),
+  constraint pool_follow_up_bounded check (follow_up_after_ms between 1000 and 600000)
 );
 comment on table pool is 'Named groups of runners with one backend for cold starts.';
 comment on column pool.paused is 'No row of the pool is claimed while true.';
@@ -27,8 +27,8 @@ comment on column pool.delay_ms is 'Milliseconds from schedule to due_at when a 
 comment on column pool.cap is 'Most fallbacks permitted in one window over all workers; null: no cap.';
 comment on column pool.on_connect is
   'confirm: a connect cancels the verification; keep_watching: it is noted, and the look happens all the same.';
-comment on column pool.settle_down_ms is 'Milliseconds after a brown-out during which losses are still held.';
-comment on column pool.second_look_after_ms is 'Milliseconds from a created fallback to its second look; null: none.';
+comment on column pool.cool_down_ms is 'Milliseconds after a brown-out during which losses are still held.';
+comment on column pool.follow_up_after_ms is 'Milliseconds from a created fallback to its follow-up; null: none.';
 
 insert into pool (name) values ('default');
 
@@ -44,7 +44,7 @@ create table pending (
   dequeued_at         timestamptz not null,
   scheduled_at        timestamptz not null,
   due_at              timestamptz not null,
-  look_at             timestamptz not null,
+  probe_at             timestamptz not null,
   lease_expires_at    timestamptz,
   fence               bigint,
   worker              text        collate "C",
@@ -88,9 +88,9 @@ create table pending (
 );
 comment on table pending is 'Verifications that are promised and not ended; one row per run.';
 comment on column pending.due_at is 'The promise: by then somebody looks. Never changes.';
-comment on column pending.look_at is 'When to look next.';
+comment on column pending.probe_at is 'When to look next.';
 comment on column pending.fence is 'A value no other claim ever had; every write to a claimed row matches it.';
-comment on column pending.probe_failures is 'Probes since the last sighting that learned nothing; too many of them end in probe_error.';
+comment on column pending.probe_failures is 'Probes since the last observation that learned nothing; too many of them end in probe_error.';
 comment on column pending.lost_at is 'When a probe first saw that nothing had acted. From then on the outcome is fallback.';
 comment on column pending.create_permitted_at is 'When a cold start was permitted. A cancel comes too late from then on.';
 comment on column pending.create_count is 'Creates requested, counted before each request.';
@@ -103,7 +103,7 @@ comment on column pending.codec is 'How message is stored: 0 as it came, 1 zstd 
 comment on column pending.message is 'The dequeued message as it came, opaque to the server.';
 
 -- The pool leads so that rows of a paused or unserved pool cost a claim nothing.
-create index pending_look on pending (pool, look_at);
+create index pending_probe on pending (pool, probe_at);
 
 do $$
 begin
@@ -303,7 +303,7 @@ create table worker (
   version    text        not null,
   started_at timestamptz not null default clock_timestamp(),
   seen_at    timestamptz not null default clock_timestamp(),
-  in_hand    integer     not null,
+  in_flight    integer     not null,
   pools      text[]      collate "C" not null,
   backends   text[]      collate "C" not null,
   problems   text[]      not null,
@@ -314,29 +314,29 @@ create table worker (
 comment on table worker is 'Workers that are running, or were until lately. Nothing is decided by it: claims rest on leases alone.';
 comment on column worker.problems is 'What keeps the worker from cold-starting in a pool, in the order of pools; null: nothing known.';
 
-create table second_look (
+create table follow_up (
   verification_id uuid        primary key,
   run_id          text        collate "C" not null,
   snapshot_id     text        collate "C" not null,
   pool            text        collate "C" not null,
   dequeued_at     timestamptz not null,
   settled_at      timestamptz not null,
-  look_at         timestamptz not null,
-  look_count      integer     not null default 0,
-  looked_at       timestamptz,
+  probe_at         timestamptz not null,
+  probe_count      integer     not null default 0,
+  probed_at       timestamptz,
   result          text        collate "C",
   late            boolean,
   error           text,
-  constraint second_look_result_known check (result in ('confirmed', 'not_started', 'unknown')),
-  constraint second_look_told_whole check ((result is null) = (looked_at is null) and (result is null) = (late is null))
+  constraint follow_up_result_known check (result in ('confirmed', 'not_started', 'unknown')),
+  constraint follow_up_told_whole check ((result is null) = (probed_at is null) and (result is null) = (late is null))
 );
-comment on table second_look is 'One row a fallback that was created: whether its run had started when somebody looked once more.';
-comment on column second_look.look_at is 'When to look next; moved on by whoever takes it, so that a look that is lost is made by another.';
-comment on column second_look.result is 'confirmed: the run moved on; not_started: it did not, or the platform''s redrive took it; unknown: no look learned it.';
-comment on column second_look.late is 'Seen later than 55 s after dequeue, when it may show the redriven dispatch.';
+comment on table follow_up is 'One row a fallback that was created: whether its run had started when somebody looked once more.';
+comment on column follow_up.probe_at is 'When to look next; moved on by whoever takes it, so that a look that is lost is made by another.';
+comment on column follow_up.result is 'confirmed: the run moved on; not_started: it did not, or the platform''s redrive took it; unknown: no look learned it.';
+comment on column follow_up.late is 'Seen later than 55 s after dequeue, when it may show the redriven dispatch.';
 
-create index second_look_due on second_look (pool, look_at) where result is null;
-create index second_look_settled on second_look using brin (settled_at) with (pages_per_range = 32);
+create index follow_up_due on follow_up (pool, probe_at) where result is null;
+create index follow_up_settled on follow_up using brin (settled_at) with (pages_per_range = 32);
 
 create table token (
   id         uuid        primary key,
@@ -362,7 +362,7 @@ create table audit (
   target text,
   detail jsonb       not null default '{}',
   constraint audit_action_known check (action in
-    ('pool.change', 'cancel', 'cancel.filter', 'look_now', 'token.create', 'token.revoke', 'sign_in', 'sign_out',
+    ('pool.change', 'cancel', 'cancel.filter', 'probe_now', 'token.create', 'token.revoke', 'sign_in', 'sign_out',
      'message.show'))
 );
 comment on table audit is 'What operators did, written in the transaction that did it.';

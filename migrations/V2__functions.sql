@@ -91,13 +91,13 @@ comment on function analyze_outcomes is 'Gathers the planner''s statistics of ou
 -- What a pending verification is doing -----------------------------------------------------------------------------
 
 -- One status a row; the first that fits. Writers, views, API, page and metrics all ask here.
-create function pending_status(lease_expires_at timestamptz, look_at timestamptz, lost_at timestamptz, hold_reason text)
+create function pending_status(lease_expires_at timestamptz, probe_at timestamptz, lost_at timestamptz, hold_reason text)
 returns text
 language sql stable parallel safe
 return case
   when lease_expires_at > statement_timestamp() then 'claimed'
   -- Two seconds are longer than any poll of a healthy worker.
-  when look_at < statement_timestamp() - interval '2 seconds' then 'overdue'
+  when probe_at < statement_timestamp() - interval '2 seconds' then 'overdue'
   when hold_reason is not null then 'held'
   when lost_at is not null then 'lost'
   else 'waiting'
@@ -247,7 +247,7 @@ begin
     moment := clock_timestamp();
     insert into pending as p (
       id, run_id, snapshot_id, pool, supervisor, region, deployment_version, intent, dequeued_at,
-      scheduled_at, due_at, look_at, traceparent, timings, codec, message)
+      scheduled_at, due_at, probe_at, traceparent, timings, codec, message)
     values (
       new_id, new_run_id, new_snapshot_id, new_pool, new_supervisor, new_region, new_deployment_version,
       new_intent, new_dequeued_at, moment, moment + delay_ms * interval '1 millisecond',
@@ -544,7 +544,7 @@ begin
     again_at := moment + hold;
   elsif observe_brown_out(held.pool) or exists (
     select 1 from brown_out b
-    where b.pool = held.pool and b.seen_at > moment - settings.settle_down_ms * interval '1 millisecond'
+    where b.pool = held.pool and b.seen_at > moment - settings.cool_down_ms * interval '1 millisecond'
   ) then
     hold_reason := 'brown_out';
     -- Rarer than others and spread out: an ailing platform must not be asked each second by every loss.
@@ -570,7 +570,7 @@ begin
     answer := 'granted';
   else
     update pending p
-    set look_at = again_at,
+    set probe_at = again_at,
       window_at = case when hold_reason = 'cap' then window_of(again_at, settings.cap_window_ms) else p.window_at end,
       hold_reason = permit_create.hold_reason,
       lease_expires_at = null, fence = null, worker = null
@@ -622,7 +622,7 @@ $$;
 comment on function stand_in_line is 'When a loss over its pool''s cap is looked at again; takes a place in line.';
 
 -- A new cap makes a new line: what stands in the old one is looked at soon and lines up again. Called by each statement
--- that changes a pool's cap, its window, its shadow or its time to settle down.
+-- that changes a pool's cap, its window, its shadow or its time to cool-down.
 create function line_up_again(changed_pool text) returns void
 language plpgsql
 set search_path from current
@@ -634,7 +634,7 @@ begin
   update pending p
   set window_at = null,
     -- Spread over two seconds, by a figure that each run keeps.
-    look_at = least(p.look_at, moment + (abs(hashtext(p.run_id)::bigint) % 2000) * interval '1 millisecond')
+    probe_at = least(p.probe_at, moment + (abs(hashtext(p.run_id)::bigint) % 2000) * interval '1 millisecond')
   from (
     select waiting.run_id from pending waiting
     where waiting.pool = changed_pool and waiting.lost_at is not null and waiting.create_permitted_at is null

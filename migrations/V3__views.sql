@@ -128,9 +128,9 @@ comment on view silent_loss_daily is 'Silent losses by day (UTC), from counts.';
 create view pending_now as
 select
   id, run_id, snapshot_id, pool, supervisor, region, deployment_version, intent, dequeued_at, scheduled_at, due_at,
-  look_at, lease_expires_at, worker, claim_count, probe_count, probe_failures, create_count, connected_at, lost_at,
+  probe_at, lease_expires_at, worker, claim_count, probe_count, probe_failures, create_count, connected_at, lost_at,
   create_permitted_at, hold_reason, workload, last_error, traceparent,
-  pending_status(lease_expires_at, look_at, lost_at, hold_reason) as status,
+  pending_status(lease_expires_at, probe_at, lost_at, hold_reason) as status,
   extract(epoch from clock_timestamp() - scheduled_at)::double precision as age_seconds,
   extract(epoch from due_at - clock_timestamp())::double precision as due_in_seconds
 from pending;
@@ -144,11 +144,11 @@ select
   count(*) filter (where status = 'lost') as lost,
   count(*) filter (where status = 'held') as held,
   count(*) filter (where status = 'overdue') as overdue,
-  coalesce(extract(epoch from statement_timestamp() - min(look_at) filter (where status = 'overdue')), 0)
+  coalesce(extract(epoch from statement_timestamp() - min(probe_at) filter (where status = 'overdue')), 0)
     ::double precision as overdue_longest_seconds,
   min(due_at) as oldest_due_at
 from (
-  select pool, look_at, due_at, pending_status(lease_expires_at, look_at, lost_at, hold_reason) as status from pending
+  select pool, probe_at, due_at, pending_status(lease_expires_at, probe_at, lost_at, hold_reason) as status from pending
 ) as row_by_row
 group by pool;
 comment on view pending_counts is 'How many verifications of each pool have which status; they add up to pending.';
@@ -177,7 +177,7 @@ comment on view false_positives is
 
 create view pools as
 select
-  p.name, p.paused, p.shadow, p.delay_ms, p.cap, p.cap_window_ms, p.settle_down_ms, p.created_at,
+  p.name, p.paused, p.shadow, p.delay_ms, p.cap, p.cap_window_ms, p.cool_down_ms, p.created_at,
   coalesce(c.pending, 0) as pending, coalesce(c.waiting, 0) as waiting, coalesce(c.claimed, 0) as claimed,
   coalesce(c.lost, 0) as lost, coalesce(c.held, 0) as held, coalesce(c.overdue, 0) as overdue, c.oldest_due_at,
   b.seen_at as brown_out_seen_at
@@ -217,12 +217,12 @@ begin
       ('dequeued_at', 'When the run left the queue, by the platform''s clock.'),
       ('scheduled_at', 'When the promise was made, by the database''s clock.'),
       ('due_at', 'The promise: by then somebody looks. Never changes.'),
-      ('look_at', 'When to look next.'),
+      ('probe_at', 'When to look next.'),
       ('lease_expires_at', 'Until when its worker holds it; null: free.'),
       ('worker', 'Who holds it, or who settled it; for people, rights come from the fence.'),
       ('claim_count', 'Claims made.'),
       ('probe_count', 'Probes made.'),
-      ('probe_failures', 'Probes since the last sighting that learned nothing; too many of them end in probe_error.'),
+      ('probe_failures', 'Probes since the last observation that learned nothing; too many of them end in probe_error.'),
       ('create_count', 'Creates requested, counted before each request.'),
       ('connected_at', 'When the runner''s connect was heard of.'),
       ('lost_at', 'When a probe first saw that nothing had acted. From then on the outcome is fallback.'),
@@ -258,7 +258,7 @@ begin
       ('delay_ms', 'Milliseconds from schedule to due_at when a call brings none; null: the caller''s default.'),
       ('cap', 'Most fallbacks permitted in one window over all workers; null: no cap.'),
       ('cap_window_ms', 'Length of the cap''s window in milliseconds.'),
-      ('settle_down_ms', 'Milliseconds after a brown-out during which losses are still held.'),
+      ('cool_down_ms', 'Milliseconds after a brown-out during which losses are still held.'),
       ('created_at', 'When the pool was first named.'),
       ('starts_at', 'When the window begins.'),
       ('spent', 'Fallbacks permitted in it.'),
@@ -268,15 +268,15 @@ begin
       ('seen_at', 'When it was last seen.'),
       ('brown_out_seen_at', 'When the pool was last seen in a brown-out; null: never.'),
       ('on_connect', 'What a runner''s connect does: cancel, or keep_watching.'),
-      ('second_look_after_ms', 'Milliseconds from a created fallback to its second look; null: none.'),
+      ('follow_up_after_ms', 'Milliseconds from a created fallback to its follow-up; null: none.'),
       ('version', 'Version of the program.'),
       ('started_at', 'When it started.'),
-      ('in_hand', 'Claims it holds.'),
+      ('in_flight', 'Claims it holds.'),
       ('pools', 'The pools it serves.'),
       ('backends', 'Their backends, in the order of pools.'),
       ('verification_id', 'The verification whose fallback was created.'),
-      ('look_count', 'Looks taken.'),
-      ('looked_at', 'When it was looked at last; null: not yet.'),
+      ('probe_count', 'Looks taken.'),
+      ('probed_at', 'When it was looked at last; null: not yet.'),
       ('result', 'What the look saw; null: not known yet.'),
       ('status', 'claimed: a worker holds it. overdue: unclaimed two seconds past its probe. held: a loss whose cold start is deferred. lost: marked lost. waiting: not due yet.'),
       ('hold_reason', 'What defers the cold start of a loss: cap, brown_out, paused or no_place; null: nothing.'),

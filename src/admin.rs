@@ -73,7 +73,7 @@ impl std::ops::Deref for Admin {
 
 /// The page's routes in front of the routes of somebody else, who gets what is not a page.
 ///
-/// The store should be one of [`Store::connect_for_looks`]. Behind a proxy the page answers with and without its
+/// The store should be one of [`Store::connect_for_people`]. Behind a proxy the page answers with and without its
 /// base path, because some proxies take it away.
 pub fn router(store: Store, config: AdminConfig, token: Option<&SecretString>, rest: Router) -> Router {
     let base = config.address.base.clone();
@@ -107,7 +107,7 @@ fn routes() -> Router<Admin> {
         .route("/pending/cancel/confirmed", post(cancel::confirmed))
         .route("/runs", get(run::search))
         .route("/runs/{run}", get(run::page))
-        .route("/runs/{run}/look-now", post(run::look_now))
+        .route("/runs/{run}/probe-now", post(run::probe_now))
         .route("/runs/{run}/message", post(message::page))
         .route("/losses", get(losses::page))
         .route("/workers", get(workers::page))

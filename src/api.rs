@@ -72,7 +72,7 @@ impl std::ops::Deref for Api {
     }
 }
 
-/// Serves until `stop` is cancelled, then finishes the requests in hand.
+/// Serves until `stop` is cancelled, then finishes the requests in flight.
 ///
 /// # Errors
 /// The listener failed.
@@ -152,7 +152,7 @@ fn routes(api: &Api) -> OpenApiRouter<Api> {
         .route_layer(middleware::from_fn_with_state(state(), auth::require_read));
     let operators = OpenApiRouter::new()
         .routes(routes!(pending::cancel_where))
-        .routes(routes!(pending::look_now))
+        .routes(routes!(pending::probe_now))
         .routes(routes!(operate::change_pool))
         .route_layer(middleware::from_fn_with_state(state(), room::wait))
         .route_layer(middleware::from_fn_with_state(state(), auth::require_operate));

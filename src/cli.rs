@@ -175,7 +175,7 @@ fn completions(shell: clap_complete::Shell) -> anyhow::Result<ExitCode> {
 
 #[expect(clippy::print_stderr, reason = "the last word of a command that failed, whatever the log filter")]
 fn fail(error: &anyhow::Error) -> ExitCode {
-    eprintln!("error: {}", told_once(error));
+    eprintln!("error: {}", reported_once(error));
     let store_error = error.chain().find_map(|cause| cause.downcast_ref::<StoreError>());
     if store_error.is_some_and(StoreError::is_schema_missing) {
         eprintln!("hint: run `warmproof migrate` first, or say in WARMPROOF_SCHEMA which schema it is");
@@ -184,14 +184,14 @@ fn fail(error: &anyhow::Error) -> ExitCode {
 }
 
 /// The causes of an error, each told once: many errors repeat their cause in their own text.
-fn told_once(error: &anyhow::Error) -> String {
-    error.chain().map(ToString::to_string).fold(String::new(), |told, cause| {
-        if told.is_empty() {
+fn reported_once(error: &anyhow::Error) -> String {
+    error.chain().map(ToString::to_string).fold(String::new(), |reported, cause| {
+        if reported.is_empty() {
             cause
-        } else if told.contains(&cause) {
-            told
+        } else if reported.contains(&cause) {
+            reported
         } else {
-            format!("{told}: {cause}")
+            format!("{reported}: {cause}")
         }
     })
 }
@@ -206,7 +206,7 @@ mod tests {
     fn a_cause_is_told_once() {
         let error =
             anyhow::anyhow!("refused").context("could not connect: refused").context("could not start");
-        assert_eq!(super::told_once(&error), "could not start: could not connect: refused");
+        assert_eq!(super::reported_once(&error), "could not start: could not connect: refused");
     }
 
     #[test]

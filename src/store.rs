@@ -1,7 +1,7 @@
 //! All SQL lives below here: one file per verb of a verification's life.
 //!
 //! The store owns the statements and the connection pool, and nothing else: it
-//! never decides what a sighting means and never waits for a network call of
+//! never decides what a observation means and never waits for a network call of
 //! another service. Each statement commits by itself, so no transaction is ever
 //! open while anybody probes or creates. Every write to a claimed row matches
 //! its fence; a write that matches nothing answers `Stale` and is no error.
@@ -15,19 +15,19 @@ pub mod codec;
 pub mod connect;
 pub mod doctor;
 pub mod error;
+pub mod fall_back;
 pub mod fleet;
+pub mod follow_up;
 pub mod gauges;
 mod lane_health;
+pub mod latest_losses;
 pub mod lease;
 pub mod lookup;
-pub mod loss;
-pub mod lost;
 pub mod migrate;
 pub mod pending;
 pub mod pool;
 pub mod report;
 pub mod schedule;
-pub mod second_look;
 pub mod session;
 pub mod settle;
 pub mod tally;

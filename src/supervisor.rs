@@ -31,7 +31,7 @@ const BACKOFF: Backoff = Backoff { base: Duration::from_millis(100), max: Durati
 /// Tries to make a promise before a hit is left to the platform's redrive.
 const SCHEDULE_ATTEMPTS: u32 = 8;
 /// Messages handled at a time; a slow one must not hold up the queue.
-const MESSAGES_IN_HAND: usize = 64;
+const MESSAGES_IN_FLIGHT: usize = 64;
 
 /// A runner has connected, as the supervisor's workload socket tells.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Deserialize)]
@@ -84,7 +84,7 @@ pub struct Supervisor {
 }
 
 impl Supervisor {
-    /// Supervises until `stop`, then finishes the messages in hand.
+    /// Supervises until `stop`, then finishes the messages in flight.
     pub async fn run(self, connected: mpsc::Receiver<Connected>, stop: CancellationToken) {
         let supervisor = Arc::new(self);
         let tasks = TaskTracker::new();
@@ -102,7 +102,7 @@ impl Supervisor {
         under_way: &Arc<UnderWay>,
         stop: &CancellationToken,
     ) {
-        let places = Arc::new(Semaphore::new(MESSAGES_IN_HAND));
+        let places = Arc::new(Semaphore::new(MESSAGES_IN_FLIGHT));
         let mut failures = 0;
         while !stop.is_cancelled() {
             let pause = match self.platform.dequeue().await {

@@ -5,11 +5,11 @@
 //!
 //! ```text
 //! claim_ahead ─ claims ─▶ verify (one task a claim: wait, probe, judge, fall back)
-//!                           │ settlement                    renew: leases of all in hand
+//!                           │ settlement                    renew: leases of all in flight
 //!                           ▼                               tally: how many probes fail
 //!                         settle (two lanes, batches)       upkeep: partitions, counts
 //!                           └─▶ wide event                  beat: signs of life, backends checked
-//!                                                           second_look: did the fallback help
+//!                                                           follow_up: did the fallback help
 //! ```
 //!
 //! Losing a tick, a task or the whole process costs delay, never a verification.
@@ -18,10 +18,10 @@ mod beat;
 mod claim_ahead;
 mod event;
 mod fallback;
-mod in_hand;
+mod follow_up;
+mod in_flight;
 mod listen;
 mod renew;
-mod second_look;
 mod settle;
 mod tally;
 mod upkeep;
@@ -45,15 +45,15 @@ use crate::domain::backoff::Backoff;
 use crate::domain::claim::ClaimKey;
 use crate::domain::ids::{PoolName, RunId};
 use crate::domain::pool::PoolSettings;
-use crate::domain::verdict::{LatestSnapshot, Sighting};
+use crate::domain::verdict::{LatestSnapshot, Observation};
 use crate::platform;
 use crate::store::lease::Release;
 use crate::store::{self, Store, StoreError};
 use crate::telemetry::event::Events;
 use crate::workload::{BuildError, Workload};
 
-use in_hand::{Held, InHand};
-use tally::Tally;
+use in_flight::{InFlight, InFlightRegister};
+use tally::Tallies;
 
 /// How long a stopping worker waits for a database that does not answer, once for a claim in flight
 /// and once to give claims back. They come on top of the grace; leases do the rest.
@@ -83,13 +83,13 @@ impl From<platform::Client> for Probe {
 }
 
 impl Probe {
-    async fn latest_snapshot(&self, run_id: &RunId) -> Sighting {
+    async fn latest_snapshot(&self, run_id: &RunId) -> Observation {
         match self {
             Self::Platform(client) => client.latest_snapshot(run_id).await,
             Self::Fixed(latest) => Ok((**latest).clone()),
-            Self::Noted(latest, looks) => {
+            Self::Noted(latest, probes) => {
                 // Nobody may be listening any more at the end of a benchmark.
-                let _ = looks.send((run_id.clone(), Instant::now()));
+                let _ = probes.send((run_id.clone(), Instant::now()));
                 Ok((**latest).clone())
             }
         }
@@ -114,12 +114,12 @@ struct Shared {
     store: Store,
     pools: BTreeMap<PoolName, Served>,
     events: Events,
-    in_hand: Arc<InHand>,
+    in_flight: Arc<InFlightRegister>,
     health: Arc<listen::Health>,
-    tally: Tally,
+    tally: Tallies,
     probe_slots: Semaphore,
     fallback_slots: Semaphore,
-    /// Claims that may be in hand for a cold start, those that wait for an image or a slot included.
+    /// Claims that may be in flight for a cold start, those that wait for an image or a slot included.
     fallback_places: Semaphore,
     stop: CancellationToken,
     /// The grace period is over: whatever still runs is dropped where it stands.
@@ -180,8 +180,8 @@ impl Served {
 
 impl Shared {
     /// How the pool of a claim is served. Claims come from these pools alone.
-    fn served(&self, held: &Held) -> &Served {
-        &self.pools[&held.claim.pool]
+    fn served(&self, in_flight: &InFlight) -> &Served {
+        &self.pools[&in_flight.claim.pool]
     }
 
     fn pool_names(&self) -> Vec<PoolName> {
@@ -232,18 +232,18 @@ impl WorkerBuilder {
     }
 
     /// Runs the worker until `stop` is cancelled, then drains it: no new claim, no new
-    /// fallback; what is in hand may finish within the grace period, the rest is given back.
+    /// fallback; what is in flight may finish within the grace period, the rest is given back.
     ///
     /// # Errors
     /// The database refused at the start, such as when its schema is missing. Other trouble with the database or
     /// the platform is waited out.
     pub async fn run(mut self, stop: CancellationToken) -> Result<Drained, StoreError> {
-        let (in_hand, health) = (Arc::<InHand>::default(), Arc::<listen::Health>::default());
+        let (in_flight, health) = (Arc::<InFlightRegister>::default(), Arc::<listen::Health>::default());
         let _listening = self.listener.take().map(|listener| {
             let watched = listen::Watched {
                 store: self.store.clone(),
                 health: Arc::clone(&health),
-                in_hand: Arc::clone(&in_hand),
+                in_flight: Arc::clone(&in_flight),
                 lease: self.config.lease,
             };
             let done = CancellationToken::new();
@@ -254,14 +254,14 @@ impl WorkerBuilder {
         if stop.is_cancelled() {
             return Ok(Drained { released: 0 });
         }
-        let (settle, orders) = mpsc::channel(self.config.claims_in_hand_max as usize);
+        let (settle, orders) = mpsc::channel(self.config.claims_in_flight_max as usize);
         let shared = Arc::new(Shared {
-            in_hand,
+            in_flight,
             health,
-            tally: Tally::default(),
+            tally: Tallies::default(),
             probe_slots: Semaphore::new(self.config.probe_concurrency as usize),
             fallback_slots: Semaphore::new(self.config.fallback_concurrency as usize),
-            fallback_places: Semaphore::new(self.config.fallbacks_in_hand_max()),
+            fallback_places: Semaphore::new(self.config.fallbacks_in_flight_max()),
             stop,
             halt: CancellationToken::new(),
             settle,
@@ -315,7 +315,7 @@ impl Worker {
             pools = ?shared.pools.keys().map(PoolName::as_str).collect::<Vec<_>>(),
             "worker started"
         );
-        // The lanes and the leases outlive `stop`: they serve what is still in hand.
+        // The lanes and the leases outlive `stop`: they serve what is still in flight.
         let aside = CancellationToken::new();
         let orders = Arc::new(Mutex::new(orders));
         let lane = |_| tokio::spawn(settle::lane(Arc::clone(&shared), Arc::clone(&orders), aside.clone()));
@@ -329,7 +329,7 @@ impl Worker {
         );
         let (tables, upkeep) = (tokio::spawn(tables), tokio::spawn(upkeep::keep(Arc::clone(&shared))));
         let beat = tokio::spawn(beat::keep(Arc::clone(&shared), aside.clone()));
-        let second_looks = tokio::spawn(second_look::keep(Arc::clone(&shared)));
+        let follow_ups = tokio::spawn(follow_up::keep(Arc::clone(&shared)));
 
         let verifications = TaskTracker::new();
         claim_ahead::run(&shared, &verifications, StdRng::from_os_rng()).await;
@@ -338,22 +338,22 @@ impl Worker {
         let deadline = Instant::now() + shared.config.grace;
         let in_time = timeout_at(deadline, async {
             verifications.wait().await;
-            shared.in_hand.emptied().await;
+            shared.in_flight.emptied().await;
         })
         .await;
         if in_time.is_err() {
             tracing::warn!(
-                in_hand = shared.in_hand.len(),
-                "the grace period is over, giving back what is in hand"
+                in_flight = shared.in_flight.len(),
+                "the grace period is over, giving back what is in flight"
             );
         }
         // Nobody acts on a claim any more before it is given back.
-        shared.in_hand.forsake();
-        let keys = shared.in_hand.keys();
+        shared.in_flight.forsake();
+        let keys = shared.in_flight.keys();
         shared.halt.cancel();
         let released = give_back(&shared, keys).await;
         aside.cancel();
-        for task in lanes.into_iter().chain([leases, tally, tables, upkeep, second_looks]) {
+        for task in lanes.into_iter().chain([leases, tally, tables, upkeep, follow_ups]) {
             task.abort();
         }
         // It signs off; bounded, as everything at the end.
@@ -363,7 +363,7 @@ impl Worker {
     }
 }
 
-/// Releases everything still in hand at once; what cannot be released runs out by itself.
+/// Releases everything still in flight at once; what cannot be released runs out by itself.
 async fn give_back(shared: &Shared, keys: Vec<ClaimKey>) -> usize {
     let left: Vec<Release> = keys.into_iter().map(Release::untouched).collect();
     if left.is_empty() {

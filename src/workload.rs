@@ -145,10 +145,12 @@ impl Workload {
     /// [`BuildError`], where the configuration was not read by `config`.
     pub fn new(config: &WorkloadConfig) -> Result<Self, BuildError> {
         let backend = match &config.backend {
-            workload::Backend::Docker(docker) => Backend::Docker(Docker::new(docker)),
-            workload::Backend::Gateway(gateway) => Backend::Gateway(Gateway::new(gateway)?),
-            workload::Backend::Webhook(webhook) => Backend::Webhook(Webhook::new(webhook)?),
-            workload::Backend::Kubernetes(kubernetes) => Backend::Kubernetes(Kubernetes::new(kubernetes)),
+            workload::BackendConfig::Docker(docker) => Backend::Docker(Docker::new(docker)),
+            workload::BackendConfig::Gateway(gateway) => Backend::Gateway(Gateway::new(gateway)?),
+            workload::BackendConfig::Webhook(webhook) => Backend::Webhook(Webhook::new(webhook)?),
+            workload::BackendConfig::Kubernetes(kubernetes) => {
+                Backend::Kubernetes(Kubernetes::new(kubernetes))
+            }
         };
         let deployment_id = DeploymentId::new(&config.token);
         Ok(Self { backend, deployment_id, runner: config.runner.clone() })

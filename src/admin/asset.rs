@@ -73,10 +73,10 @@ pub(super) async fn asset(
     let tag = format!("\"{}\"", hash(asset.bytes));
     let is_known = headers.get(header::IF_NONE_MATCH).is_some_and(|known| known.as_bytes() == tag.as_bytes());
     let tag = HeaderValue::from_str(&tag).map_err(|_| PageError::NoPage)?;
-    let told = [(header::ETAG, tag), (header::CACHE_CONTROL, FOR_EVER)];
+    let reported = [(header::ETAG, tag), (header::CACHE_CONTROL, FOR_EVER)];
     if is_known {
-        return Ok((StatusCode::NOT_MODIFIED, told).into_response());
+        return Ok((StatusCode::NOT_MODIFIED, reported).into_response());
     }
     let kind = [(header::CONTENT_TYPE, HeaderValue::from_static(asset.content_type))];
-    Ok((told, kind, asset.bytes).into_response())
+    Ok((reported, kind, asset.bytes).into_response())
 }

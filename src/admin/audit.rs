@@ -58,7 +58,7 @@ pub(super) async fn page(
 }
 
 fn row(entry: Audited) -> Row {
-    let detail = shown::plain(&told(&entry.detail));
+    let detail = shown::plain(&reported(&entry.detail));
     let detail = if detail.is_empty() { shown::NOTHING.to_owned() } else { detail };
     let is_long = detail.chars().count() > DETAIL_CHARS;
     let short = if is_long { detail.chars().take(DETAIL_CHARS).chain(['…']).collect() } else { detail };
@@ -74,7 +74,7 @@ fn row(entry: Audited) -> Row {
 }
 
 /// `cap 10, paused true`; deeper things stay JSON.
-fn told(detail: &Value) -> String {
+fn reported(detail: &Value) -> String {
     let Value::Object(map) = detail else { return detail.to_string() };
     let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
     map.iter().map(|(name, value)| format!("{name} {}", text(value))).collect::<Vec<_>>().join(", ")
@@ -82,13 +82,13 @@ fn told(detail: &Value) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::told;
+    use super::reported;
     use serde_json::json;
 
     #[test]
     fn a_detail_is_told_in_words_as_far_as_it_has_any() {
-        assert_eq!(told(&json!({})), "");
-        assert_eq!(told(&json!({"cap": null, "paused": true})), "cap null, paused true");
-        assert_eq!(told(&json!({"filter": {"pool": "a"}})), r#"filter {"pool":"a"}"#);
+        assert_eq!(reported(&json!({})), "");
+        assert_eq!(reported(&json!({"cap": null, "paused": true})), "cap null, paused true");
+        assert_eq!(reported(&json!({"filter": {"pool": "a"}})), r#"filter {"pool":"a"}"#);
     }
 }

@@ -47,7 +47,7 @@ pub(super) fn of_pending(row: &Pending) -> Badge {
         }
         Status::Claimed | Status::Overdue if row.lost_at.is_some() => Some("lost"),
         Status::Waiting if row.connected_at.is_some() => Some("runner connected"),
-        Status::Waiting if row.look_at > row.due_at => Some("probes again"),
+        Status::Waiting if row.probe_at > row.due_at => Some("probes again"),
         Status::Claimed | Status::Overdue | Status::Lost | Status::Waiting => None,
     };
     let level = match row.status {
@@ -56,7 +56,7 @@ pub(super) fn of_pending(row: &Pending) -> Badge {
         Status::Claimed => "info",
         Status::Held => "warn",
         Status::Waiting if row.connected_at.is_some() => "good",
-        Status::Waiting if row.look_at > row.due_at => "warn",
+        Status::Waiting if row.probe_at > row.due_at => "warn",
         Status::Waiting => "",
     };
     let word = row.status.as_str();

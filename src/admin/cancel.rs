@@ -64,9 +64,9 @@ pub(super) async fn preview(State(admin): State<Admin>, operating: Operating) ->
         Asked::Filter(filter) => {
             let matching = admin.store.count_pending(&filter, CANCEL_MAX).await?;
             let sample = admin.store.pending_page(&filter, None, SAMPLE).await?;
-            let told = pending::filter_fields(&filter);
-            let repeated = [("by", "filter".to_owned())].into_iter().chain(told.clone()).collect();
-            (matching, sample, told, repeated)
+            let reported = pending::filter_fields(&filter);
+            let repeated = [("by", "filter".to_owned())].into_iter().chain(reported.clone()).collect();
+            (matching, sample, reported, repeated)
         }
     };
     page::write(&CancelPage {
@@ -90,15 +90,15 @@ pub(super) async fn confirmed(
     let asked = asked(&operating.fields)?;
     // A task of its own: whoever closes the page must not leave a cancel half done and without its entry.
     let doing = tokio::spawn(cancel(admin, asked, operating.actor));
-    let told = match timeout(PATIENCE, doing).await {
-        Ok(Ok(told)) => told?,
+    let reported = match timeout(PATIENCE, doing).await {
+        Ok(Ok(reported)) => reported?,
         Ok(Err(error)) => {
             tracing::error!(%error, "a cancel broke off");
             return Err(PageError::Broken);
         }
         Err(_) => "cancelling=1".to_owned(),
     };
-    Ok(redirect(&format!("{base}/pending?{told}")))
+    Ok(redirect(&format!("{base}/pending?{reported}")))
 }
 
 /// Cancels, and answers what the list says of it.

@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::shown;
 use crate::domain::wilson::Share;
-use crate::store::report::Losses;
+use crate::store::report::LossRates;
 
 /// Minutes in the chart.
 const MINUTES: usize = 60;
@@ -23,7 +23,7 @@ const GAUGE_LEAST: f64 = 0.02;
 struct Kind {
     label: &'static str,
     class: &'static str,
-    count: fn(&Losses) -> i64,
+    count: fn(&LossRates) -> i64,
 }
 
 /// All kinds, from the bottom of the chart up.
@@ -62,7 +62,7 @@ pub(super) fn begin(now: DateTime<Utc>) -> DateTime<Utc> {
 }
 
 /// The chart of these lines, a line a minute. Minutes in which nothing happened have none.
-pub(super) fn outcomes(lines: &[Losses], now: DateTime<Utc>) -> Chart {
+pub(super) fn outcomes(lines: &[LossRates], now: DateTime<Utc>) -> Chart {
     let begin = begin(now);
     let mut values = vec![vec![0_i64; MINUTES]; KINDS.len()];
     for line in lines {

@@ -35,8 +35,9 @@ pub(super) struct Jar {
 impl Jar {
     /// As the address says, or as a proxy tells. A browser that lies about it harms its own cookie alone.
     pub(super) fn of(address: &Address, headers: &HeaderMap) -> Self {
-        let told = || headers.get("x-forwarded-proto").is_some_and(|scheme| scheme.as_bytes() == b"https");
-        Self { base: address.base.clone(), secure: address.secure.unwrap_or_else(told) }
+        let reported =
+            || headers.get("x-forwarded-proto").is_some_and(|scheme| scheme.as_bytes() == b"https");
+        Self { base: address.base.clone(), secure: address.secure.unwrap_or_else(reported) }
     }
 
     /// Browsers hold a prefix to its word: no plain connection and no neighbouring host can set such a cookie.

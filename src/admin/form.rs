@@ -93,9 +93,10 @@ pub(super) async fn read(request: Request, admin: &Admin) -> Result<Fields, Page
 
 /// What browsers tell about where a form stood; a second line behind the form's own token.
 pub(super) fn require_same_origin(admin: &Admin, headers: &HeaderMap) -> Result<(), PageError> {
-    let told = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
-    let from_elsewhere = told("sec-fetch-site").is_some_and(|site| !matches!(site, "same-origin" | "none"));
-    let other_origin = match (told("origin"), &admin.config.address.origin) {
+    let reported = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+    let from_elsewhere =
+        reported("sec-fetch-site").is_some_and(|site| !matches!(site, "same-origin" | "none"));
+    let other_origin = match (reported("origin"), &admin.config.address.origin) {
         (Some(origin), Some(ours)) => origin != ours,
         (Some(_) | None, _) => false,
     };

@@ -15,8 +15,8 @@ use super::page::{self, Chrome, Tab};
 use super::shown;
 use super::visitor::Reading;
 use crate::domain::wilson::Share;
-use crate::store::lost::Lost;
-use crate::store::report::{LossBy, Losses, Step, Total, totals};
+use crate::store::latest_losses::Lost;
+use crate::store::report::{LossBy, LossRates, Step, Total, totals};
 
 /// Rows at most; more than that nobody reads.
 const ROWS_MAX: usize = 200;
@@ -201,8 +201,8 @@ fn times(since: DateTime<Utc>, now: DateTime<Utc>, step: Step) -> Vec<DateTime<U
     times
 }
 
-fn sum(lines: &[Losses], times: &[DateTime<Utc>]) -> Sum {
-    let all = |count: fn(&Losses) -> i64| lines.iter().map(count).sum::<i64>();
+fn sum(lines: &[LossRates], times: &[DateTime<Utc>]) -> Sum {
+    let all = |count: fn(&LossRates) -> i64| lines.iter().map(count).sum::<i64>();
     let (lost, observed, overtaken) =
         (all(|line| line.lost), all(|line| line.observed), all(|line| line.overtaken));
     let probed = all(|line| line.fallback + line.requeued + line.delivered);
@@ -234,7 +234,7 @@ fn sum(lines: &[Losses], times: &[DateTime<Utc>]) -> Sum {
     }
 }
 
-fn rows(totals: &[Total], lines: &[Losses], times: &[DateTime<Utc>]) -> Vec<Row> {
+fn rows(totals: &[Total], lines: &[LossRates], times: &[DateTime<Utc>]) -> Vec<Row> {
     let mut rates: HashMap<Option<&str>, HashMap<DateTime<Utc>, Option<f64>>> = HashMap::new();
     for line in lines {
         rates.entry(line.key.as_deref()).or_default().insert(line.at, line.loss_rate);

@@ -16,11 +16,11 @@ use super::error::PageError;
 use super::page::{self, Chrome, Tab};
 use super::shown;
 use super::visitor::Reading;
-use crate::store::fleet::{PoolServed, WorkerSeen};
+use crate::store::fleet::{PoolService, WorkerSeen};
 use crate::store::gauges::PoolGauges;
 use crate::store::lookup::Conservation;
 use crate::store::pool::Pool;
-use crate::store::report::{Latency, LatencyOfAll, LossBy, Losses, Quantiles, Step, totals};
+use crate::store::report::{Latency, LatencyOfAll, LossBy, LossRates, Quantiles, Step, totals};
 
 use warnings::Warning;
 
@@ -29,7 +29,7 @@ struct Tile {
     id: &'static str,
     label: &'static str,
     value: String,
-    told: String,
+    reported: String,
     level: &'static str,
     path: &'static str,
     gauge: Option<String>,
@@ -63,15 +63,15 @@ struct OverviewPage {
 }
 
 /// All that is asked for it. Nothing of it grows with history.
-struct Facts {
+struct Readings {
     gauges: Vec<PoolGauges>,
     conservation: Conservation,
-    minutes: Vec<Losses>,
+    minutes: Vec<LossRates>,
     lag: Option<LatencyOfAll>,
     lags: Vec<Quantiles>,
     connects: Vec<Quantiles>,
     workers: Vec<WorkerSeen>,
-    served: Vec<PoolServed>,
+    served: Vec<PoolService>,
     settings: Vec<Pool>,
 }
 
@@ -94,7 +94,7 @@ pub(super) async fn page(
         store.pools_served(),
         store.pool_settings(),
     )?;
-    let facts = Facts { gauges, conservation, minutes, lag, lags, connects, workers, served, settings };
+    let facts = Readings { gauges, conservation, minutes, lag, lags, connects, workers, served, settings };
     page::write(&OverviewPage {
         warnings: warnings::of(&facts),
         tiles: tiles(&facts),
@@ -104,11 +104,11 @@ pub(super) async fn page(
     })
 }
 
-fn tiles(facts: &Facts) -> Vec<Tile> {
+fn tiles(facts: &Readings) -> Vec<Tile> {
     vec![pending(facts), loss(facts), lag(facts), probe_errors(facts), workers(facts), conservation(facts)]
 }
 
-fn pending(facts: &Facts) -> Tile {
+fn pending(facts: &Readings) -> Tile {
     let sum = |count: fn(&PoolGauges) -> i64| facts.gauges.iter().map(count).sum::<i64>();
     let overdue = sum(|pool| pool.overdue);
     let late = if overdue > 0 { format!(" · {} overdue", shown::number(overdue)) } else { String::new() };
@@ -116,7 +116,7 @@ fn pending(facts: &Facts) -> Tile {
         id: "pending",
         label: "Pending now",
         value: shown::number(sum(|pool| pool.pending)),
-        told: format!(
+        reported: format!(
             "{} claimed · {} lost{late}",
             shown::number(sum(|pool| pool.claimed)),
             shown::number(sum(|pool| pool.lost))
@@ -127,14 +127,14 @@ fn pending(facts: &Facts) -> Tile {
     }
 }
 
-fn loss(facts: &Facts) -> Tile {
+fn loss(facts: &Readings) -> Tile {
     let total = totals(&facts.minutes).into_iter().next().unwrap_or_default();
     let share = total.share();
     Tile {
         id: "loss",
         label: "Silent-loss rate, last hour",
         value: share.map_or(shown::NOTHING.to_owned(), |share| shown::percent(share.rate)),
-        told: share.map_or("nothing was observed".to_owned(), |share| {
+        reported: share.map_or("nothing was observed".to_owned(), |share| {
             format!(
                 "95 %: {} · {} of {}",
                 shown::interval(&share),
@@ -148,12 +148,12 @@ fn loss(facts: &Facts) -> Tile {
     }
 }
 
-fn lag(facts: &Facts) -> Tile {
+fn lag(facts: &Readings) -> Tile {
     Tile {
         id: "lag",
         label: "Due to verdict, p99",
         value: facts.lag.map_or(shown::NOTHING.to_owned(), |lag| shown::millis(lag.p99_ms)),
-        told: facts.lag.map_or("no verdict in this hour or the last".to_owned(), |lag| {
+        reported: facts.lag.map_or("no verdict in this hour or the last".to_owned(), |lag| {
             let (p50, n) = (shown::millis(lag.p50_ms), shown::number(lag.n));
             format!("p50 {p50} · {n} verdicts, this hour and the last")
         }),
@@ -163,7 +163,7 @@ fn lag(facts: &Facts) -> Tile {
     }
 }
 
-fn probe_errors(facts: &Facts) -> Tile {
+fn probe_errors(facts: &Readings) -> Tile {
     let failed: i64 = facts.minutes.iter().map(|line| line.probe_error).sum();
     let ailing: Vec<&str> =
         facts.gauges.iter().filter(|pool| pool.brown_out).map(|pool| pool.pool.as_str()).collect();
@@ -171,7 +171,7 @@ fn probe_errors(facts: &Facts) -> Tile {
         id: "probe-errors",
         label: "Probe errors, last hour",
         value: shown::number(failed),
-        told: match ailing.as_slice() {
+        reported: match ailing.as_slice() {
             [] => "no pool in a brown-out".to_owned(),
             [one] => format!("{} is in a brown-out", shown::plain(one)),
             more => format!("{} pools are in a brown-out", more.len()),
@@ -182,10 +182,10 @@ fn probe_errors(facts: &Facts) -> Tile {
     }
 }
 
-fn workers(facts: &Facts) -> Tile {
+fn workers(facts: &Readings) -> Tile {
     let running = facts.workers.iter().filter(|worker| worker.running);
-    let (alive, in_hand) =
-        running.fold((0_i64, 0_i64), |(n, claims), worker| (n + 1, claims + i64::from(worker.in_hand)));
+    let (alive, in_flight) =
+        running.fold((0_i64, 0_i64), |(n, claims), worker| (n + 1, claims + i64::from(worker.in_flight)));
     let unserved: i64 = facts.gauges.iter().map(|pool| i64::from(pool.workers == 0)).sum();
     let silent =
         if unserved > 0 { format!(" · {} unserved", shown::times(unserved, "pool")) } else { String::new() };
@@ -193,7 +193,7 @@ fn workers(facts: &Facts) -> Tile {
         id: "workers",
         label: "Workers alive",
         value: shown::number(alive),
-        told: format!("{} in hand{silent}", shown::times(in_hand, "claim")),
+        reported: format!("{} in flight{silent}", shown::times(in_flight, "claim")),
         level: match (alive, unserved) {
             (0, _) => "bad",
             (_, 0) => "",
@@ -204,7 +204,7 @@ fn workers(facts: &Facts) -> Tile {
     }
 }
 
-fn conservation(facts: &Facts) -> Tile {
+fn conservation(facts: &Readings) -> Tile {
     let Conservation { scheduled, pending, ended, unaccounted } = facts.conservation;
     let numbers = [scheduled, pending, ended].map(shown::number);
     let [scheduled, pending, ended] = numbers;
@@ -212,14 +212,14 @@ fn conservation(facts: &Facts) -> Tile {
         id: "conservation",
         label: "Unaccounted for",
         value: shown::number(unaccounted),
-        told: format!("{scheduled} scheduled − {pending} pending − {ended} ended"),
+        reported: format!("{scheduled} scheduled − {pending} pending − {ended} ended"),
         level: if unaccounted == 0 { "" } else { "bad" },
         path: "/losses",
         gauge: None,
     }
 }
 
-fn rows(facts: &Facts) -> Vec<Row> {
+fn rows(facts: &Readings) -> Vec<Row> {
     let of = |quantiles: &[Quantiles], pool: &str| {
         let found = quantiles.iter().find(|one| one.pool == pool);
         found.map(|one| (shown::millis(one.p50_ms), shown::millis(one.p99_ms)))

@@ -52,13 +52,13 @@ impl Row {
             worker: shown::or_dash(row.worker.as_deref()),
             last_error: shown::or_dash(row.last_error.as_deref()),
             age: shown::span(now - row.scheduled_at),
-            due: shown::relative(row.look_at, now),
-            due_ms: row.look_at.timestamp_millis(),
-            due_machine: shown::machine(row.look_at),
+            due: shown::relative(row.probe_at, now),
+            due_ms: row.probe_at.timestamp_millis(),
+            due_machine: shown::machine(row.probe_at),
             due_title: format!(
                 "promised {}, looked at {}",
                 shown::instant(row.due_at),
-                shown::instant(row.look_at)
+                shown::instant(row.probe_at)
             ),
             run_id: row.run_id,
             snapshot_id: row.snapshot_id,
@@ -114,10 +114,10 @@ pub(super) async fn page(
     let filter_fields = filter_fields(&filter);
     let base = format!("{}/pending", chrome.base);
     let last = rows.last().filter(|_| rows.len() == ROWS as usize);
-    let next = last.map(|last| PageKey { look_at: last.look_at, run_id: last.run_id.clone() }.word());
+    let next = last.map(|last| PageKey { probe_at: last.probe_at, run_id: last.run_id.clone() }.word());
     let now = chrome.clock();
     page::write(&PendingPage {
-        totals: told(&totals),
+        totals: reported(&totals),
         pools: choices(pools, filter.pool.as_deref()),
         statuses: choices(Status::ALL.map(|one| one.as_str().to_owned()), filter.status.map(Status::as_str)),
         is_filtered: !filter_fields.is_empty(),
@@ -190,7 +190,7 @@ fn choices(values: impl IntoIterator<Item = String>, chosen: Option<&str>) -> Ve
     values.into_iter().map(choice).collect()
 }
 
-fn told(totals: &[PendingCounts]) -> String {
+fn reported(totals: &[PendingCounts]) -> String {
     let sum = |count: fn(&PendingCounts) -> i64| shown::number(totals.iter().map(count).sum());
     format!(
         "{} pending · {} waiting · {} claimed · {} lost · {} held · {} overdue",

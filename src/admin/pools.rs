@@ -12,12 +12,12 @@ use super::page::{self, Chrome, Tab};
 use super::shown;
 use super::visitor::Reading;
 use crate::domain::pool::OnConnect;
-use crate::store::fleet::PoolServed;
+use crate::store::fleet::PoolService;
 use crate::store::gauges::PoolGauges;
 use crate::store::pool::{Pool, PoolChange};
 
 /// One pool.
-struct Told {
+struct Reported {
     settings: Pool,
     badges: Vec<Badge>,
     facts: Vec<(&'static str, String)>,
@@ -26,14 +26,14 @@ struct Told {
     /// For the form: empty where there is none.
     delay_ms: String,
     cap: String,
-    second_look_after_ms: String,
+    follow_up_after_ms: String,
 }
 
 #[derive(Template)]
 #[template(path = "pools.html")]
 struct PoolsPage {
     chrome: Chrome,
-    pools: Vec<Told>,
+    pools: Vec<Reported>,
 }
 
 /// The page.
@@ -46,20 +46,20 @@ pub(super) async fn page(
     let store = &admin.store;
     let (settings, gauges, served) =
         tokio::try_join!(store.pool_settings(), store.pool_gauges(), store.pools_served())?;
-    let told = |pool: Pool| {
+    let reported = |pool: Pool| {
         let gauges = gauges.iter().find(|one| one.pool == pool.name);
         let served = served.iter().find(|one| one.pool == pool.name);
-        told(pool, gauges, served)
+        reported(pool, gauges, served)
     };
     let notice =
         fields.get("changed").map(|_| "Changed. Workers feel it with their next statement.".to_owned());
     page::write(&PoolsPage {
-        pools: settings.into_iter().map(told).collect(),
+        pools: settings.into_iter().map(reported).collect(),
         chrome: chrome.with_notice(notice),
     })
 }
 
-fn told(pool: Pool, gauges: Option<&PoolGauges>, served: Option<&PoolServed>) -> Told {
+fn reported(pool: Pool, gauges: Option<&PoolGauges>, served: Option<&PoolService>) -> Reported {
     let count = |of: fn(&PoolGauges) -> i64| shown::number(gauges.map_or(0, of));
     let ms = |ms: Option<i32>, none: &str| ms.map_or(none.to_owned(), |ms| shown::millis(ms.into()));
     let text = |value: Option<i32>| value.map(|value| value.to_string()).unwrap_or_default();
@@ -68,7 +68,7 @@ fn told(pool: Pool, gauges: Option<&PoolGauges>, served: Option<&PoolServed>) ->
     let cap = pool.cap.map_or("none".to_owned(), |cap| {
         format!("{} in {}", shown::number(cap.into()), shown::millis(pool.cap_window_ms.into()))
     });
-    Told {
+    Reported {
         badges: gauges.map(|gauges| badge::of_pool(gauges, Some(&pool))).unwrap_or_default(),
         facts: vec![
             ("Pending", count(|pool| pool.pending)),
@@ -80,14 +80,14 @@ fn told(pool: Pool, gauges: Option<&PoolGauges>, served: Option<&PoolServed>) ->
             ("Delay", ms(pool.delay_ms, "the caller’s")),
             ("Cap", cap),
             ("A connect", if keeps_watching { "is only noted" } else { "ends it" }.to_owned()),
-            ("Settle down", ms(Some(pool.settle_down_ms), "")),
-            ("Second look", ms(pool.second_look_after_ms, "none")),
+            ("Cool-down", ms(Some(pool.cool_down_ms), "")),
+            ("Follow-up", ms(pool.follow_up_after_ms, "none")),
         ],
         problems: served.map(|served| served.problems.clone()).unwrap_or_default(),
         keeps_watching,
         delay_ms: text(pool.delay_ms),
         cap: text(pool.cap),
-        second_look_after_ms: text(pool.second_look_after_ms),
+        follow_up_after_ms: text(pool.follow_up_after_ms),
         settings: pool,
     }
 }
@@ -132,8 +132,8 @@ fn read(fields: &Fields) -> Result<PoolChange, PageError> {
         change.delay_ms = Some(number("delay_ms"));
         change.cap = Some(number("cap"));
         change.cap_window_ms = number("cap_window_ms");
-        change.settle_down_ms = number("settle_down_ms");
-        change.second_look_after_ms = Some(number("second_look_after_ms"));
+        change.cool_down_ms = number("cool_down_ms");
+        change.follow_up_after_ms = Some(number("follow_up_after_ms"));
         change.on_connect = match fields.get("on_connect") {
             Some("confirm") => Some(OnConnect::Confirm),
             Some("keep_watching") => Some(OnConnect::KeepWatching),
@@ -167,7 +167,7 @@ mod tests {
 
     #[test]
     fn an_empty_setting_is_taken_away_and_a_wrong_one_refused() {
-        let form = "settings=1&delay_ms=&cap=0&cap_window_ms=1000&settle_down_ms=0&second_look_after_ms=&on_connect=keep_watching";
+        let form = "settings=1&delay_ms=&cap=0&cap_window_ms=1000&cool_down_ms=0&follow_up_after_ms=&on_connect=keep_watching";
         let all = change(form).expect("a change");
         assert_eq!((all.delay_ms, all.cap), (Some(None), Some(Some(0))));
         assert_eq!(all.on_connect, Some(OnConnect::KeepWatching));

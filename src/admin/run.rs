@@ -17,8 +17,8 @@ use super::timeline::{self, Moment};
 use super::visitor::Reading;
 use crate::domain::ids::{RunId, VerificationId};
 use crate::domain::outcome::Outcome;
+use crate::store::follow_up::FollowUpRecord;
 use crate::store::lookup::Pending;
-use crate::store::second_look::SecondLookTold;
 
 /// Past verifications of a run that are shown.
 const HISTORY_MAX: i64 = 50;
@@ -31,7 +31,7 @@ struct SearchPage {
 }
 
 /// One verification.
-struct Told {
+struct Reported {
     badge: Badge,
     is_pending: bool,
     due_ms: i64,
@@ -47,7 +47,7 @@ struct RunPage {
     run_id: String,
     /// The dispatch of the pending one, which a cancel is bound to.
     pending_snapshot: Option<String>,
-    verifications: Vec<Told>,
+    verifications: Vec<Reported>,
 }
 
 /// Finds a run, or the run of a verification.
@@ -87,7 +87,7 @@ pub(super) async fn page(
     let pending = admin.store.pending_of(&run_id).await?;
     let past = admin.store.outcomes_of(&run_id, HISTORY_MAX).await?;
     let ids: Vec<Uuid> = past.iter().map(|outcome| outcome.id).collect();
-    let looks = admin.store.second_looks_of(&ids).await?;
+    let looks = admin.store.follow_ups_of(&ids).await?;
     let pending = pending.filter(|pending| past.iter().all(|outcome| outcome.id != pending.id));
     if pending.is_none() && past.is_empty() {
         let chrome = Chrome { sought: run_id.to_string(), ..chrome };
@@ -98,9 +98,11 @@ pub(super) async fn page(
     }
     let now = chrome.clock();
     let look = |outcome: &Outcome| looks.iter().find(|look| look.verification_id == outcome.id);
-    let present = pending.as_ref().map(|pending| told_pending(pending, now));
-    let verifications =
-        present.into_iter().chain(past.iter().map(|outcome| told_outcome(outcome, look(outcome)))).collect();
+    let present = pending.as_ref().map(|pending| reported_pending(pending, now));
+    let verifications = present
+        .into_iter()
+        .chain(past.iter().map(|outcome| reported_outcome(outcome, look(outcome))))
+        .collect();
     page::write(&RunPage {
         chrome: chrome.with_notice(notice(&fields)),
         run_id: run_id.to_string(),
@@ -110,15 +112,15 @@ pub(super) async fn page(
 }
 
 /// Has it looked at now.
-pub(super) async fn look_now(
+pub(super) async fn probe_now(
     State(admin): State<Admin>,
     run: Result<Path<String>, PathRejection>,
     operating: Operating,
 ) -> Result<Response, PageError> {
     let run_id = parse(run)?;
-    let moved = admin.store.look_now(&run_id, &operating.actor).await?;
-    let told = if moved { "now" } else { "not" };
-    Ok(redirect(&format!("{}/runs/{run_id}?looks={told}", admin.config.address.base)))
+    let moved = admin.store.probe_now(&run_id, &operating.actor).await?;
+    let reported = if moved { "now" } else { "not" };
+    Ok(redirect(&format!("{}/runs/{run_id}?looks={reported}", admin.config.address.base)))
 }
 
 /// The run of a path.
@@ -129,19 +131,19 @@ pub(super) fn parse(run: Result<Path<String>, PathRejection>) -> Result<RunId, P
 }
 
 fn notice(fields: &Fields) -> Option<String> {
-    let told = match fields.get("looks")? {
+    let reported = match fields.get("looks")? {
         "now" => "It is looked at now.",
-        _ => "Nothing of it waits: a worker has it in hand already, or it has ended.",
+        _ => "Nothing of it waits: a worker has it in flight already, or it has ended.",
     };
-    Some(told.to_owned())
+    Some(reported.to_owned())
 }
 
-fn told_pending(pending: &Pending, now: chrono::DateTime<chrono::Utc>) -> Told {
-    Told {
+fn reported_pending(pending: &Pending, now: chrono::DateTime<chrono::Utc>) -> Reported {
+    Reported {
         badge: badge::of_pending(pending),
         is_pending: true,
-        due_ms: pending.look_at.timestamp_millis(),
-        due: shown::relative(pending.look_at, now),
+        due_ms: pending.probe_at.timestamp_millis(),
+        due: shown::relative(pending.probe_at, now),
         facts: facts(
             pending.id,
             [&pending.snapshot_id, &pending.pool, pending.intent.as_str()],
@@ -152,8 +154,8 @@ fn told_pending(pending: &Pending, now: chrono::DateTime<chrono::Utc>) -> Told {
     }
 }
 
-fn told_outcome(outcome: &Outcome, look: Option<&SecondLookTold>) -> Told {
-    Told {
+fn reported_outcome(outcome: &Outcome, look: Option<&FollowUpRecord>) -> Reported {
+    Reported {
         badge: badge::of_outcome(outcome),
         is_pending: false,
         due_ms: 0,

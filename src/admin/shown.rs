@@ -26,14 +26,14 @@ pub(super) fn plain(text: &str) -> String {
 /// `12 345`, with narrow spaces that do not break.
 pub(super) fn number(value: i64) -> String {
     let digits = value.unsigned_abs().to_string();
-    let mut told = String::new();
+    let mut reported = String::new();
     for (place, digit) in digits.chars().enumerate() {
         if place > 0 && (digits.len() - place).is_multiple_of(3) {
-            told.push('\u{202f}');
+            reported.push('\u{202f}');
         }
-        told.push(digit);
+        reported.push(digit);
     }
-    if value < 0 { format!("−{told}") } else { told }
+    if value < 0 { format!("−{reported}") } else { reported }
 }
 
 /// `1 claim`, `2 claims`.
@@ -103,10 +103,10 @@ mod tests {
 
     #[test]
     fn numbers_are_told_in_groups() {
-        let told = |value| number(value).replace('\u{202f}', " ");
-        assert_eq!((told(0), told(999), told(1000)), ("0".into(), "999".into(), "1 000".into()));
+        let reported = |value| number(value).replace('\u{202f}', " ");
+        assert_eq!((reported(0), reported(999), reported(1000)), ("0".into(), "999".into(), "1 000".into()));
         assert_eq!((times(1, "claim"), times(0, "claim")), ("1 claim".into(), "0 claims".into()));
-        assert_eq!((told(1_234_567), told(-1_000)), ("1 234 567".into(), "−1 000".into()));
+        assert_eq!((reported(1_234_567), reported(-1_000)), ("1 234 567".into(), "−1 000".into()));
     }
 
     #[test]
@@ -116,19 +116,19 @@ mod tests {
 
     #[test]
     fn a_small_share_is_told_from_none() {
-        let told = |share| percent(share).replace('\u{202f}', " ");
+        let reported = |share| percent(share).replace('\u{202f}', " ");
         assert_eq!(
-            (told(0.0), told(0.1234), told(0.0123)),
+            (reported(0.0), reported(0.1234), reported(0.0123)),
             ("0.0 %".into(), "12.3 %".into(), "1.23 %".into())
         );
-        assert_eq!((told(0.000_04), told(1.0)), ("0.004 %".into(), "100.0 %".into()));
+        assert_eq!((reported(0.000_04), reported(1.0)), ("0.004 %".into(), "100.0 %".into()));
     }
 
     #[test]
     fn spans_and_latencies_have_the_unit_that_fits() {
-        let told = |seconds| span(TimeDelta::seconds(seconds));
-        assert_eq!((told(7), told(125)), ("7.0 s".into(), "2 min 05 s".into()));
-        assert_eq!((told(-3720), told(90_000)), ("1 h 02 min".into(), "1 d 1 h".into()));
+        let reported = |seconds| span(TimeDelta::seconds(seconds));
+        assert_eq!((reported(7), reported(125)), ("7.0 s".into(), "2 min 05 s".into()));
+        assert_eq!((reported(-3720), reported(90_000)), ("1 h 02 min".into(), "1 d 1 h".into()));
         assert_eq!((millis(4.26), millis(430.2)), ("4.3 ms".into(), "430 ms".into()));
         assert_eq!((millis(30_000.0), millis(1500.0)), ("30 s".into(), "1.5 s".into()));
         assert_eq!((millis(2048.0), millis(90_000.0)), ("2.05 s".into(), "1.5 min".into()));

@@ -5,8 +5,8 @@ use chrono::{DateTime, TimeDelta, Utc};
 use super::shown;
 use crate::domain::outcome::{FallbackResult, Outcome, OutcomeKind, Reason};
 use crate::domain::verification::Intent;
+use crate::store::follow_up::{FollowUpRecord, FollowUpResult};
 use crate::store::lookup::Pending;
-use crate::store::second_look::{SecondLookResult, SecondLookTold};
 
 /// One thing that happened, or will.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,7 +16,7 @@ pub(super) struct Moment {
     /// After the first moment.
     pub(super) since: String,
     pub(super) what: String,
-    pub(super) told: String,
+    pub(super) reported: String,
     /// `good`, `info`, `warn`, `bad`, `next`, or nothing.
     pub(super) level: &'static str,
 }
@@ -27,13 +27,13 @@ impl Moment {
             at: at.into(),
             since: String::new(),
             what: shown::plain(&what.into()),
-            told: String::new(),
+            reported: String::new(),
             level,
         }
     }
 
-    fn told(self, facts: impl IntoIterator<Item = Option<String>>) -> Self {
-        Self { told: shown::plain(&facts.into_iter().flatten().collect::<Vec<_>>().join(" · ")), ..self }
+    fn reported(self, facts: impl IntoIterator<Item = Option<String>>) -> Self {
+        Self { reported: shown::plain(&facts.into_iter().flatten().collect::<Vec<_>>().join(" · ")), ..self }
     }
 
     /// For the template.
@@ -47,7 +47,7 @@ impl Moment {
 }
 
 /// How it went for one that has ended.
-pub(super) fn past(outcome: &Outcome, look: Option<&SecondLookTold>) -> Vec<Moment> {
+pub(super) fn past(outcome: &Outcome, look: Option<&FollowUpRecord>) -> Vec<Moment> {
     let mut moments = begin(
         outcome.dequeued_at,
         outcome.scheduled_at,
@@ -57,18 +57,19 @@ pub(super) fn past(outcome: &Outcome, look: Option<&SecondLookTold>) -> Vec<Mome
     );
     let was_due = outcome.due_at <= outcome.settled_at;
     if was_due {
-        moments
-            .push(Moment::new(outcome.due_at, "", "Due").told([Some("nothing had cancelled it".to_owned())]));
+        moments.push(
+            Moment::new(outcome.due_at, "", "Due").reported([Some("nothing had cancelled it".to_owned())]),
+        );
     }
     if outcome.claim_count > 0 {
         let who = outcome.worker.as_deref().unwrap_or("a worker");
         moments.push(
             Moment::new(None, "info", format!("Claimed by {who}"))
-                .told([Some(shown::times(outcome.claim_count.into(), "claim"))]),
+                .reported([Some(shown::times(outcome.claim_count.into(), "claim"))]),
         );
     }
     if outcome.probe_count > 0 {
-        moments.push(Moment::new(None, "info", "Probed").told([
+        moments.push(Moment::new(None, "info", "Probed").reported([
             outcome.probe_ms.map(|ms| format!("the last probe took {ms} ms")),
             Some(shown::times(outcome.probe_count.into(), "probe")),
             outcome.error.as_ref().filter(|_| outcome.outcome == OutcomeKind::ProbeError).cloned(),
@@ -76,14 +77,14 @@ pub(super) fn past(outcome: &Outcome, look: Option<&SecondLookTold>) -> Vec<Mome
     }
     moments.extend(steps(outcome.connected_at, outcome.lost_at, outcome.create_permitted_at));
     if outcome.create_count > 0 {
-        moments.push(Moment::new(None, "warn", "Cold start requested").told([
+        moments.push(Moment::new(None, "warn", "Cold start requested").reported([
             outcome.workload.as_ref().map(|name| format!("workload {name}")),
             Some(shown::times(outcome.create_count.into(), "request")),
         ]));
     }
     moments.push(end(outcome));
     if let Some(look) = look {
-        moments.push(second_look(look));
+        moments.push(follow_up(look));
     }
     in_order(moments)
 }
@@ -102,13 +103,15 @@ pub(super) fn present(pending: &Pending, now: DateTime<Utc>) -> Vec<Moment> {
     let is_claimed = pending.lease_expires_at.is_some_and(|end| end > now);
     if pending.probe_count > 0 {
         moments.push(
-            Moment::new(None, "info", "Probed")
-                .told([Some(shown::times(pending.probe_count.into(), "probe")), pending.last_error.clone()]),
+            Moment::new(None, "info", "Probed").reported([
+                Some(shown::times(pending.probe_count.into(), "probe")),
+                pending.last_error.clone(),
+            ]),
         );
     }
     moments.extend(steps(pending.connected_at, pending.lost_at, pending.create_permitted_at));
     if pending.create_count > 0 {
-        moments.push(Moment::new(None, "warn", "Cold start requested").told([
+        moments.push(Moment::new(None, "warn", "Cold start requested").reported([
             pending.workload.as_ref().map(|name| format!("workload {name}")),
             Some(shown::times(pending.create_count.into(), "request")),
         ]));
@@ -118,12 +121,12 @@ pub(super) fn present(pending: &Pending, now: DateTime<Utc>) -> Vec<Moment> {
         let lease = pending.lease_expires_at.map(|end| format!("its lease ends {}", shown::instant(end)));
         moments.push(
             Moment::new(None, "info", format!("In the hand of {who}"))
-                .told([lease, Some(shown::times(pending.claim_count.into(), "claim"))]),
+                .reported([lease, Some(shown::times(pending.claim_count.into(), "claim"))]),
         );
     }
-    if pending.look_at != pending.due_at || is_due {
+    if pending.probe_at != pending.due_at || is_due {
         let why = pending.hold_reason.map(|reason| format!("held: {}", reason.as_str().replace('_', " ")));
-        moments.push(Moment::new(pending.look_at, "next", "Looked at next").told([why]));
+        moments.push(Moment::new(pending.probe_at, "next", "Looked at next").reported([why]));
     }
     in_order(moments)
 }
@@ -141,8 +144,8 @@ fn begin(
     };
     let facts = [supervisor.map(|supervisor| format!("by {supervisor}")), Some(format!("in pool {pool}"))];
     vec![
-        Moment::new(dequeued_at, "", "Dequeued").told([Some("by the platform’s clock".to_owned())]),
-        Moment::new(scheduled_at, "info", what).told(facts),
+        Moment::new(dequeued_at, "", "Dequeued").reported([Some("by the platform’s clock".to_owned())]),
+        Moment::new(scheduled_at, "info", what).reported(facts),
     ]
 }
 
@@ -156,8 +159,8 @@ fn steps(
         (lost_at, "bad", "Verdict: lost", "the platform still had the dispatched snapshot"),
         (permitted_at, "warn", "Cold start permitted", ""),
     ];
-    steps.into_iter().filter_map(|(at, level, what, told)| {
-        Some(Moment { told: told.to_owned(), ..Moment::new(at?, level, what) })
+    steps.into_iter().filter_map(|(at, level, what, reported)| {
+        Some(Moment { reported: reported.to_owned(), ..Moment::new(at?, level, what) })
     })
 }
 
@@ -181,7 +184,7 @@ fn end(outcome: &Outcome) -> Moment {
         }
         OutcomeKind::Fallback => fell_back(outcome.fallback_result),
     };
-    Moment::new(outcome.settled_at, level, what).told([
+    Moment::new(outcome.settled_at, level, what).reported([
         outcome.late.then(|| "late: it may show the redriven dispatch, and is outside the rates".to_owned()),
         outcome
             .workload
@@ -197,7 +200,7 @@ fn end(outcome: &Outcome) -> Moment {
 }
 
 fn fell_back(result: Option<FallbackResult>) -> (&'static str, String) {
-    let (level, told) = match result {
+    let (level, reported) = match result {
         None => ("", "nothing is known of it"),
         Some(FallbackResult::Created) => ("good", "a workload was created"),
         Some(FallbackResult::Existed) => ("good", "its workload was there already"),
@@ -208,17 +211,17 @@ fn fell_back(result: Option<FallbackResult>) -> (&'static str, String) {
         Some(FallbackResult::Cancelled) => ("warn", "cancelled after the loss was seen"),
         Some(FallbackResult::Superseded) => ("", "a newer dispatch took its place"),
     };
-    (level, format!("Fallback: {told}"))
+    (level, format!("Fallback: {reported}"))
 }
 
-fn second_look(look: &SecondLookTold) -> Moment {
+fn follow_up(look: &FollowUpRecord) -> Moment {
     let (level, what) = match look.result {
-        Some(SecondLookResult::Confirmed) => ("good", "Second look: the run has started"),
-        Some(SecondLookResult::NotStarted) => ("bad", "Second look: the run has not started"),
-        Some(SecondLookResult::Unknown) => ("warn", "Second look: nothing was learned"),
-        None => ("next", "Second look"),
+        Some(FollowUpResult::Confirmed) => ("good", "Follow-up: the run has started"),
+        Some(FollowUpResult::NotStarted) => ("bad", "Follow-up: the run has not started"),
+        Some(FollowUpResult::Unknown) => ("warn", "Follow-up: nothing was learned"),
+        None => ("next", "Follow-up"),
     };
-    Moment::new(look.looked_at.unwrap_or(look.look_at), level, what).told([look.error.clone()])
+    Moment::new(look.probed_at.unwrap_or(look.probe_at), level, what).reported([look.error.clone()])
 }
 
 /// By time. What has none stays behind what it follows from.
@@ -260,9 +263,12 @@ mod tests {
             Moment::new(at(5), "", "connected"),
             Moment::new(at(12), "", "ended"),
         ]);
-        let told: Vec<_> =
+        let reported: Vec<_> =
             moments.iter().map(|moment| (moment.what.as_str(), moment.since.as_str())).collect();
-        assert_eq!(told, [("connected", ""), ("due", "+5.000 s"), ("claimed", ""), ("ended", "+7.000 s")]);
+        assert_eq!(
+            reported,
+            [("connected", ""), ("due", "+5.000 s"), ("claimed", ""), ("ended", "+7.000 s")]
+        );
     }
 
     #[test]

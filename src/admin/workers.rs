@@ -24,7 +24,7 @@ struct Row {
     name: String,
     badge: Badge,
     version: String,
-    in_hand: String,
+    in_flight: String,
     up: String,
     seen: String,
     served: Vec<Served>,
@@ -34,7 +34,7 @@ struct Row {
 #[template(path = "workers.html")]
 struct WorkersPage {
     chrome: Chrome,
-    told: String,
+    reported: String,
     rows: Vec<Row>,
 }
 
@@ -45,13 +45,17 @@ pub(super) async fn page(
 ) -> Result<Response, PageError> {
     let chrome = Chrome::live(&admin, &visitor, Tab::Workers).await?;
     let workers = admin.store.workers().await?;
-    let (running, in_hand) = workers
+    let (running, in_flight) = workers
         .iter()
         .filter(|worker| worker.running)
-        .fold((0_i64, 0_i64), |(n, claims), worker| (n + 1, claims + i64::from(worker.in_hand)));
+        .fold((0_i64, 0_i64), |(n, claims), worker| (n + 1, claims + i64::from(worker.in_flight)));
     let now = chrome.clock();
     page::write(&WorkersPage {
-        told: format!("{} running · {} in hand", shown::number(running), shown::times(in_hand, "claim")),
+        reported: format!(
+            "{} running · {} in flight",
+            shown::number(running),
+            shown::times(in_flight, "claim")
+        ),
         rows: workers.into_iter().map(|worker| row(worker, now)).collect(),
         chrome,
     })
@@ -63,7 +67,7 @@ fn row(worker: WorkerSeen, now: DateTime<Utc>) -> Row {
     Row {
         badge,
         version: worker.version,
-        in_hand: shown::number(worker.in_hand.into()),
+        in_flight: shown::number(worker.in_flight.into()),
         up: shown::span(worker.seen_at - worker.started_at),
         seen: shown::relative(worker.seen_at.min(now), now),
         served: served.map(|((pool, backend), problem)| Served { pool, backend, problem }).collect(),

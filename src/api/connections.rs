@@ -1,7 +1,7 @@
 //! Connections: what each may hold before anybody looks at it.
 //!
 //! A server reads ahead of the handler, and reads more the more a connection brings: up to 400 KB of each by default,
-//! which over 256 connections is more than all bodies that are in hand. So reading ahead has a bound of its own.
+//! which over 256 connections is more than all bodies that are in flight. So reading ahead has a bound of its own.
 
 use std::io;
 use std::time::Duration;
@@ -24,7 +24,7 @@ const WINDOW: u32 = 64 << 10;
 /// keep the process.
 const GRACE: Duration = Duration::from_secs(20);
 
-/// Serves until `stop` is cancelled, then finishes the requests in hand, for [`GRACE`] at most.
+/// Serves until `stop` is cancelled, then finishes the requests in flight, for [`GRACE`] at most.
 pub(super) async fn serve(
     mut listener: TcpListener,
     router: Router,

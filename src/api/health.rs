@@ -10,7 +10,7 @@ use tokio::time::timeout;
 
 use super::Api;
 use super::problem::Problem;
-use crate::store::fleet::PoolServed;
+use crate::store::fleet::PoolService;
 use crate::telemetry::readiness::{Check, Readiness};
 
 /// How long the database may take to tell how pools are served.
@@ -18,7 +18,7 @@ const READING_MAX: Duration = Duration::from_secs(2);
 
 /// A pool that nobody serves is no reason to turn schedules away: their promises stand in the database until
 /// somebody does.
-fn of_pool(served: &PoolServed) -> Check {
+fn of_pool(served: &PoolService) -> Check {
     let mut reasons = Vec::new();
     if served.workers == 0 {
         let pending = if served.has_pending { ", and verifications are pending in it" } else { "" };

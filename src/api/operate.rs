@@ -15,7 +15,7 @@ use crate::domain::ids::parse_name;
 use crate::store::StoreError;
 use crate::store::audit::Audited;
 use crate::store::caller::Caller;
-use crate::store::fleet::{PoolServed, WorkerSeen};
+use crate::store::fleet::{PoolService, WorkerSeen};
 use crate::store::pending::PendingCounts;
 use crate::store::pool::{Pool, PoolChange};
 
@@ -27,7 +27,7 @@ pub(super) struct PoolAnswer {
     #[serde(flatten)]
     settings: Pool,
     /// How it is served.
-    served: Option<PoolServed>,
+    served: Option<PoolService>,
     /// How many are pending in which status; `null`: none.
     pending: Option<PendingCounts>,
 }

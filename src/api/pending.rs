@@ -1,4 +1,4 @@
-//! `GET /v1/pending`, `POST /v1/pending/cancel`, `POST /v1/runs/{run}/look-now`: what waits, and what an
+//! `GET /v1/pending`, `POST /v1/pending/cancel`, `POST /v1/runs/{run}/probe-now`: what waits, and what an
 //! operator does about it.
 
 use axum::body::Bytes;
@@ -27,7 +27,7 @@ const CANCEL_MAX: u32 = 100_000;
 #[derive(Debug, Default, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
-pub(super) struct Asked {
+pub(super) struct PendingQuery {
     /// In this pool.
     #[param(min_length = 1, max_length = 200)]
     pool: Option<String>,
@@ -59,12 +59,12 @@ pub(super) struct Page {
 
 /// A page of what is pending, in the order in which it is looked at.
 #[utoipa::path(
-    get, path = "/v1/pending", tag = "lookup", security(("token" = ["read"])), params(Asked),
+    get, path = "/v1/pending", tag = "lookup", security(("token" = ["read"])), params(PendingQuery),
     responses((status = 200, body = Page, description = "A page"), Refusals, Invalid)
 )]
 pub(super) async fn page(
     State(api): State<Api>,
-    asked: Result<Query<Asked>, QueryRejection>,
+    asked: Result<Query<PendingQuery>, QueryRejection>,
 ) -> Result<Json<Page>, Problem> {
     let Query(asked) =
         asked.map_err(|error| Problem::invalid(vec![FieldError::new("query", error.body_text())]))?;
@@ -90,7 +90,7 @@ pub(super) async fn page(
     let next = pending
         .last()
         .filter(|_| full)
-        .map(|last| PageKey { look_at: last.look_at, run_id: last.run_id.clone() }.word());
+        .map(|last| PageKey { probe_at: last.probe_at, run_id: last.run_id.clone() }.word());
     Ok(Json(Page { pending, next }))
 }
 
@@ -158,26 +158,26 @@ pub(super) async fn cancel_where(
 #[derive(Serialize, ToSchema)]
 pub(super) struct Moved {
     run_id: RunId,
-    /// False if the run has no pending verification, or a worker has it in hand already.
-    looks_now: bool,
+    /// False if the run has no pending verification, or a worker has it in flight already.
+    probes_now: bool,
 }
 
 /// Has a run looked at now.
 #[utoipa::path(
-    post, path = "/v1/runs/{run}/look-now", tag = "operators", security(("token" = ["operate"])),
+    post, path = "/v1/runs/{run}/probe-now", tag = "operators", security(("token" = ["operate"])),
     params(("run" = RunId, Path, description = "The run")),
     responses((status = 200, body = Moved, description = "Whether it is"), Refusals, Invalid)
 )]
-pub(super) async fn look_now(
+pub(super) async fn probe_now(
     State(api): State<Api>,
     Extension(caller): Extension<Caller>,
     run: Result<Path<String>, PathRejection>,
 ) -> Result<Json<Moved>, Problem> {
     let Path(run) = run.map_err(|_| invalid("run", "must be UTF-8"))?;
     let run_id = RunId::parse(run).map_err(|error| invalid("run", &error.to_string()))?;
-    let looks_now =
-        api.store.look_now(&run_id, &caller.actor()).await.map_err(|error| Problem::database(&error))?;
-    Ok(Json(Moved { run_id, looks_now }))
+    let probes_now =
+        api.store.probe_now(&run_id, &caller.actor()).await.map_err(|error| Problem::database(&error))?;
+    Ok(Json(Moved { run_id, probes_now }))
 }
 
 /// Names as they are stored; the database takes no others, not even to compare.

@@ -10,7 +10,7 @@ use utoipa::{IntoParams, ToSchema};
 use super::Api;
 use super::openapi::{Invalid, Refusals};
 use super::problem::{FieldError, Problem};
-use crate::store::report::{LossBy, Losses, Step};
+use crate::store::report::{LossBy, LossRates, Step};
 
 /// What is reported unless asked otherwise.
 const SINCE_DEFAULT: TimeDelta = TimeDelta::hours(1);
@@ -18,7 +18,7 @@ const SINCE_DEFAULT: TimeDelta = TimeDelta::hours(1);
 #[derive(Debug, Default, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Asked {
+pub(super) struct ReportQuery {
     /// From when on; an hour ago by default.
     #[param(required = false)]
     since: Option<DateTime<Utc>>,
@@ -35,18 +35,18 @@ pub(super) struct Report {
     since: DateTime<Utc>,
     step: Step,
     by: LossBy,
-    lines: Vec<Losses>,
+    lines: Vec<LossRates>,
 }
 
 /// Losses since an instant, a line for each step and key.
 #[utoipa::path(
     get, path = "/v1/reports/silent-loss", tag = "lookup", security(("token" = ["read"])),
-    params(Asked),
+    params(ReportQuery),
     responses((status = 200, body = Report, description = "Rates with their intervals"), Refusals, Invalid)
 )]
 pub(super) async fn silent_loss(
     State(api): State<Api>,
-    asked: Result<Query<Asked>, QueryRejection>,
+    asked: Result<Query<ReportQuery>, QueryRejection>,
 ) -> Result<Json<Report>, Problem> {
     let Query(asked) =
         asked.map_err(|error| Problem::invalid(vec![FieldError::new("query", error.body_text())]))?;

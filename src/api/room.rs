@@ -1,4 +1,4 @@
-//! Room: how many bytes of bodies are in hand at a time.
+//! Room: how many bytes of bodies are in flight at a time.
 //!
 //! A body is kept, read and compressed before its rows are written. Without a bound the callers of a
 //! slow database would fill the memory; with one they wait, in their order, before they are read.
@@ -11,7 +11,7 @@ use tokio::sync::Semaphore;
 
 use super::Api;
 
-/// Bodies in hand, in KiB; what is made of them takes several times that.
+/// Bodies in flight, in KiB; what is made of them takes several times that.
 const ROOM_KIB: usize = 16 << 10;
 
 /// Room for bodies, and for one of the largest in any case.

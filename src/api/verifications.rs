@@ -13,8 +13,8 @@ use super::problem::{FieldError, Problem};
 use crate::domain::ids::{RunId, VerificationId};
 use crate::domain::outcome::Outcome;
 use crate::store::StoreError;
+use crate::store::follow_up::FollowUpRecord;
 use crate::store::lookup::Pending;
-use crate::store::second_look::SecondLookTold;
 
 /// Most past verifications of a run that are shown.
 const HISTORY_MAX: i64 = 100;
@@ -33,8 +33,8 @@ pub(super) struct History {
     run_id: RunId,
     /// The pending one first, then the past, newest first.
     verifications: Vec<Verification>,
-    /// Whether created fallbacks among them helped, as far as a second look was asked for.
-    second_looks: Vec<SecondLookTold>,
+    /// Whether created fallbacks among them helped, as far as a follow-up was asked for.
+    follow_ups: Vec<FollowUpRecord>,
 }
 
 /// One verification by its id.
@@ -80,8 +80,8 @@ pub(super) async fn of_run(
         )));
     }
     let ids: Vec<Uuid> = verifications.iter().map(Verification::id).collect();
-    let second_looks = api.store.second_looks_of(&ids).await.map_err(|error| Problem::database(&error))?;
-    Ok(Json(History { run_id, verifications, second_looks }))
+    let follow_ups = api.store.follow_ups_of(&ids).await.map_err(|error| Problem::database(&error))?;
+    Ok(Json(History { run_id, verifications, follow_ups }))
 }
 
 async fn history(api: &Api, run_id: &RunId) -> Result<Vec<Verification>, Problem> {

@@ -21,7 +21,7 @@ const RATE: u32 = 1000;
 const LEAD: Duration = Duration::from_secs(2);
 /// How long all rows over a cap may take to be looked at once, and how often that is asked.
 const TOLD_MAX: Duration = Duration::from_mins(3);
-const LOOK_EVERY: Duration = Duration::from_millis(500);
+const CHECK_EVERY: Duration = Duration::from_millis(500);
 /// What the background worker's null probe sees: the snapshot of every waiting row, so each look is a loss.
 const LOST_SNAPSHOT: &str = "snapshot_deep";
 
@@ -147,17 +147,17 @@ async fn capped(context: &Context, db: &PgPool, count: i64) -> anyhow::Result<Fl
     let fleet = Fleet::workers(context, 1, &probe, &[("WARMPROOF_POOLS", "capped")]).await?;
     // Each is looked at once and told to wait; from then on it is a row that waits over the cap.
     let waiting = "select count(*) from pending where pool = 'capped' and last_error = 'held: cap'";
-    let told = tokio::time::timeout(TOLD_MAX, async {
+    let reported = tokio::time::timeout(TOLD_MAX, async {
         loop {
             #[expect(clippy::disallowed_methods, reason = "a benchmark's own set-up")]
             let now: i64 = sqlx::query_scalar(waiting).fetch_one(db).await?;
             if now >= count {
                 return anyhow::Ok(());
             }
-            tokio::time::sleep(LOOK_EVERY).await;
+            tokio::time::sleep(CHECK_EVERY).await;
         }
     });
-    told.await.map_err(|_| anyhow::anyhow!("not all rows were looked at"))??;
+    reported.await.map_err(|_| anyhow::anyhow!("not all rows were looked at"))??;
     Ok(fleet)
 }
 
@@ -169,14 +169,14 @@ async fn pool(db: &PgPool, name: &str, paused: bool, cap: Option<i32>) -> anyhow
 }
 
 /// Rows with small messages, made inside the server, and vacuumed as rows are that have been there for a while.
-/// `look_at` and `lost_at` are expressions of ours.
-async fn fill(db: &PgPool, pool: &str, count: i64, look_at: &str, lost_at: &str) -> anyhow::Result<()> {
+/// `probe_at` and `lost_at` are expressions of ours.
+async fn fill(db: &PgPool, pool: &str, count: i64, probe_at: &str, lost_at: &str) -> anyhow::Result<()> {
     let text = format!(
-        "insert into pending (id, run_id, snapshot_id, pool, intent, dequeued_at, scheduled_at, due_at, look_at,
+        "insert into pending (id, run_id, snapshot_id, pool, intent, dequeued_at, scheduled_at, due_at, probe_at,
            lost_at, codec, message)
          select gen_random_uuid(), 'run_' || replace(gen_random_uuid()::text, '-', ''), '{LOST_SNAPSHOT}', $1, 'hit',
            clock_timestamp(), clock_timestamp(), clock_timestamp() + interval '10 s',
-           {look_at} + n * interval '1 microsecond', {lost_at}, 0, '\\x7b7d'
+           {probe_at} + n * interval '1 microsecond', {lost_at}, 0, '\\x7b7d'
          from generate_series(1, $2) as n"
     );
     #[expect(clippy::disallowed_methods, reason = "a benchmark's own set-up")]

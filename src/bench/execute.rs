@@ -24,7 +24,7 @@ const PATIENCE: Duration = Duration::from_mins(2);
 /// How often the counts are read while a worker drains.
 const LOOK: Duration = Duration::from_millis(10);
 
-/// A sighting of a run that has moved on.
+/// A observation of a run that has moved on.
 #[must_use]
 pub fn moved_on(snapshot_id: SnapshotId) -> Probe {
     Probe::Fixed(Box::new(LatestSnapshot {
@@ -36,13 +36,13 @@ pub fn moved_on(snapshot_id: SnapshotId) -> Probe {
     }))
 }
 
-async fn drain(context: &Context, admin: &Bed, rows: usize, in_hand: Option<u32>) -> anyhow::Result<f64> {
+async fn drain(context: &Context, admin: &Bed, rows: usize, in_flight: Option<u32>) -> anyhow::Result<f64> {
     let settings = WorkerSettings::from_environment(&Environment::from_pairs(process::environment(context)));
     let Switch::Enabled(mut settings) = settings? else {
         return Err(anyhow!("the benchmark's own environment switches verification off"));
     };
-    if let Some(in_hand) = in_hand {
-        settings.worker.claims_in_hand_max = in_hand;
+    if let Some(in_flight) = in_flight {
+        settings.worker.claims_in_flight_max = in_flight;
     }
     let store = context.store(settings.database.connections_max).await?;
     let mut pools = Served::set_up(&settings.pools)?;
@@ -68,7 +68,7 @@ async fn drain(context: &Context, admin: &Bed, rows: usize, in_hand: Option<u32>
     Ok(per_second(rows, took))
 }
 
-/// Measures a worker at its defaults and one with more claims in hand.
+/// Measures a worker at its defaults and one with more claims in flight.
 ///
 /// # Errors
 /// The server refused, or the worker left rows behind.
@@ -78,13 +78,13 @@ pub async fn run(context: &Context) -> anyhow::Result<Value> {
     let stock = Stock::make(&admin, rows).await?;
     let mut rounds = Rounds::default();
     for _ in 0..context.rounds {
-        for (name, in_hand) in
-            [("one worker, defaults", None), ("one worker, 5000 claims in hand", Some(5000))]
+        for (name, in_flight) in
+            [("one worker, defaults", None), ("one worker, 5000 claims in flight", Some(5000))]
         {
             server::empty(&admin).await?;
             stock.fill(&admin, rows).await?;
             server::make_due(&admin).await?;
-            rounds.add(name, drain(context, &admin, rows, in_hand).await?);
+            rounds.add(name, drain(context, &admin, rows, in_flight).await?);
         }
     }
     Ok(json!({ "rows": rows, "schema": SCHEMA, "variants": rounds.rows() }))

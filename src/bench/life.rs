@@ -82,7 +82,7 @@ async fn claim_and_settle(store: &Bed, wanted: &mut Wanted, rng: &mut StdRng) ->
     let worker = WorkerName::parse("bench")?;
     let claims = claim(store, wanted, rng, &worker).await?;
     let count = claims.len();
-    wanted.low = claims.iter().map(|claim| claim.look_at).min().map(|least| least - WATERMARK_MARGIN);
+    wanted.low = claims.iter().map(|claim| claim.probe_at).min().map(|least| least - WATERMARK_MARGIN);
     if count > 0 {
         settle(store, claims).await?;
     }

@@ -12,11 +12,11 @@ create unlogged table staged (n bigint primary key, like pending including defau
 -- step: stage rows (not timed; $1 copies of each pending row)
 insert into staged (
   n, id, run_id, snapshot_id, pool, supervisor, region, deployment_version, intent, dequeued_at, scheduled_at,
-  due_at, look_at, lease_expires_at, fence, worker, claim_count, probe_count, probe_failures, create_count,
+  due_at, probe_at, lease_expires_at, fence, worker, claim_count, probe_count, probe_failures, create_count,
   connected_at, lost_at, create_permitted_at, workload, last_error, traceparent, timings, codec, message)
 select
   (copy - 1) * all_of_them + k, gen_random_uuid(), model.run_id || '_' || copy, snapshot_id, pool, supervisor,
-  region, deployment_version, intent, dequeued_at, scheduled_at, due_at, look_at, lease_expires_at, fence, worker,
+  region, deployment_version, intent, dequeued_at, scheduled_at, due_at, probe_at, lease_expires_at, fence, worker,
   claim_count, probe_count, probe_failures, create_count, connected_at, lost_at, create_permitted_at, workload,
   last_error, traceparent, timings, codec, message
 from (select *, row_number() over (order by run_id) as k, count(*) over () as all_of_them from pending) as model
@@ -32,7 +32,7 @@ set enable_nestloop = off
 with created as (
   insert into pending (
     id, run_id, snapshot_id, pool, supervisor, region, deployment_version, intent, dequeued_at,
-    scheduled_at, due_at, look_at, traceparent, timings, codec, message)
+    scheduled_at, due_at, probe_at, traceparent, timings, codec, message)
   select
     id, run_id, snapshot_id, $1, supervisor, region, deployment_version, intent, now(),
     now(), now() + interval '10 seconds', now() + interval '10 seconds', traceparent, timings, codec, message
@@ -77,7 +77,7 @@ from gone
 group by pool, supervisor, region, deployment_version, intent
 
 -- step: claim
--- The product's own update: lease columns only, found through the index on look_at.
+-- The product's own update: lease columns only, found through the index on probe_at.
 update pending p
 set
   lease_expires_at = clock_timestamp() + interval '1 minute',
@@ -88,9 +88,9 @@ where p.ctid = any (array(
   select candidate.ctid
   from pending candidate
   where candidate.pool = $1
-    and candidate.look_at <= statement_timestamp() + interval '1 minute'
+    and candidate.probe_at <= statement_timestamp() + interval '1 minute'
     and (candidate.lease_expires_at is null or candidate.lease_expires_at <= statement_timestamp())
-  order by candidate.look_at
+  order by candidate.probe_at
   limit $3 - $2 + 1
   for update skip locked))
 
@@ -126,6 +126,6 @@ group by pool, supervisor, region, deployment_version, intent
 -- The single-row commit limit: one plain insert, its own commit, prepared once on each connection.
 insert into pending (
   id, run_id, snapshot_id, pool, supervisor, region, deployment_version, intent, dequeued_at,
-  scheduled_at, due_at, look_at, traceparent, codec, message)
+  scheduled_at, due_at, probe_at, traceparent, codec, message)
 values ($1, $2, $3, 'default', $4, $5, $6, 'hit', $7, $7, $7 + interval '10 seconds', $7 + interval '10 seconds',
   $8, $9, $10)

@@ -50,7 +50,7 @@ from outcome_hour cross join generate_series(20, 60) as bucket where outcome = '
 -- next
 insert into pending (
   id, run_id, snapshot_id, pool, supervisor, region, deployment_version, intent, dequeued_at, scheduled_at, due_at,
-  look_at, codec, message)
+  probe_at, codec, message)
 select gen_random_uuid(), 'run_' || replace(gen_random_uuid()::text, '-', ''), 'snapshot_waits', 'default',
   'supervisor-' || n % 40, 'region-' || n % 4, '20261124.' || n % 20, 'hit', clock_timestamp(), clock_timestamp(),
   clock_timestamp() + interval '30 seconds', clock_timestamp() + interval '1 hour' + n * interval '1 ms', 0, '\x7b7d'

@@ -115,7 +115,7 @@ async fn insert_batch(
     let insert = sqlx::query(
         "with made as (
            insert into pending (id, run_id, snapshot_id, pool, supervisor, region, deployment_version, intent,
-             dequeued_at, scheduled_at, due_at, look_at, traceparent, codec, message)
+             dequeued_at, scheduled_at, due_at, probe_at, traceparent, codec, message)
            select id, run_id, snapshot_id, 'default', 'supervisor-1', 'eu-central-1', version, 'hit',
              due - interval '10 s', due - interval '10 s', due, due, traceparent, codec, message
            from unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::timestamptz[], $6::text[], $7::bytea[], $8::smallint[])

@@ -170,7 +170,7 @@ pub async fn product_backends(db: &PgPool) -> anyhow::Result<Vec<i32>> {
 pub async fn fill_future(store: &Bed, copies: usize) -> anyhow::Result<()> {
     sqlx::query(
         "insert into pending (id, run_id, snapshot_id, pool, supervisor, region, deployment_version, intent,
-           dequeued_at, scheduled_at, due_at, look_at, traceparent, timings, codec, message)
+           dequeued_at, scheduled_at, due_at, probe_at, traceparent, timings, codec, message)
          select gen_random_uuid(), 'run_future' || k || '_' || n, snapshot_id, pool, supervisor, region, deployment_version,
            intent, dequeued_at, later, later + interval '10 seconds', later + interval '10 seconds',
            traceparent, timings, codec, message
@@ -191,7 +191,7 @@ pub async fn fill_future(store: &Bed, copies: usize) -> anyhow::Result<()> {
 pub async fn make_due(store: &Bed) -> anyhow::Result<()> {
     sqlx::query(
         "update pending set scheduled_at = scheduled_at - interval '20 seconds',
-           due_at = due_at - interval '20 seconds', look_at = look_at - interval '20 seconds'",
+           due_at = due_at - interval '20 seconds', probe_at = probe_at - interval '20 seconds'",
     )
     .execute(store.db())
     .await?;

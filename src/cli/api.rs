@@ -40,7 +40,7 @@ pub(super) async fn api(lifetime: &Lifetime) -> anyhow::Result<()> {
     let mut router = crate::api::router(store.clone(), settings.api, settings.verify.delay);
     let mut looks = None;
     if let Some(admin) = settings.admin {
-        let store = looks.insert(Store::connect_for_looks(&settings.database, admin.statement_timeout));
+        let store = looks.insert(Store::connect_for_people(&settings.database, admin.statement_timeout));
         router = crate::admin::router(store.clone(), admin, token.as_ref(), router);
     }
     crate::api::serve_router(listener, router, stop).await?;

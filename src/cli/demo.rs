@@ -20,7 +20,7 @@ use crate::shutdown;
 
 use fleet::Fleet;
 use stage::Stage;
-use tally::Tally;
+use tally::Ledger;
 
 /// What the demo plays.
 #[derive(Debug, Args)]
@@ -78,7 +78,7 @@ pub async fn demo(args: DemoArgs) -> anyhow::Result<ExitCode> {
     say(&format!(
         "page     {}/  (anybody may look; the token to act is {})",
         fleet.api_url(),
-        stage.told_token()
+        stage.reported_token()
     ))?;
 
     let mut workers_killed = 0;
@@ -94,7 +94,7 @@ pub async fn demo(args: DemoArgs) -> anyhow::Result<ExitCode> {
         play(&args, &stage, &stop, begin, end, true).await?;
     }
 
-    let tally = Tally::take(&stage, workers_killed).await?;
+    let tally = Ledger::take(&stage, workers_killed).await?;
     fleet.stop().await;
     stage.strike().await;
     say(&tally.table())?;

@@ -14,8 +14,8 @@ use crate::config::verify::Switch;
 use crate::config::{DatabaseSettings, WorkerSettings};
 use crate::platform;
 use crate::store::connect::{Connector, Role};
-use crate::store::doctor::Facts;
-use crate::store::fleet::PoolServed;
+use crate::store::doctor::DatabaseFacts;
+use crate::store::fleet::PoolService;
 use crate::store::pool::Pool;
 use crate::store::{Store, migrate};
 use crate::worker::Served;
@@ -53,23 +53,23 @@ enum Severity {
 struct Finding {
     check: String,
     severity: Severity,
-    told: String,
+    message: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     hint: Option<String>,
 }
 
 impl Finding {
-    fn well(check: &str, told: impl Into<String>) -> Self {
-        Self { check: check.to_owned(), severity: Severity::Ok, told: told.into(), hint: None }
+    fn well(check: &str, message: impl Into<String>) -> Self {
+        Self { check: check.to_owned(), severity: Severity::Ok, message: message.into(), hint: None }
     }
 
-    fn ill(check: &str, severity: Severity, told: impl Into<String>, hint: &str) -> Self {
-        Self { check: check.to_owned(), severity, told: told.into(), hint: Some(hint.to_owned()) }
+    fn ill(check: &str, severity: Severity, message: impl Into<String>, hint: &str) -> Self {
+        Self { check: check.to_owned(), severity, message: message.into(), hint: Some(hint.to_owned()) }
     }
 
     /// Well or ill by a condition, told the same way.
-    fn judged(check: &str, well: bool, severity: Severity, told: String, hint: &str) -> Self {
-        if well { Self::well(check, told) } else { Self::ill(check, severity, told, hint) }
+    fn judged(check: &str, well: bool, severity: Severity, message: String, hint: &str) -> Self {
+        if well { Self::well(check, message) } else { Self::ill(check, severity, message, hint) }
     }
 }
 
@@ -88,7 +88,7 @@ pub(super) async fn doctor(args: DoctorArgs) -> anyhow::Result<ExitCode> {
                 Severity::Warning => "WARNING",
                 Severity::Error => "ERROR  ",
             };
-            output::line(&format!("{sign}  {:<18} {}", finding.check, output::plain(&finding.told)))?;
+            output::line(&format!("{sign}  {:<18} {}", finding.check, output::plain(&finding.message)))?;
             if let Some(hint) = &finding.hint {
                 output::line(&format!("{:29}hint: {}", "", output::plain(hint)))?;
             }
@@ -108,10 +108,10 @@ async fn database(environment: &Environment) -> anyhow::Result<Vec<Finding>> {
         match connector.own_session().await {
             Ok(Some(_session)) => {}
             Ok(None) => {
-                let told = "connections are handed out per transaction";
+                let message = "connections are handed out per transaction";
                 let hint =
                     "set WARMPROOF_DATABASE_POOLER=true for workers, apis and commands other than `migrate`";
-                return Ok(vec![Finding::ill("pooler", Severity::Error, told, hint)]);
+                return Ok(vec![Finding::ill("pooler", Severity::Error, message, hint)]);
             }
             Err(fault) => {
                 let hint = "check WARMPROOF_DATABASE_URL";
@@ -148,13 +148,14 @@ async fn database(environment: &Environment) -> anyhow::Result<Vec<Finding>> {
     findings.push(of_clock(&store).await?);
     findings.extend(of_facts(&store.facts().await?));
     let conservation = store.conservation().await?;
-    let told = format!("{} unaccounted of {} scheduled", conservation.unaccounted, conservation.scheduled);
+    let message =
+        format!("{} unaccounted of {} scheduled", conservation.unaccounted, conservation.scheduled);
     let hint = "a promise came or went uncounted: keep the database's log and report it";
     findings.push(Finding::judged(
         "conservation",
         conservation.unaccounted == 0,
         Severity::Error,
-        told,
+        message,
         hint,
     ));
     findings.extend(store.pools_served().await?.iter().map(of_pool));
@@ -169,7 +170,7 @@ async fn database(environment: &Environment) -> anyhow::Result<Vec<Finding>> {
 /// Whether losses of a pool are cold-started: whoever stopped that may have forgotten it.
 fn of_cold_starts(pool: &Pool, held: i64) -> Finding {
     let check = format!("cold starts {}", pool.name);
-    let warn = |told: String, hint: &str| Finding::ill(&check, Severity::Warning, told, hint);
+    let warn = |message: String, hint: &str| Finding::ill(&check, Severity::Warning, message, hint);
     match (pool.shadow, pool.cap, held) {
         (true, _, _) => warn(
             "shadow: losses are recorded and nothing is created".to_owned(),
@@ -204,9 +205,9 @@ async fn of_clock(store: &Store) -> anyhow::Result<Finding> {
     ))
 }
 
-fn of_facts(facts: &Facts) -> Vec<Finding> {
+fn of_facts(facts: &DatabaseFacts) -> Vec<Finding> {
     let days_ahead = facts.partitions_until.map_or(-1, |until| (until - facts.now.date_naive()).num_days());
-    let Facts { leases_stuck, overdue, live_rows, dead_rows, oldest_transaction_seconds, .. } = facts;
+    let DatabaseFacts { leases_stuck, overdue, live_rows, dead_rows, oldest_transaction_seconds, .. } = facts;
     vec![
         Finding::judged(
             "server",
@@ -260,7 +261,7 @@ fn of_facts(facts: &Facts) -> Vec<Finding> {
     ]
 }
 
-fn of_pool(served: &PoolServed) -> Finding {
+fn of_pool(served: &PoolService) -> Finding {
     let check = format!("pool {}", served.pool);
     if let Some(problem) = served.problems.first() {
         return Finding::ill(
@@ -270,26 +271,28 @@ fn of_pool(served: &PoolServed) -> Finding {
             "its losses cannot be cold-started there",
         );
     }
-    let told = format!("{} workers, backend {}", served.workers, served.backends.join(", "));
+    let message = format!("{} workers, backend {}", served.workers, served.backends.join(", "));
     match (served.workers, served.backends.len(), served.paused) {
         (0, _, _) => {
             let severity = if served.has_pending { Severity::Error } else { Severity::Warning };
             let hint = "start `warmproof worker` with it in WARMPROOF_POOLS, or delete the pool";
             Finding::ill(&check, severity, "no running worker serves it", hint)
         }
-        (_, 2.., _) => Finding::ill(&check, Severity::Error, told, "its workers must agree on the backend"),
+        (_, 2.., _) => {
+            Finding::ill(&check, Severity::Error, message, "its workers must agree on the backend")
+        }
         (_, _, true) => {
             Finding::ill(&check, Severity::Warning, "it is paused", "`warmproof pools resume` ends that")
         }
-        (_, _, false) => Finding::well(&check, told),
+        (_, _, false) => Finding::well(&check, message),
     }
 }
 
 /// Asks the platforms and backends of a worker's environment, if this is one.
 async fn backends(environment: &Environment) -> Vec<Finding> {
     let Ok(Switch::Enabled(settings)) = WorkerSettings::from_environment(environment) else {
-        let told = "not asked: this is no complete worker's environment";
-        return vec![Finding::well("platform", told)];
+        let message = "not asked: this is no complete worker's environment";
+        return vec![Finding::well("platform", message)];
     };
     let mut findings = Vec::new();
     for pool in &settings.pools {
@@ -346,14 +349,14 @@ mod tests {
             cap: None,
             cap_window_ms: 1000,
             on_connect: OnConnect::Confirm,
-            settle_down_ms: 30_000,
-            second_look_after_ms: None,
+            cool_down_ms: 30_000,
+            follow_up_after_ms: None,
         };
         assert_eq!(of_cold_starts(&active, 0).severity, Severity::Ok);
-        assert!(of_cold_starts(&active, 3).told.contains("3 losses wait"));
+        assert!(of_cold_starts(&active, 3).message.contains("3 losses are held"));
         let stopped = of_cold_starts(&Pool { cap: Some(0), ..active.clone() }, 9);
         assert_eq!(stopped.severity, Severity::Warning);
-        assert!(stopped.told.contains("9 losses wait"), "{}", stopped.told);
+        assert!(stopped.message.contains("9 losses wait"), "{}", stopped.message);
         assert_eq!(of_cold_starts(&Pool { shadow: true, ..active }, 0).severity, Severity::Warning);
     }
 }

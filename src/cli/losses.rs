@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::Args;
 
 use super::output;
-use crate::store::lost::Lost;
+use crate::store::latest_losses::Lost;
 
 /// What `losses` shows.
 #[derive(Debug, Args)]

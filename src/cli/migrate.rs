@@ -43,27 +43,27 @@ pub async fn migrate(args: MigrateArgs) -> anyhow::Result<ExitCode> {
     let schema = settings.database.schema.as_str();
     if args.check {
         let plan = migrate::check(database, schema).await?;
-        let told = json!({ "schema": schema, "version": plan.version, "pending": plan.pending });
+        let reported = json!({ "schema": schema, "version": plan.version, "pending": plan.pending });
         let text = [format!("schema `{schema}` is at version {}, as it should be", plan.version)];
-        return tell(&args, &told, &text);
+        return tell(&args, &reported, &text);
     }
     if args.plan {
         let plan = migrate::plan(database, schema).await?;
-        let told = json!({ "schema": schema, "version": plan.version, "pending": plan.pending });
+        let reported = json!({ "schema": schema, "version": plan.version, "pending": plan.pending });
         let mut text: Vec<_> = plan.pending.iter().map(|name| format!("pending: {name}")).collect();
         text.push(format!(
             "schema `{schema}` is at version {}, {} pending",
             plan.version,
             plan.pending.len()
         ));
-        return tell(&args, &told, &text);
+        return tell(&args, &reported, &text);
     }
     let (report, roles) = if args.roles {
         migrate::migrate_with_roles(database, schema).await?
     } else {
         (migrate::migrate(database, schema).await?, Vec::new())
     };
-    let told =
+    let reported =
         json!({ "schema": schema, "version": report.version, "applied": report.applied, "roles": roles });
     let mut text: Vec<_> = report.applied.iter().map(|name| format!("applied: {name}")).collect();
     text.push(format!(
@@ -72,12 +72,12 @@ pub async fn migrate(args: MigrateArgs) -> anyhow::Result<ExitCode> {
         report.applied.len()
     ));
     text.extend(roles.iter().map(|role| format!("role: {role}")));
-    tell(&args, &told, &text)
+    tell(&args, &reported, &text)
 }
 
-fn tell(args: &MigrateArgs, told: &Value, text: &[String]) -> anyhow::Result<ExitCode> {
+fn tell(args: &MigrateArgs, reported: &Value, text: &[String]) -> anyhow::Result<ExitCode> {
     if args.json {
-        output::json(told)?;
+        output::json(reported)?;
     } else {
         text.iter().try_for_each(|line| output::line(line))?;
     }

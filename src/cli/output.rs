@@ -110,12 +110,12 @@ mod tests {
 
     #[test]
     fn spans_are_told_in_the_unit_that_fits() {
-        let told = |millis| span(TimeDelta::milliseconds(millis));
-        assert_eq!(told(0), "0.0 s");
-        assert_eq!(told(12_345), "12.3 s");
-        assert_eq!(told(-500), "-0.5 s");
-        assert_eq!(told(245_000), "4 min 5 s");
-        assert_eq!(told(10_920_000), "3 h 2 min");
+        let reported = |millis| span(TimeDelta::milliseconds(millis));
+        assert_eq!(reported(0), "0.0 s");
+        assert_eq!(reported(12_345), "12.3 s");
+        assert_eq!(reported(-500), "-0.5 s");
+        assert_eq!(reported(245_000), "4 min 5 s");
+        assert_eq!(reported(10_920_000), "3 h 2 min");
     }
 
     #[test]

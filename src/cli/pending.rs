@@ -109,7 +109,7 @@ pub(super) async fn pending(args: PendingArgs) -> anyhow::Result<ExitCode> {
             one.run_id.clone(),
             one.pool.clone(),
             output::or_dash(one.supervisor.as_deref()),
-            output::span(one.look_at - now),
+            output::span(one.probe_at - now),
             status(one),
             output::or_dash(one.worker.as_deref()),
             output::or_dash(one.last_error.as_deref()),

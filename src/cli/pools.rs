@@ -69,7 +69,7 @@ enum Action {
         means: Means,
     },
     /// From a created fallback to the look whether it helped
-    SecondLook {
+    FollowUp {
         /// The pool
         pool: String,
         /// Milliseconds from 1000 to 600000, or `none`
@@ -123,8 +123,8 @@ impl Action {
                 };
                 (pool, PoolChange { on_connect: Some(on_connect), ..none })
             }
-            Self::SecondLook { pool, after_ms } => {
-                (pool, PoolChange { second_look_after_ms: Some(after_ms.0), ..none })
+            Self::FollowUp { pool, after_ms } => {
+                (pool, PoolChange { follow_up_after_ms: Some(after_ms.0), ..none })
             }
         })
     }
@@ -134,8 +134,8 @@ impl Action {
 pub(super) async fn pools(args: PoolsArgs) -> anyhow::Result<ExitCode> {
     let Some((name, change)) = args.action.and_then(Action::change) else { return list(args.json).await };
     if let Err(faults) = change.check() {
-        let told: Vec<String> = faults.iter().map(ToString::to_string).collect();
-        anyhow::bail!(told.join("; "));
+        let reported: Vec<String> = faults.iter().map(ToString::to_string).collect();
+        anyhow::bail!(reported.join("; "));
     }
     let store = output::connect().await?;
     let Some(changed) = store.change_pool(&name, &change, &output::actor()).await? else {
@@ -172,7 +172,7 @@ async fn list(json: bool) -> anyhow::Result<ExitCode> {
 }
 
 fn show(pools: &[Pool]) -> anyhow::Result<()> {
-    let header = ["pool", "state", "delay", "cap", "window", "on connect", "settle down", "second look"];
+    let header = ["pool", "state", "delay", "cap", "window", "on connect", "cool-down", "follow-up"];
     let row = |pool: &Pool| {
         let state = match (pool.paused, pool.shadow, pool.cap) {
             (true, _, _) => "paused",
@@ -188,8 +188,8 @@ fn show(pools: &[Pool]) -> anyhow::Result<()> {
             pool.cap.map_or("none".to_owned(), |cap| cap.to_string()),
             millis(Some(pool.cap_window_ms)),
             pool.on_connect.as_str().to_owned(),
-            millis(Some(pool.settle_down_ms)),
-            millis(pool.second_look_after_ms),
+            millis(Some(pool.cool_down_ms)),
+            millis(pool.follow_up_after_ms),
         ]
     };
     output::table(&header, pools.iter().map(row).collect())

@@ -7,7 +7,7 @@ use clap::{Args, ValueEnum};
 use serde_json::json;
 
 use super::output;
-use crate::store::report::{Latency, LossBy, Losses, Step, Total, totals};
+use crate::store::report::{Latency, LossBy, LossRates, Step, Total, totals};
 
 /// Shares of a spark line, from none to the highest.
 const SPARKS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
@@ -38,16 +38,16 @@ enum ByArg {
 }
 
 fn span(text: &str) -> Result<TimeDelta, String> {
-    let told = || "say a number and a unit, such as `30m`, `1h` or `7d`".to_owned();
-    let (number, unit) = text.split_at_checked(text.len().saturating_sub(1)).ok_or_else(told)?;
-    let number: i64 = number.parse().map_err(|_| told())?;
+    let reported = || "say a number and a unit, such as `30m`, `1h` or `7d`".to_owned();
+    let (number, unit) = text.split_at_checked(text.len().saturating_sub(1)).ok_or_else(reported)?;
+    let number: i64 = number.parse().map_err(|_| reported())?;
     let span = match unit {
         "m" => TimeDelta::try_minutes(number),
         "h" => TimeDelta::try_hours(number),
         "d" => TimeDelta::try_days(number),
         _ => None,
     };
-    span.filter(|span| *span > TimeDelta::zero() && *span <= TimeDelta::days(3650)).ok_or_else(told)
+    span.filter(|span| *span > TimeDelta::zero() && *span <= TimeDelta::days(3650)).ok_or_else(reported)
 }
 
 /// Prints rates with their intervals, the highest first, and how they went.
@@ -82,7 +82,7 @@ pub(super) async fn report(args: ReportArgs) -> anyhow::Result<ExitCode> {
     print_latencies(&latencies.0, &latencies.1).map(|()| ExitCode::SUCCESS)
 }
 
-fn print(by: LossBy, lines: &[Losses], totals: &[Total]) -> anyhow::Result<()> {
+fn print(by: LossBy, lines: &[LossRates], totals: &[Total]) -> anyhow::Result<()> {
     let header = [
         if by == LossBy::Nothing { "" } else { by.as_str() },
         "loss rate",
@@ -148,7 +148,7 @@ fn percent(share: f64) -> String {
 }
 
 /// The rates of one key over time, scaled to the highest; a gap where nothing was observed.
-fn spark<'a>(lines: impl Iterator<Item = &'a Losses>) -> String {
+fn spark<'a>(lines: impl Iterator<Item = &'a LossRates>) -> String {
     let rates: Vec<Option<f64>> = lines.map(|line| line.loss_rate).collect();
     let rates = &rates[rates.len().saturating_sub(SPARKS_MAX)..];
     let highest = rates.iter().flatten().fold(0.0_f64, |highest, rate| highest.max(*rate));

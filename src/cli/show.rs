@@ -9,8 +9,8 @@ use serde_json::json;
 use super::output;
 use crate::domain::ids::RunId;
 use crate::domain::outcome::{Outcome, OutcomeKind, Reason};
+use crate::store::follow_up::FollowUpRecord;
 use crate::store::lookup::Pending;
-use crate::store::second_look::SecondLookTold;
 
 /// Past verifications of a run that are shown.
 const HISTORY_MAX: i64 = 20;
@@ -39,10 +39,10 @@ pub(super) async fn show(args: ShowArgs) -> anyhow::Result<ExitCode> {
     let mut outcomes = store.outcomes_of(&run_id, HISTORY_MAX).await?;
     outcomes.reverse();
     let ids: Vec<_> = outcomes.iter().map(|outcome| outcome.id).collect();
-    let looks = store.second_looks_of(&ids).await?;
+    let looks = store.follow_ups_of(&ids).await?;
     if args.json {
         output::json(&json!({
-            "run_id": run_id, "pending": pending, "outcomes": outcomes, "second_looks": looks,
+            "run_id": run_id, "pending": pending, "outcomes": outcomes, "follow_ups": looks,
         }))?;
     } else {
         for outcome in &outcomes {
@@ -78,7 +78,7 @@ fn tell(title: &str, mut moments: Vec<Moment>) -> anyhow::Result<()> {
     output::line("")
 }
 
-fn past(outcome: &Outcome, look: Option<&SecondLookTold>) -> Vec<Moment> {
+fn past(outcome: &Outcome, look: Option<&FollowUpRecord>) -> Vec<Moment> {
     let mut moments = vec![
         dequeued(outcome.dequeued_at),
         scheduled(outcome.scheduled_at, &outcome.pool, outcome.supervisor.as_deref()),
@@ -87,12 +87,12 @@ fn past(outcome: &Outcome, look: Option<&SecondLookTold>) -> Vec<Moment> {
     ];
     moments.extend(steps(outcome.connected_at, outcome.lost_at, outcome.create_permitted_at));
     if let Some(look) = look {
-        let (at, what) = match (&look.result, look.looked_at) {
+        let (at, what) = match (&look.result, look.probed_at) {
             (Some(result), Some(at)) => {
                 let error = look.error.as_deref().map_or(String::new(), |error| format!(": {error}"));
-                (at, format!("second look: {}{error}", result.as_str()))
+                (at, format!("follow-up: {}{error}", result.as_str()))
             }
-            _ => (look.look_at, "second look is due".to_owned()),
+            _ => (look.probe_at, "follow-up is due".to_owned()),
         };
         moments.push(Moment { at, what });
     }
@@ -114,7 +114,7 @@ fn present(pending: &Pending) -> Vec<Moment> {
         dequeued(pending.dequeued_at),
         scheduled(pending.scheduled_at, &pending.pool, pending.supervisor.as_deref()),
         Moment { at: pending.due_at, what: "due".to_owned() },
-        Moment { at: pending.look_at, what: next },
+        Moment { at: pending.probe_at, what: next },
     ];
     moments.extend(steps(pending.connected_at, pending.lost_at, pending.create_permitted_at));
     moments
@@ -146,7 +146,7 @@ fn steps(
 /// How it ended, in one sentence.
 fn ended(outcome: &Outcome) -> String {
     let reason = outcome.reason.map_or("", Reason::as_str);
-    let mut told = match outcome.outcome {
+    let mut reported = match outcome.outcome {
         OutcomeKind::Delivered => format!("delivered: the run was {reason}"),
         OutcomeKind::Cancelled => format!("cancelled: {reason}"),
         OutcomeKind::Superseded => "superseded by a newer dispatch".to_owned(),
@@ -165,7 +165,7 @@ fn ended(outcome: &Outcome) -> String {
         outcome.error.as_ref().map(|error| format!("error: {error}")),
     ];
     for fact in facts.into_iter().flatten() {
-        told = format!("{told}; {fact}");
+        reported = format!("{reported}; {fact}");
     }
-    told
+    reported
 }

@@ -25,7 +25,7 @@ use super::reader::Reader;
 use super::workload::WorkloadConfig;
 use crate::domain::ids::PoolName;
 use crate::domain::pool::{
-    CAP, CAP_WINDOW_MS, DELAY_MS, OnConnect, PoolSettings, SECOND_LOOK_AFTER_MS, SETTLE_DOWN_MS,
+    CAP, CAP_WINDOW_MS, COOL_DOWN_MS, DELAY_MS, FOLLOW_UP_AFTER_MS, OnConnect, PoolSettings,
 };
 
 const FILE: &str = "WARMPROOF_POOLS_FILE";
@@ -64,9 +64,9 @@ struct Entry {
     cap_window_ms: Option<u32>,
     shadow: Option<bool>,
     on_connect: Option<OnConnect>,
-    settle_down_ms: Option<u32>,
-    /// 0: no second look.
-    second_look_after_ms: Option<u32>,
+    cool_down_ms: Option<u32>,
+    /// 0: no follow-up.
+    follow_up_after_ms: Option<u32>,
 }
 
 /// Reads the pools that are served, each with its platform and backend; faults stay with the reader.
@@ -175,12 +175,8 @@ impl Entry {
         let bounds = [
             ("delay_ms", self.delay_ms, DELAY_MS),
             ("cap_window_ms", self.cap_window_ms, CAP_WINDOW_MS),
-            ("settle_down_ms", self.settle_down_ms, SETTLE_DOWN_MS),
-            (
-                "second_look_after_ms",
-                self.second_look_after_ms.filter(|after| *after > 0),
-                SECOND_LOOK_AFTER_MS,
-            ),
+            ("cool_down_ms", self.cool_down_ms, COOL_DOWN_MS),
+            ("follow_up_after_ms", self.follow_up_after_ms.filter(|after| *after > 0), FOLLOW_UP_AFTER_MS),
             ("cap", self.cap, CAP),
         ];
         for (key, value, range) in bounds {
@@ -198,9 +194,9 @@ impl Entry {
             paused: false,
             shadow: self.shadow.unwrap_or(default.shadow),
             on_connect: self.on_connect.unwrap_or(default.on_connect),
-            settle_down_ms: self.settle_down_ms.unwrap_or(default.settle_down_ms),
-            second_look_after_ms: match self.second_look_after_ms {
-                None => default.second_look_after_ms,
+            cool_down_ms: self.cool_down_ms.unwrap_or(default.cool_down_ms),
+            follow_up_after_ms: match self.follow_up_after_ms {
+                None => default.follow_up_after_ms,
                 Some(0) => None,
                 Some(after) => Some(after),
             },

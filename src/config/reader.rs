@@ -24,12 +24,12 @@ const ECHO_CHARS_MAX: usize = 60;
 pub struct Reader<'e> {
     environment: &'e Environment,
     faults: Vec<ConfigError>,
-    asked: BTreeMap<&'static str, Asked>,
+    asked: BTreeMap<&'static str, VariableDoc>,
 }
 
 /// What the documentation must say about a variable that was asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Asked {
+pub struct VariableDoc {
     /// The default, `required` or `none`.
     pub default: String,
     /// The bounds, such as `1 to 10`, where the value is a bounded number.
@@ -118,7 +118,7 @@ impl<'e> Reader<'e> {
     /// One of a few words, with a default.
     pub fn one_of<'w>(&mut self, variable: &'static str, default: &'w str, words: &[&'w str]) -> &'w str {
         let known = self.optional_one_of(variable, words);
-        self.asked.insert(variable, Asked { default: default.to_owned(), bounds: None });
+        self.asked.insert(variable, VariableDoc { default: default.to_owned(), bounds: None });
         known.unwrap_or(default)
     }
 
@@ -251,12 +251,12 @@ impl<'e> Reader<'e> {
     }
 
     /// The variables asked for so far.
-    pub fn asked(&self) -> &BTreeMap<&'static str, Asked> {
+    pub fn asked(&self) -> &BTreeMap<&'static str, VariableDoc> {
         &self.asked
     }
 
     fn raw(&mut self, variable: &'static str, default: &str) -> Option<&'e str> {
-        self.asked.insert(variable, Asked { default: default.to_owned(), bounds: None });
+        self.asked.insert(variable, VariableDoc { default: default.to_owned(), bounds: None });
         match self.environment.get(variable) {
             Value::Unset => None,
             Value::Text(text) => Some(text),

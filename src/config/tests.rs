@@ -6,7 +6,7 @@ use super::*;
 use crate::config::docker::{ApiVersion, DockerHost, RegistryConfig};
 use crate::config::verify::DisabledReason;
 use crate::config::webhook::WebhookConfig;
-use crate::config::workload::Backend;
+use crate::config::workload::BackendConfig;
 
 const DOCUMENTATION: &str = include_str!("../../docs/configuration.md");
 
@@ -55,7 +55,7 @@ fn a_complete_environment_gives_every_default() {
     assert!(settings.worker.wide_events, "events are on unless switched off");
     assert_eq!(settings.worker.node_id, "node-a");
     assert!(settings.worker.name.as_str().starts_with("node-a-"));
-    let Backend::Gateway(gateway) = &pool.workload.backend else { panic!("another backend") };
+    let BackendConfig::Gateway(gateway) = &pool.workload.backend else { panic!("another backend") };
     assert_eq!(gateway.url, "https://gateway.example/", "the base stays as it was written");
     let api = ApiSettings::from_environment(&complete_but(&[])).expect("a complete environment");
     let Switch::Enabled(api) = api else { panic!("disabled") };
@@ -129,7 +129,7 @@ fn values_that_make_no_sense_together_are_refused() {
     let cases: [(&'static str, &str, &str); 8] = [
         ("WARMPROOF_TICK_MS", "600", "WARMPROOF_TICK_MS"),
         ("WARMPROOF_CLAIM_AHEAD_MS", "5000", "WARMPROOF_CLAIM_AHEAD_MS"),
-        ("WARMPROOF_CLAIMS_IN_HAND_MAX", "9", "WARMPROOF_CLAIMS_IN_HAND_MAX"),
+        ("WARMPROOF_CLAIMS_IN_FLIGHT_MAX", "9", "WARMPROOF_CLAIMS_IN_FLIGHT_MAX"),
         ("WARMPROOF_PROBE_BACKOFF_MAX_MS", "999", "WARMPROOF_PROBE_BACKOFF_MAX_MS"),
         ("WARMPROOF_CREATE_BACKOFF_BASE_MS", "10001", "WARMPROOF_CREATE_BACKOFF_MAX_MS"),
         ("TRIGGER_WORKLOAD_API_DOMAIN", "", "TRIGGER_WORKLOAD_API_DOMAIN"),
@@ -146,7 +146,7 @@ fn values_that_make_no_sense_together_are_refused() {
 fn a_full_hand_waits_for_a_quarter_of_its_room_but_no_probe_for_a_claim() {
     let room = |hand, probes| {
         let changes =
-            [("WARMPROOF_CLAIMS_IN_HAND_MAX", Some(hand)), ("WARMPROOF_PROBE_CONCURRENCY", Some(probes))];
+            [("WARMPROOF_CLAIMS_IN_FLIGHT_MAX", Some(hand)), ("WARMPROOF_PROBE_CONCURRENCY", Some(probes))];
         worker(&changes).unwrap().worker.room_while_full()
     };
     assert_eq!([room("2000", "10"), room("50", "40"), room("10", "10"), room("1", "1")], [500, 10, 1, 1]);
@@ -179,7 +179,7 @@ fn a_value_that_does_not_fit_its_place_is_refused_without_being_repeated() {
 
 fn docker_of(changes: &[(&'static str, Option<&str>)]) -> Result<docker::DockerConfig, ConfigErrors> {
     let changes: Vec<_> = changes.iter().copied().chain([("COMPUTE_GATEWAY_URL", None)]).collect();
-    let Backend::Docker(docker) = worker(&changes)?.pools.remove(0).workload.backend else {
+    let BackendConfig::Docker(docker) = worker(&changes)?.pools.remove(0).workload.backend else {
         panic!("no docker")
     };
     Ok(docker)
@@ -292,7 +292,10 @@ fn a_webhook_needs_nothing_that_is_told_to_runners() {
         ("WORKLOAD_TOKEN_SECRET", None),
     ];
     let settings = worker(&changes).expect("settings");
-    assert!(matches!(settings.pools[0].workload.backend, Backend::Webhook(_)), "though a gateway is set");
+    assert!(
+        matches!(settings.pools[0].workload.backend, BackendConfig::Webhook(_)),
+        "though a gateway is set"
+    );
 }
 
 #[test]

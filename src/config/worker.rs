@@ -1,4 +1,4 @@
-//! The worker: how much it takes in hand, how long it holds it, how often it tries.
+//! The worker: how much it takes in flight, how long it holds it, how often it tries.
 
 use std::time::Duration;
 
@@ -30,11 +30,11 @@ pub struct WorkerConfig {
     /// Counted apart from probes, as one may take minutes. Too low and losses queue up; too high and an
     /// outage of warm starts floods the backend.
     pub fallback_concurrency: u32,
-    /// `WARMPROOF_CLAIMS_IN_HAND_MAX`: claims held at a time, 2000 by default, 1 to 10000.
+    /// `WARMPROOF_CLAIMS_IN_FLIGHT_MAX`: claims held at a time, 2000 by default, 1 to 10000.
     ///
     /// Half of them may be cold starts, which can take minutes; the other half is kept for looks.
     /// Too low and the worker idles between claims; too high and one worker hoards what others could do.
-    pub claims_in_hand_max: u32,
+    pub claims_in_flight_max: u32,
     /// `WARMPROOF_LEASE_MS`: how long a claim holds without renewal, 5 s by default, 2 s to 60 s.
     ///
     /// Too low and a short stall loses claims; too high and the claims of a killed worker wait that long.
@@ -85,7 +85,7 @@ pub struct WorkerConfig {
     pub retention_days: u32,
     /// `WARMPROOF_SHUTDOWN_GRACE_MS`: how long a stopping worker may finish its claims, 10 s by default.
     ///
-    /// Too low and work in hand moves to others; above the orchestrator's own grace the process is killed.
+    /// Too low and work in flight moves to others; above the orchestrator's own grace the process is killed.
     pub grace: Duration,
     /// `TRIGGER_WIDE_EVENTS_ENABLED`: one line on stdout per settlement, **true** by default.
     ///
@@ -105,7 +105,7 @@ impl WorkerConfig {
             name: name?,
             probe_concurrency: reader.count("WARMPROOF_PROBE_CONCURRENCY", 10, 1..=1000),
             fallback_concurrency: reader.count("WARMPROOF_FALLBACK_CONCURRENCY", 10, 1..=1000),
-            claims_in_hand_max: reader.count("WARMPROOF_CLAIMS_IN_HAND_MAX", 2000, 1..=10_000),
+            claims_in_flight_max: reader.count("WARMPROOF_CLAIMS_IN_FLIGHT_MAX", 2000, 1..=10_000),
             lease: reader.millis("WARMPROOF_LEASE_MS", 5000, 2000..=60_000),
             claim_ahead: reader.millis("WARMPROOF_CLAIM_AHEAD_MS", 600, 50..=5000),
             tick: reader.millis("WARMPROOF_TICK_MS", 250, 10..=5000),
@@ -130,22 +130,22 @@ impl WorkerConfig {
         Some(config)
     }
 
-    /// How many of the claims in hand may be cold starts. The rest is kept for looks, however long those take.
-    pub fn fallbacks_in_hand_max(&self) -> usize {
-        (self.claims_in_hand_max as usize / 2).max(1)
+    /// How many of the claims in flight may be cold starts. The rest is kept for looks, however long those take.
+    pub fn fallbacks_in_flight_max(&self) -> usize {
+        (self.claims_in_flight_max as usize / 2).max(1)
     }
 
-    /// The room in hand that a claim waits for while more is due than the hand takes: each claim steps over all that
+    /// The room in flight that a claim waits for while more is due than the hand takes: each claim steps over all that
     /// anybody holds, so that many small ones cost more than the looks. Less than what fallbacks leave, and never so much
     /// that a probe waits for a claim.
     pub fn room_while_full(&self) -> usize {
-        let spare = self.claims_in_hand_max.saturating_sub(self.probe_concurrency);
-        (self.claims_in_hand_max / 4).min(spare).max(1) as usize
+        let spare = self.claims_in_flight_max.saturating_sub(self.probe_concurrency);
+        (self.claims_in_flight_max / 4).min(spare).max(1) as usize
     }
 
     /// From so many looks on that are due and wait for a place, a worker claims nothing more: others may have places
     /// free. Enough that none stays empty while the next claim is under way.
-    pub fn looks_waiting_max(&self) -> usize {
+    pub fn probes_waiting_max(&self) -> usize {
         4 * self.probe_concurrency as usize
     }
 
@@ -171,10 +171,14 @@ impl WorkerConfig {
             let hint = "a lease must outlast the wait for its due time";
             reader.fault("WARMPROOF_CLAIM_AHEAD_MS", problem, hint);
         }
-        if self.claims_in_hand_max < self.probe_concurrency {
+        if self.claims_in_flight_max < self.probe_concurrency {
             let problem =
                 format!("must be at least `WARMPROOF_PROBE_CONCURRENCY` ({})", self.probe_concurrency);
-            reader.fault("WARMPROOF_CLAIMS_IN_HAND_MAX", problem, "a probe needs a claim; hold more of them");
+            reader.fault(
+                "WARMPROOF_CLAIMS_IN_FLIGHT_MAX",
+                problem,
+                "a probe needs a claim; hold more of them",
+            );
         }
         if self.probe_backoff_base > self.probe_backoff_max {
             let problem = format!(

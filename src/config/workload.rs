@@ -19,7 +19,7 @@ use super::webhook::WebhookConfig;
 #[derive(Debug, Clone)]
 pub struct WorkloadConfig {
     /// What makes the workloads.
-    pub backend: Backend,
+    pub backend: BackendConfig,
     /// How a workload proves its deployment.
     pub token: TokenConfig,
     /// What every runner is told.
@@ -28,7 +28,7 @@ pub struct WorkloadConfig {
 
 /// What makes workloads; chosen as upstream chooses (contract §5.1).
 #[derive(Debug, Clone)]
-pub enum Backend {
+pub enum BackendConfig {
     /// The Docker engine, where nothing else is chosen.
     Docker(DockerConfig),
     /// The compute gateway, chosen by `COMPUTE_GATEWAY_URL`.
@@ -60,20 +60,20 @@ impl WorkloadConfig {
     pub fn read(reader: &mut Reader<'_>) -> Option<Self> {
         // Who takes a webhook starts the runner, and tells it what it needs.
         let tells_runners = reader.optional_text("WARMPROOF_BACKEND").as_deref() != Some("webhook");
-        let backend = Backend::read(reader);
+        let backend = BackendConfig::read(reader);
         let (token, runner) = if tells_runners {
             (TokenConfig::read(reader), RunnerEnvConfig::read(reader))
         } else {
             (Some(TokenConfig::Disabled), Some(RunnerEnvConfig::nothing()))
         };
-        if let (Some(Backend::Gateway(gateway)), Some(runner)) = (&backend, &runner) {
+        if let (Some(BackendConfig::Gateway(gateway)), Some(runner)) = (&backend, &runner) {
             gateway.check_runner(runner, reader);
         }
         Some(Self { backend: backend?, token: token?, runner: runner? })
     }
 }
 
-impl Backend {
+impl BackendConfig {
     fn read(reader: &mut Reader<'_>) -> Option<Self> {
         let kinds = ["docker", "kubernetes", "gateway", "webhook"];
         let gateway_set = reader.optional_text("COMPUTE_GATEWAY_URL").is_some();

@@ -68,12 +68,12 @@ pub struct Claim {
     /// The promise, by the database's clock.
     pub due_at: DateTime<Utc>,
     /// When to look, by the database's clock.
-    pub look_at: DateTime<Utc>,
+    pub probe_at: DateTime<Utc>,
     /// The database's clock when it claimed; everything else is reckoned from here.
     pub claimed_at: DateTime<Utc>,
     /// Claims so far, this one included.
     pub claim_count: u32,
-    /// Probes since the last sighting that learned nothing.
+    /// Probes since the last observation that learned nothing.
     pub probe_failures: u32,
     /// Creates requested so far.
     pub create_count: u32,
@@ -87,18 +87,18 @@ pub struct Claim {
     pub traceparent: Option<String>,
 }
 
-/// From the dequeue to when a sighting may already show the redriven dispatch: the platform's
+/// From the dequeue to when a observation may already show the redriven dispatch: the platform's
 /// redrive comes after 60 s (contract §3.3), less 5 s (design §3, judge).
 pub const LATE_AFTER: Duration = Duration::from_secs(55);
 
 impl Claim {
     /// From the claim to the moment to look; zero when that has passed.
     #[must_use]
-    pub fn look_in(&self) -> Duration {
-        (self.look_at - self.claimed_at).to_std().unwrap_or_default()
+    pub fn probe_in(&self) -> Duration {
+        (self.probe_at - self.claimed_at).to_std().unwrap_or_default()
     }
 
-    /// Whether a sighting at `now` (database clock) may already show the redriven dispatch.
+    /// Whether a observation at `now` (database clock) may already show the redriven dispatch.
     #[must_use]
     pub fn is_late(&self, now: DateTime<Utc>) -> bool {
         now > self.dequeued_at + LATE_AFTER
@@ -106,7 +106,7 @@ impl Claim {
 
     /// Whether there is time to look once more after `wait`, before the redrive comes.
     #[must_use]
-    pub fn may_look_again_at(&self, at: DateTime<Utc>) -> bool {
+    pub fn may_probe_again_at(&self, at: DateTime<Utc>) -> bool {
         at <= self.left_queue_at + LATE_AFTER
     }
 }
@@ -133,7 +133,7 @@ mod tests {
             dequeued_at: at(dequeued_at),
             left_queue_at: at(dequeued_at),
             due_at: at(scheduled_at + 10),
-            look_at: at(scheduled_at + 10),
+            probe_at: at(scheduled_at + 10),
             claimed_at: at(scheduled_at + 9),
             claim_count: 1,
             probe_failures: 0,
@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sighting_is_late_from_five_seconds_before_the_redrive() {
+    fn a_observation_is_late_from_five_seconds_before_the_redrive() {
         let claim = claim(1000, 1001);
         assert!(!claim.is_late(at(1055)));
         assert!(claim.is_late(at(1056)));
@@ -158,12 +158,12 @@ mod tests {
 
     #[test]
     fn there_is_time_for_another_look_until_five_seconds_before_the_redrive() {
-        assert!(claim(1000, 1001).may_look_again_at(at(1055)));
-        assert!(!claim(1000, 1001).may_look_again_at(at(1056)));
+        assert!(claim(1000, 1001).may_probe_again_at(at(1055)));
+        assert!(!claim(1000, 1001).may_probe_again_at(at(1056)));
     }
 
     #[test]
     fn the_moment_to_look_is_reckoned_from_the_claim() {
-        assert_eq!(claim(1000, 1001).look_in(), Duration::from_secs(1));
+        assert_eq!(claim(1000, 1001).probe_in(), Duration::from_secs(1));
     }
 }

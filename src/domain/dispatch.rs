@@ -131,7 +131,7 @@ pub struct ColdStartRequest {
     /// The run.
     pub run: Run,
     /// The environment's id and type.
-    pub environment: Environment,
+    pub environment: RunEnvironment,
     /// The organization.
     pub organization: Organization,
     /// The project.
@@ -192,7 +192,7 @@ pub struct Machine {
 
 /// `environment` of a dequeued message.
 #[derive(Debug, Clone, Deserialize)]
-pub struct Environment {
+pub struct RunEnvironment {
     /// Internal id.
     pub id: String,
     /// `PRODUCTION`, `STAGING`, `DEVELOPMENT` or `PREVIEW`.

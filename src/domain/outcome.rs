@@ -155,7 +155,7 @@ pub struct Settlement {
     pub probes: u32,
     /// How long the last probe took, in milliseconds.
     pub probe_ms: Option<u32>,
-    /// Whether the sighting may show the redriven dispatch; outside the rates.
+    /// Whether the observation may show the redriven dispatch; outside the rates.
     pub late: bool,
     /// Name of the workload that was requested.
     pub workload: Option<String>,

@@ -12,9 +12,9 @@ pub const CAP: RangeInclusive<u32> = 0..=1_000_000;
 /// Bounds of a cap's window, in milliseconds.
 pub const CAP_WINDOW_MS: RangeInclusive<u32> = 100..=3_600_000;
 /// Bounds of the time for which losses are held after a brown-out, in milliseconds.
-pub const SETTLE_DOWN_MS: RangeInclusive<u32> = 0..=600_000;
-/// Bounds of the time from a created fallback to its second look, in milliseconds.
-pub const SECOND_LOOK_AFTER_MS: RangeInclusive<u32> = 1000..=600_000;
+pub const COOL_DOWN_MS: RangeInclusive<u32> = 0..=600_000;
+/// Bounds of the time from a created fallback to its follow-up, in milliseconds.
+pub const FOLLOW_UP_AFTER_MS: RangeInclusive<u32> = 1000..=600_000;
 
 /// What a connect of a runner means in a pool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, Default, ToSchema, sqlx::Type)]
@@ -55,9 +55,9 @@ pub struct PoolSettings {
     /// What a connect means.
     pub on_connect: OnConnect,
     /// How long losses are held after a brown-out, 0 to 600000 ms.
-    pub settle_down_ms: u32,
-    /// From a created fallback to its second look, 1000 to 600000 ms; `None`: none.
-    pub second_look_after_ms: Option<u32>,
+    pub cool_down_ms: u32,
+    /// From a created fallback to its follow-up, 1000 to 600000 ms; `None`: none.
+    pub follow_up_after_ms: Option<u32>,
 }
 
 impl Default for PoolSettings {
@@ -70,8 +70,8 @@ impl Default for PoolSettings {
             cap: None,
             cap_window_ms: 1000,
             on_connect: OnConnect::Confirm,
-            settle_down_ms: 30_000,
-            second_look_after_ms: Some(30_000),
+            cool_down_ms: 30_000,
+            follow_up_after_ms: Some(30_000),
         }
     }
 }

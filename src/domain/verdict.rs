@@ -98,7 +98,7 @@ pub struct LatestSnapshot {
 }
 
 /// The answer to one probe.
-pub type Sighting = Result<LatestSnapshot, ProbeFailure>;
+pub type Observation = Result<LatestSnapshot, ProbeFailure>;
 
 /// What moved a run on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -130,7 +130,7 @@ impl Acted {
     }
 }
 
-/// Pure judgement of one sighting.
+/// Pure judgement of one observation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
     /// Another snapshot is the latest: something acted on the run.
@@ -149,10 +149,10 @@ pub enum Verdict {
 /// Ends the description of an attempt that a warm runner started (contract §1.4).
 const WARM_START_SUFFIX: &str = " (warm start)";
 
-/// Judges a sighting against the snapshot that was dispatched.
+/// Judges a observation against the snapshot that was dispatched.
 #[must_use]
-pub fn judge(dispatched: &SnapshotId, sighting: Sighting) -> Verdict {
-    match sighting {
+pub fn judge(dispatched: &SnapshotId, observation: Observation) -> Verdict {
+    match observation {
         Err(failure) => Verdict::Unknown(failure),
         Ok(latest) if latest.snapshot_id == *dispatched => Verdict::Lost,
         Ok(latest) => Verdict::Acted {

@@ -11,7 +11,7 @@ use super::client::Client;
 use super::prune::Pruner;
 use super::wire;
 use crate::domain::ids::{RunId, SnapshotId};
-use crate::domain::verdict::{LatestSnapshot, ProbeFailure, Sighting};
+use crate::domain::verdict::{LatestSnapshot, Observation, ProbeFailure};
 use crate::transport;
 
 /// Most of an answer that is read. A real one is a few KB; the outputs of waitpoints make it tens of megabytes
@@ -26,12 +26,12 @@ impl Client {
     /// Asks once for the latest snapshot of a run.
     ///
     /// The timeout covers name, connection, headers and body. Nothing is retried.
-    pub async fn latest_snapshot(&self, run: &RunId) -> Sighting {
+    pub async fn latest_snapshot(&self, run: &RunId) -> Observation {
         let after = self.probe_timeout;
         tokio::time::timeout(after, self.look(run)).await.unwrap_or(Err(ProbeFailure::Timeout { after }))
     }
 
-    async fn look(&self, run: &RunId) -> Sighting {
+    async fn look(&self, run: &RunId) -> Observation {
         let response = self
             .request(Method::GET, &format!("/runs/{run}/snapshots/latest"))
             .send()
@@ -40,7 +40,7 @@ impl Client {
         if let Some(failure) = refusal(response.status(), response.headers()) {
             return Err(failure);
         }
-        read_sighting(run, &read_pruned(response).await?)
+        read_observation(run, &read_pruned(response).await?)
     }
 }
 
@@ -118,7 +118,7 @@ fn local_now() -> DateTime<Utc> {
     Utc::now()
 }
 
-fn read_sighting(run: &RunId, body: &[u8]) -> Sighting {
+fn read_observation(run: &RunId, body: &[u8]) -> Observation {
     // Told apart first: a body that breaks off is no JSON even if its beginning has the wrong shape.
     serde_json::from_slice::<serde::de::IgnoredAny>(body).map_err(|_| ProbeFailure::InvalidJson)?;
     let mut json = serde_json::Deserializer::from_slice(body);

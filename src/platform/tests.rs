@@ -89,7 +89,7 @@ fn http(status: &str, headers: &str, body: &str) -> Vec<u8> {
         .into_bytes()
 }
 
-async fn probe(reply: Reply) -> crate::domain::verdict::Sighting {
+async fn probe(reply: Reply) -> crate::domain::verdict::Observation {
     let (address, _served) = server(reply).await;
     client(&address, Duration::from_secs(10)).latest_snapshot(&run()).await
 }
@@ -244,8 +244,8 @@ async fn the_timeout_covers_headers_and_body() {
     for reply in [Reply::Hang, Reply::BytesThenHang(started)] {
         let (address, _served) = server(reply).await;
         let after = Duration::from_millis(50);
-        let sighting = client(&address, after).latest_snapshot(&run()).await;
-        assert_eq!(sighting, Err(ProbeFailure::Timeout { after }));
+        let observation = client(&address, after).latest_snapshot(&run()).await;
+        assert_eq!(observation, Err(ProbeFailure::Timeout { after }));
     }
 }
 

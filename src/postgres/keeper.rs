@@ -17,8 +17,8 @@ use nix::unistd::{Pid, getpid};
 /// How long the server may take to end in good order before it is told to leave at once.
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often the keeper looks whether the server is still there.
-const LOOK_EVERY: Duration = Duration::from_millis(100);
-const LOOK_EVERY_WHILE_STOPPING: Duration = Duration::from_millis(10);
+const CHECK_EVERY: Duration = Duration::from_millis(100);
+const CHECK_EVERY_WHILE_STOPPING: Duration = Duration::from_millis(10);
 
 /// A handle to the thread that owns a server.
 #[derive(Debug)]
@@ -71,7 +71,7 @@ impl Keeper {
 /// Waits for the word to stop, or for the server to end by itself.
 fn keep(child: &mut Child, stopped: &Receiver<()>, end: &OnceLock<String>) {
     loop {
-        match stopped.recv_timeout(LOOK_EVERY) {
+        match stopped.recv_timeout(CHECK_EVERY) {
             // Disconnected: the handle went away without a word, which means the same.
             Ok(()) | Err(RecvTimeoutError::Disconnected) => return shut_down(child),
             Err(RecvTimeoutError::Timeout) => {}
@@ -108,7 +108,7 @@ fn wait(child: &mut Child, patience: Duration) -> Option<ExitStatus> {
         if let Some(status) = child.try_wait().ok().flatten() {
             return Some(status);
         }
-        thread::sleep(LOOK_EVERY_WHILE_STOPPING);
+        thread::sleep(CHECK_EVERY_WHILE_STOPPING);
     }
     None
 }

@@ -17,10 +17,10 @@ use super::{LaunchError, Listen, Options, PrivatePostgres, cluster};
 pub(super) const SOCKET_PORT: u16 = 5432;
 
 /// How often the state of a starting or stopping server is looked at.
-const LOOK_EVERY: Duration = Duration::from_millis(10);
+const CHECK_EVERY: Duration = Duration::from_millis(10);
 /// How long a start is tried again when what stands in its way passes by itself.
 const PASSING_MAX: Duration = Duration::from_secs(10);
-const LOOK_EVERY_WHILE_PASSING: Duration = Duration::from_millis(200);
+const CHECK_EVERY_WHILE_PASSING: Duration = Duration::from_millis(200);
 
 /// Finds, makes, starts and waits; see [`PrivatePostgres::start`].
 pub(super) fn launch(options: &Options) -> Result<PrivatePostgres, LaunchError> {
@@ -71,7 +71,7 @@ fn launch_in(home: &OpenHome, account: &Account, options: &Options) -> Result<Ru
     loop {
         match start(home, account, &programs, options) {
             Err(LaunchError::Died { output, .. }) if will_pass(&output) && began.elapsed() < PASSING_MAX => {
-                sleep(LOOK_EVERY_WHILE_PASSING);
+                sleep(CHECK_EVERY_WHILE_PASSING);
             }
             other => return other,
         }
@@ -108,7 +108,7 @@ fn attach(home: &OpenHome, programs: &Programs, patience: Duration) -> Result<Op
         if began.elapsed() > patience {
             return Err(LaunchError::InUse { data, pid: file.pid });
         }
-        sleep(LOOK_EVERY);
+        sleep(CHECK_EVERY);
     }
 }
 
@@ -184,6 +184,6 @@ fn wait_ready(
             let (output, log) = (home.log_since(log_begin), home.log());
             return Err(LaunchError::TooSlow { waited: patience, output, log });
         }
-        sleep(LOOK_EVERY);
+        sleep(CHECK_EVERY);
     }
 }

@@ -9,7 +9,7 @@ use tokio_util::task::TaskTracker;
 use super::broker::Broker;
 use super::changes::Changes;
 use super::clock::Clock;
-use super::engine::Engine;
+use super::engine::RunEngine;
 use super::fault::Faults;
 use super::gateway::Instances;
 use super::ledger::Ledger;
@@ -35,7 +35,7 @@ pub(super) struct Core {
     pub(super) base_url: String,
     pub(super) changes: Arc<Changes>,
     pub(super) ledger: Arc<Ledger>,
-    pub(super) engine: Arc<Engine>,
+    pub(super) engine: Arc<RunEngine>,
     pub(super) broker: Broker,
     pub(super) instances: Instances,
     pub(super) faults: Faults,
@@ -59,7 +59,7 @@ impl Core {
         let changes = Arc::new(Changes::default());
         let clock = Clock::start();
         let ledger = Arc::new(Ledger::new(clock, Arc::clone(&changes)));
-        let engine = Engine::new(
+        let engine = RunEngine::new(
             options.clone(),
             Arc::clone(&ledger),
             Arc::clone(&changes),

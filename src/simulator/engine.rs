@@ -30,7 +30,7 @@ const BACKOFF_MAX: Duration = Duration::from_hours(1);
 /// A run behind its lock. The tokio lock queues fairly, like the platform's.
 type Cell = Arc<Mutex<Run>>;
 
-pub(super) struct Engine {
+pub(super) struct RunEngine {
     options: SimulatorOptions,
     runs: SyncMutex<HashMap<RunId, Cell>>,
     queue: SyncMutex<VecDeque<RunId>>,
@@ -41,7 +41,7 @@ pub(super) struct Engine {
     stop: CancellationToken,
 }
 
-impl Engine {
+impl RunEngine {
     pub(super) fn new(
         options: SimulatorOptions,
         ledger: Arc<Ledger>,

@@ -169,16 +169,16 @@ async fn latest_says_pending_and_leaves_absent_fields_out() {
     }
     assert!(execution.get("checkpoint").is_none() && execution.get("batch").is_none());
 
-    let sighting = client(&simulator).latest_snapshot(&dispatch.run_id).await.unwrap();
-    assert_eq!(sighting.snapshot_id, dispatch.snapshot_id);
+    let observation = client(&simulator).latest_snapshot(&dispatch.run_id).await.unwrap();
+    assert_eq!(observation.snapshot_id, dispatch.snapshot_id);
 }
 
 #[tokio::test]
 async fn an_unknown_run_is_a_500_like_any_outage() {
     let simulator = simulator(quick()).await;
     let unknown = RunId::parse("run_unknown").unwrap();
-    let sighting = client(&simulator).latest_snapshot(&unknown).await;
-    assert_eq!(sighting, Err(ProbeFailure::ServerError { status: 500 }));
+    let observation = client(&simulator).latest_snapshot(&unknown).await;
+    assert_eq!(observation, Err(ProbeFailure::ServerError { status: 500 }));
     for path in ["/runs/malformed/snapshots/latest", "/runs/run_unknown/snapshots/since/snapshot_x"] {
         let expected = (500, json!({ "error": "Internal Server Error" }));
         assert_eq!(answer(request(&simulator, "GET", path, "")).await, expected, "{path}");
@@ -371,11 +371,11 @@ async fn a_shutdown_cuts_what_hangs() {
     let run = dispatched(&simulator).await.run_id;
     simulator.faults().probe.add(Rule::always(ProbeFault::Hang));
     let client = client(&simulator);
-    let (sighting, ()) = tokio::join!(client.latest_snapshot(&run), async {
+    let (observation, ()) = tokio::join!(client.latest_snapshot(&run), async {
         simulator.wait_for_probe(&run, 1).await;
         simulator.shutdown().await;
     });
-    assert!(matches!(sighting, Err(ProbeFailure::Connection { .. })), "{sighting:?}");
+    assert!(matches!(observation, Err(ProbeFailure::Connection { .. })), "{observation:?}");
 }
 
 fn snapshot_of(run: &RunId, simulator: &Simulator) -> SnapshotId {

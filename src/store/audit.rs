@@ -20,7 +20,7 @@ pub struct Audited {
     pub at: DateTime<Utc>,
     /// Who.
     pub actor: String,
-    /// `pool.change`, `cancel`, `cancel.filter`, `look_now`, `token.create`, `token.revoke`, `sign_in`, `sign_out` or
+    /// `pool.change`, `cancel`, `cancel.filter`, `probe_now`, `token.create`, `token.revoke`, `sign_in`, `sign_out` or
     /// `message.show`.
     pub action: String,
     /// The pool, run or token.

@@ -21,9 +21,9 @@ const DOING: &str = "claim verifications";
 pub struct Wanted {
     /// The pool.
     pub pool: PoolName,
-    /// Earliest `look_at`; `None`: no bound, as a sweep asks.
+    /// Earliest `probe_at`; `None`: no bound, as a sweep asks.
     pub low: Option<DateTime<Utc>>,
-    /// Latest `look_at`; `None`: the claim's horizon from now, by the database's clock.
+    /// Latest `probe_at`; `None`: the claim's horizon from now, by the database's clock.
     pub high: Option<DateTime<Utc>>,
     /// At most so many rows.
     pub quota: u32,
@@ -34,8 +34,8 @@ impl Wanted {
     #[must_use]
     pub fn covers(&self, claim: &Claim) -> bool {
         claim.pool == self.pool
-            && self.low.is_none_or(|low| claim.look_at >= low)
-            && self.high.is_none_or(|high| claim.look_at <= high)
+            && self.low.is_none_or(|low| claim.probe_at >= low)
+            && self.high.is_none_or(|high| claim.probe_at <= high)
     }
 }
 
@@ -63,7 +63,7 @@ struct Row {
     dequeued_at: DateTime<Utc>,
     left_queue_at: DateTime<Utc>,
     due_at: DateTime<Utc>,
-    look_at: DateTime<Utc>,
+    probe_at: DateTime<Utc>,
     claimed_at: DateTime<Utc>,
     claim_count: i32,
     probe_failures: i32,
@@ -120,7 +120,7 @@ impl Row {
             dequeued_at: self.dequeued_at,
             left_queue_at: self.left_queue_at,
             due_at: self.due_at,
-            look_at: self.look_at,
+            probe_at: self.probe_at,
             claimed_at: self.claimed_at,
             claim_count: self.claim_count.unsigned_abs(),
             probe_failures: self.probe_failures.unsigned_abs(),

@@ -17,15 +17,15 @@ where p.ctid = any (array(
       from pending candidate
       where candidate.pool = wanted.pool
         -- The low watermark starts the scan past dead rows that a long transaction pins.
-        and candidate.look_at >= coalesce(wanted.low, '-infinity')
+        and candidate.probe_at >= coalesce(wanted.low, '-infinity')
         -- Never beyond the horizon, not even when a clock that stepped back leaves the watermark ahead.
-        and candidate.look_at <= least(wanted.high, statement_timestamp() + $5::int * interval '1 millisecond')
+        and candidate.probe_at <= least(wanted.high, statement_timestamp() + $5::int * interval '1 millisecond')
         and (candidate.lease_expires_at is null or candidate.lease_expires_at <= statement_timestamp())
-      order by candidate.look_at
+      order by candidate.probe_at
       limit wanted.quota
       for update skip locked
     ) as due))
 returning
   p.id, p.run_id, p.snapshot_id, p.pool, p.supervisor, p.region, p.intent as "intent: Intent",
-  left_queue_at(p.dequeued_at, p.scheduled_at) as "left_queue_at!", p.dequeued_at, p.due_at, p.look_at, statement_timestamp() as "claimed_at!",
+  left_queue_at(p.dequeued_at, p.scheduled_at) as "left_queue_at!", p.dequeued_at, p.due_at, p.probe_at, statement_timestamp() as "claimed_at!",
   p.claim_count, p.probe_failures, p.create_count, p.prepare_failures, p.lost_at, p.workload, p.traceparent

@@ -41,7 +41,7 @@ pub use fault::Fault;
 pub use settings::{Commit, LockWait, Settings, Terms};
 
 /// Connections for people who look: enough for two or three pages at a time.
-const LOOKS_CONNECTIONS_MAX: u32 = 4;
+const PEOPLE_CONNECTIONS_MAX: u32 = 4;
 
 const DOING: &str = "connect to the database (WARMPROOF_DATABASE_URL)";
 
@@ -76,9 +76,9 @@ impl Store {
     /// Like [`Store::connect_lazy`], for people who look: a few connections of their own, so that a slow look
     /// holds none that a schedule needs, and a bound on each statement of theirs.
     #[must_use]
-    pub fn connect_for_looks(config: &DatabaseConfig, statement_timeout: Duration) -> Self {
+    pub fn connect_for_people(config: &DatabaseConfig, statement_timeout: Duration) -> Self {
         let config = DatabaseConfig {
-            connections_max: LOOKS_CONNECTIONS_MAX.min(config.connections_max),
+            connections_max: PEOPLE_CONNECTIONS_MAX.min(config.connections_max),
             // Longer than a statement: a caller that waits behind one that is given up learns why.
             acquire_timeout: (2 * statement_timeout).min(config.acquire_timeout),
             statement_timeout: statement_timeout.min(config.statement_timeout),

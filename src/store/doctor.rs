@@ -11,7 +11,7 @@ pub use server::ServerFacts;
 
 /// Facts about the database, in one reading.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Facts {
+pub struct DatabaseFacts {
     /// The database's clock.
     pub now: DateTime<Utc>,
     /// Such as 150018.
@@ -37,9 +37,9 @@ impl Store {
     ///
     /// # Errors
     /// The database could not be reached.
-    pub async fn facts(&self) -> Result<Facts, StoreError> {
+    pub async fn facts(&self) -> Result<DatabaseFacts, StoreError> {
         sqlx::query_as!(
-            Facts,
+            DatabaseFacts,
             r#"select
                  clock_timestamp() as "now!",
                  current_setting('server_version_num')::int as "server_version!",
@@ -47,7 +47,7 @@ impl Store {
                  (select count(*) from pending
                   where lease_expires_at < clock_timestamp() - interval '1 minute') as "leases_stuck!",
                  (select count(*) from pending p join pool on pool.name = p.pool and not pool.paused
-                  where p.look_at < clock_timestamp() - interval '1 minute'
+                  where p.probe_at < clock_timestamp() - interval '1 minute'
                     and (p.lease_expires_at is null or p.lease_expires_at < clock_timestamp())) as "overdue!",
                  coalesce((select extract(epoch from clock_timestamp() - min(xact_start)) from pg_stat_activity
                   where backend_xmin is not null and pid <> pg_backend_pid()), 0)::float8

@@ -16,7 +16,7 @@ pub const SILENT_AFTER_SECONDS: i32 = 20;
 
 /// One pool that a worker serves.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ServedPool {
+pub struct WorkerPool {
     /// Its name.
     pub pool: PoolName,
     /// What makes its workloads.
@@ -30,10 +30,10 @@ pub struct ServedPool {
 pub struct Beat<'a> {
     /// Who.
     pub worker: &'a WorkerName,
-    /// Claims in hand.
-    pub in_hand: usize,
+    /// Claims in flight.
+    pub in_flight: usize,
     /// What it serves.
-    pub pools: &'a [ServedPool],
+    pub pools: &'a [WorkerPool],
 }
 
 /// A worker as it was heard of last.
@@ -49,8 +49,8 @@ pub struct WorkerSeen {
     pub seen_at: DateTime<Utc>,
     /// Whether that is recent enough for a running one.
     pub running: bool,
-    /// Claims in hand.
-    pub in_hand: i32,
+    /// Claims in flight.
+    pub in_flight: i32,
     /// The pools it serves.
     pub pools: Vec<String>,
     /// What makes their workloads, in the order of pools.
@@ -61,7 +61,7 @@ pub struct WorkerSeen {
 
 /// How a pool is served.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
-pub struct PoolServed {
+pub struct PoolService {
     /// Its name.
     pub pool: String,
     /// How many running workers serve it.
@@ -85,7 +85,7 @@ impl Store {
         for (pool, initial) in pools {
             sqlx::query!(
                 "insert into pool (
-                   name, shadow, delay_ms, cap, cap_window_ms, on_connect, settle_down_ms, second_look_after_ms)
+                   name, shadow, delay_ms, cap, cap_window_ms, on_connect, cool_down_ms, follow_up_after_ms)
                  values ($1, $2, $3, $4, $5, $6, $7, $8)
                  on conflict (name) do nothing",
                 pool.as_str(),
@@ -94,8 +94,8 @@ impl Store {
                 initial.cap.map(super::count),
                 super::count(initial.cap_window_ms),
                 initial.on_connect.as_str(),
-                super::count(initial.settle_down_ms),
-                initial.second_look_after_ms.map(super::count),
+                super::count(initial.cool_down_ms),
+                initial.follow_up_after_ms.map(super::count),
             )
             .execute(self.patient())
             .await
@@ -113,14 +113,14 @@ impl Store {
         let backends: Vec<&str> = beat.pools.iter().map(|served| served.backend).collect();
         let problems: Vec<Option<&str>> = beat.pools.iter().map(|served| served.problem.as_deref()).collect();
         sqlx::query!(
-            "insert into worker as w (name, version, in_hand, pools, backends, problems)
+            "insert into worker as w (name, version, in_flight, pools, backends, problems)
              values ($1, $2, $3, $4, $5, $6)
              on conflict (name) do update set
-               seen_at = statement_timestamp(), version = excluded.version, in_hand = excluded.in_hand,
+               seen_at = statement_timestamp(), version = excluded.version, in_flight = excluded.in_flight,
                pools = excluded.pools, backends = excluded.backends, problems = excluded.problems",
             beat.worker.as_str(),
             env!("CARGO_PKG_VERSION"),
-            i32::try_from(beat.in_hand).unwrap_or(i32::MAX),
+            i32::try_from(beat.in_flight).unwrap_or(i32::MAX),
             &pools as &[&str],
             &backends as &[&str],
             &problems as &[Option<&str>],
@@ -150,7 +150,7 @@ impl Store {
     pub async fn workers(&self) -> Result<Vec<WorkerSeen>, StoreError> {
         sqlx::query_as!(
             WorkerSeen,
-            r#"select name, version, started_at, seen_at, in_hand, pools, backends,
+            r#"select name, version, started_at, seen_at, in_flight, pools, backends,
                  problems as "problems: Vec<Option<String>>",
                  seen_at > statement_timestamp() - $1 * interval '1 second' as "running!"
                from worker order by 9 desc, name"#,
@@ -165,9 +165,9 @@ impl Store {
     ///
     /// # Errors
     /// The database could not be reached.
-    pub async fn pools_served(&self) -> Result<Vec<PoolServed>, StoreError> {
+    pub async fn pools_served(&self) -> Result<Vec<PoolService>, StoreError> {
         sqlx::query_as!(
-            PoolServed,
+            PoolService,
             r#"with serving as (
                  select w.name as worker, s.pool, s.backend, s.problem
                  from worker w

@@ -54,7 +54,7 @@ impl Store {
                    where p.name = any (w.pools) and w.seen_at > statement_timestamp() - $1 * interval '1 second')
                    as "workers!",
                  exists (select 1 from brown_out b where b.pool = p.name
-                   and b.seen_at > statement_timestamp() - greatest(p.settle_down_ms, 5000) * interval '1 millisecond')
+                   and b.seen_at > statement_timestamp() - greatest(p.cool_down_ms, 5000) * interval '1 millisecond')
                    as "brown_out!"
                from pool p
                left join pending_counts t on t.pool = p.name

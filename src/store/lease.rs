@@ -1,4 +1,4 @@
-//! Renew and release: keep a lease while work is in hand, give it back when it is not.
+//! Renew and release: keep a lease while work is in flight, give it back when it is not.
 
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
@@ -15,8 +15,8 @@ use crate::domain::status::HoldReason;
 pub struct Release {
     /// Row and fence.
     pub key: ClaimKey,
-    /// When to look next, from now by the database's clock; `None` leaves `look_at` as it is.
-    pub look_again_in: Option<Duration>,
+    /// When to look next, from now by the database's clock; `None` leaves `probe_at` as it is.
+    pub probe_again_in: Option<Duration>,
     /// Probes made under this claim that the row does not count yet.
     pub probes: u32,
     /// How many of them learned nothing.
@@ -37,7 +37,7 @@ impl Release {
     pub fn untouched(key: ClaimKey) -> Self {
         Self {
             key,
-            look_again_in: None,
+            probe_again_in: None,
             probes: 0,
             failures: 0,
             error: None,
@@ -111,7 +111,7 @@ impl Store {
         .fetch_all(self.db().on(Terms::RELAXED))
         .await
         .map_err(StoreError::doing("renew leases"))?;
-        // Matched with the fence: an old claim of a row may be in hand beside the new one.
+        // Matched with the fence: an old claim of a row may be in flight beside the new one.
         let rows: HashMap<(Uuid, i64), bool> =
             rows.into_iter().map(|row| ((row.id, row.fence), row.renewed)).collect();
         let mut answer = Renewal::default();
@@ -150,7 +150,7 @@ impl Store {
     async fn release_all(&self, releases: &[Release]) -> Result<usize, StoreError> {
         let columns = Keys::of(releases.iter().map(|release| &release.key));
         let waits: Vec<Option<i32>> =
-            releases.iter().map(|release| release.look_again_in.map(super::millis)).collect();
+            releases.iter().map(|release| release.probe_again_in.map(super::millis)).collect();
         let probes: Vec<i32> = releases.iter().map(|release| super::count(release.probes)).collect();
         let failures: Vec<i32> = releases.iter().map(|release| super::count(release.failures)).collect();
         let errors: Vec<Option<&str>> = releases.iter().map(|release| release.error.as_deref()).collect();
@@ -163,7 +163,7 @@ impl Store {
         let given_back = sqlx::query_scalar!(
             r#"update pending p
                set
-                 look_at = case when given.wait_ms is null then p.look_at
+                 probe_at = case when given.wait_ms is null then p.probe_at
                    else statement_timestamp() + given.wait_ms * interval '1 millisecond' end,
                  probe_count = p.probe_count + given.probes,
                  probe_failures = p.probe_failures + given.failures,

@@ -37,7 +37,7 @@ pub struct Pending {
     /// The promise.
     pub due_at: DateTime<Utc>,
     /// When somebody looks next.
-    pub look_at: DateTime<Utc>,
+    pub probe_at: DateTime<Utc>,
     /// What it is doing.
     pub status: Status,
     /// What defers the cold start of a loss; `None`: nothing.
@@ -108,8 +108,8 @@ impl Store {
         sqlx::query_as!(
             Pending,
             r#"select id, run_id, snapshot_id, pool, supervisor, region, deployment_version, intent as "intent: Intent",
-               dequeued_at, scheduled_at, due_at, look_at,
-               pending_status(lease_expires_at, look_at, lost_at, hold_reason) as "status!: Status",
+               dequeued_at, scheduled_at, due_at, probe_at,
+               pending_status(lease_expires_at, probe_at, lost_at, hold_reason) as "status!: Status",
                hold_reason as "hold_reason: HoldReason", lease_expires_at, worker, claim_count, probe_count, create_count,
                connected_at, lost_at, create_permitted_at, workload, last_error
              from pending where run_id = $1"#,

@@ -44,8 +44,8 @@ pub struct PendingFilter {
 /// Where a page ends and the next begins.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PageKey {
-    /// `look_at` of the last row.
-    pub look_at: DateTime<Utc>,
+    /// `probe_at` of the last row.
+    pub probe_at: DateTime<Utc>,
     /// Its run.
     pub run_id: String,
 }
@@ -54,7 +54,7 @@ impl PageKey {
     /// As one word, for addresses.
     #[must_use]
     pub fn word(&self) -> String {
-        format!("{}.{}", self.look_at.timestamp_micros(), self.run_id)
+        format!("{}.{}", self.probe_at.timestamp_micros(), self.run_id)
     }
 
     /// Reads what [`PageKey::word`] wrote.
@@ -62,10 +62,10 @@ impl PageKey {
     pub fn parse(word: &str) -> Option<Self> {
         let (micros, run_id) = word.split_once('.')?;
         // The database's years end before ours do.
-        let look_at = DateTime::from_timestamp_micros(micros.parse().ok()?)
+        let probe_at = DateTime::from_timestamp_micros(micros.parse().ok()?)
             .filter(|at| (1..=9999).contains(&at.year()))?;
         RunId::parse(run_id).ok()?;
-        Some(Self { look_at, run_id: run_id.to_owned() })
+        Some(Self { probe_at, run_id: run_id.to_owned() })
     }
 }
 
@@ -107,37 +107,37 @@ impl Store {
             r#"select page.id as "id!", page.run_id as "run_id!", page.snapshot_id as "snapshot_id!",
                  page.pool as "pool!", page.supervisor, page.region, page.deployment_version,
                  page.intent as "intent!: Intent", page.dequeued_at as "dequeued_at!", page.scheduled_at as "scheduled_at!",
-                 page.due_at as "due_at!", page.look_at as "look_at!", page.status as "status!: Status",
+                 page.due_at as "due_at!", page.probe_at as "probe_at!", page.status as "status!: Status",
                  page.hold_reason as "hold_reason: HoldReason", page.lease_expires_at, page.worker,
                  page.claim_count as "claim_count!", page.probe_count as "probe_count!",
                  page.create_count as "create_count!", page.connected_at, page.lost_at, page.create_permitted_at,
                  page.workload, page.last_error
                from pool
                cross join lateral (
-                 select *, pending_status(p.lease_expires_at, p.look_at, p.lost_at, p.hold_reason) as status
+                 select *, pending_status(p.lease_expires_at, p.probe_at, p.lost_at, p.hold_reason) as status
                  from pending p
                  where p.pool = pool.name
-                   and p.look_at >= coalesce($6::timestamptz, '-infinity')
+                   and p.probe_at >= coalesce($6::timestamptz, '-infinity')
                    -- Only rows past their probe can be overdue: the scan ends there.
-                   and p.look_at < case when $5 = 'overdue' then statement_timestamp() else 'infinity' end
-                   and (p.look_at, p.run_id) > (coalesce($6::timestamptz, '-infinity'), coalesce($7::text, ''))
+                   and p.probe_at < case when $5 = 'overdue' then statement_timestamp() else 'infinity' end
+                   and (p.probe_at, p.run_id) > (coalesce($6::timestamptz, '-infinity'), coalesce($7::text, ''))
                    and ($2::text is null or p.supervisor = $2)
                    and ($3::text is null or p.region = $3)
                    and ($4::text is null or p.deployment_version = $4)
                    and ($5::text is null
-                     or pending_status(p.lease_expires_at, p.look_at, p.lost_at, p.hold_reason) = $5)
-                 order by p.look_at, p.run_id
+                     or pending_status(p.lease_expires_at, p.probe_at, p.lost_at, p.hold_reason) = $5)
+                 order by p.probe_at, p.run_id
                  limit $8
                ) as page
                where $1::text is null or pool.name = $1
-               order by page.look_at, page.run_id
+               order by page.probe_at, page.run_id
                limit $8"#,
             filter.pool.as_deref(),
             filter.supervisor.as_deref(),
             filter.region.as_deref(),
             filter.deployment_version.as_deref(),
             filter.status.map(Status::as_str),
-            after.map(|key| key.look_at),
+            after.map(|key| key.probe_at),
             after.map(|key| key.run_id.as_str()),
             i64::from(limit),
         )
@@ -159,7 +159,7 @@ impl Store {
                    and ($3::text is null or p.region = $3)
                    and ($4::text is null or p.deployment_version = $4)
                    and ($5::text is null
-                     or pending_status(p.lease_expires_at, p.look_at, p.lost_at, p.hold_reason) = $5)
+                     or pending_status(p.lease_expires_at, p.probe_at, p.lost_at, p.hold_reason) = $5)
                  limit $6
                ) as matching"#,
             filter.pool.as_deref(),
@@ -254,7 +254,7 @@ impl Store {
                 Err(error) => break Err(error),
             };
             let Some(last) = page.last() else { break Ok(()) };
-            after = Some(PageKey { look_at: last.look_at, run_id: last.run_id.clone() });
+            after = Some(PageKey { probe_at: last.probe_at, run_id: last.run_id.clone() });
             seen = seen.saturating_add(u32::try_from(page.len()).unwrap_or(u32::MAX));
             let batch: Vec<Cancellation> = page
                 .into_iter()
@@ -286,13 +286,13 @@ impl Store {
     ///
     /// # Errors
     /// The database could not be reached.
-    pub async fn look_now(&self, run_id: &RunId, actor: &Actor) -> Result<bool, StoreError> {
+    pub async fn probe_now(&self, run_id: &RunId, actor: &Actor) -> Result<bool, StoreError> {
         let doing = "look now";
         let (run_id, actor) = (run_id.clone(), actor.clone());
         self.db().transaction(doing, Terms::PATIENT, move |tx| {
             Box::pin(async move {
                 let moved = sqlx::query!(
-                    "update pending set look_at = least(look_at, statement_timestamp())
+                    "update pending set probe_at = least(probe_at, statement_timestamp())
                      where run_id = $1 and (lease_expires_at is null or lease_expires_at <= statement_timestamp())",
                     run_id.as_str()
                 )
@@ -301,7 +301,7 @@ impl Store {
                 .map_err(StoreError::doing(doing))?
                 .rows_affected();
                 if moved > 0 {
-                    audit::note(tx, &actor, "look_now", Some(run_id.as_str()), &json!({})).await?;
+                    audit::note(tx, &actor, "probe_now", Some(run_id.as_str()), &json!({})).await?;
                 }
                 Ok(moved > 0)
             })}).await

@@ -8,7 +8,7 @@ use utoipa::ToSchema;
 use super::audit::{self, Actor};
 use super::connect::{Terms, Tx};
 use super::{Store, StoreError};
-use crate::domain::pool::{CAP, CAP_WINDOW_MS, DELAY_MS, OnConnect, SECOND_LOOK_AFTER_MS, SETTLE_DOWN_MS};
+use crate::domain::pool::{CAP, CAP_WINDOW_MS, COOL_DOWN_MS, DELAY_MS, FOLLOW_UP_AFTER_MS, OnConnect};
 
 /// A pool with its settings.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
@@ -28,15 +28,15 @@ pub struct Pool {
     /// What a connect means.
     pub on_connect: OnConnect,
     /// Milliseconds for which losses are held after a brown-out.
-    pub settle_down_ms: i32,
-    /// Milliseconds from a created fallback to its second look; `None`: none.
-    pub second_look_after_ms: Option<i32>,
+    pub cool_down_ms: i32,
+    /// Milliseconds from a created fallback to its follow-up; `None`: none.
+    pub follow_up_after_ms: Option<i32>,
 }
 
 impl Pool {
     /// What losses that wait stand in line for: another value makes another line.
     fn line(&self) -> (Option<i32>, i32, bool, i32) {
-        (self.cap, self.cap_window_ms, self.shadow, self.settle_down_ms)
+        (self.cap, self.cap_window_ms, self.shadow, self.cool_down_ms)
     }
 }
 
@@ -70,11 +70,11 @@ pub struct PoolChange {
     /// 0 to 600000 ms.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 0, maximum = 600_000)]
-    pub settle_down_ms: Option<i32>,
-    /// 1000 to 600000 ms, or no second look.
+    pub cool_down_ms: Option<i32>,
+    /// 1000 to 600000 ms, or no follow-up.
     #[serde(default, with = "present", skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<i32>, minimum = 1000, maximum = 600_000)]
-    pub second_look_after_ms: Option<Option<i32>>,
+    pub follow_up_after_ms: Option<Option<i32>>,
 }
 
 /// A setting that is out of range.
@@ -97,8 +97,8 @@ impl PoolChange {
             ("delay_ms", self.delay_ms.flatten(), DELAY_MS, ", or null"),
             ("cap", self.cap.flatten(), CAP, ", or null"),
             ("cap_window_ms", self.cap_window_ms, CAP_WINDOW_MS, ""),
-            ("settle_down_ms", self.settle_down_ms, SETTLE_DOWN_MS, ""),
-            ("second_look_after_ms", self.second_look_after_ms.flatten(), SECOND_LOOK_AFTER_MS, ", or null"),
+            ("cool_down_ms", self.cool_down_ms, COOL_DOWN_MS, ""),
+            ("follow_up_after_ms", self.follow_up_after_ms.flatten(), FOLLOW_UP_AFTER_MS, ", or null"),
         ];
         let fits = |value: i32, range: &RangeInclusive<u32>| {
             u32::try_from(value).is_ok_and(|value| range.contains(&value))
@@ -149,7 +149,7 @@ impl Store {
         sqlx::query_as!(
             Pool,
             r#"select name, paused, shadow, delay_ms, cap, cap_window_ms, on_connect as "on_connect: OnConnect",
-               settle_down_ms, second_look_after_ms
+               cool_down_ms, follow_up_after_ms
              from pool order by name"#
         )
         .fetch_all(self.patient())
@@ -185,7 +185,7 @@ async fn change_noted(
     let before = sqlx::query_as!(
         Pool,
         r#"select name, paused, shadow, delay_ms, cap, cap_window_ms, on_connect as "on_connect: OnConnect",
-           settle_down_ms, second_look_after_ms
+           cool_down_ms, follow_up_after_ms
          from pool where name = $1 for update"#,
         name,
     )
@@ -202,11 +202,11 @@ async fn change_noted(
                cap = case when $6 then $7 else cap end,
                cap_window_ms = coalesce($8, cap_window_ms),
                on_connect = coalesce($9, on_connect),
-               settle_down_ms = coalesce($10, settle_down_ms),
-               second_look_after_ms = case when $11 then $12 else second_look_after_ms end
+               cool_down_ms = coalesce($10, cool_down_ms),
+               follow_up_after_ms = case when $11 then $12 else follow_up_after_ms end
              where name = $1
              returning name, paused, shadow, delay_ms, cap, cap_window_ms, on_connect as "on_connect: OnConnect",
-               settle_down_ms, second_look_after_ms"#,
+               cool_down_ms, follow_up_after_ms"#,
         name,
         change.paused,
         change.shadow,
@@ -216,9 +216,9 @@ async fn change_noted(
         change.cap.flatten(),
         change.cap_window_ms,
         change.on_connect.map(OnConnect::as_str),
-        change.settle_down_ms,
-        change.second_look_after_ms.is_some(),
-        change.second_look_after_ms.flatten(),
+        change.cool_down_ms,
+        change.follow_up_after_ms.is_some(),
+        change.follow_up_after_ms.flatten(),
     )
     .fetch_one(&mut *tx)
     .await

@@ -77,9 +77,9 @@ impl LossBy {
 }
 
 /// One line of a report of losses. Rates are shares from 0 to 1, with their 95 % Wilson interval, and
-/// `None` where there was nothing to have a share of. `late` sightings are outside of all rates.
+/// `None` where there was nothing to have a share of. `late` observations are outside of all rates.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
-pub struct Losses {
+pub struct LossRates {
     /// When the step begins.
     pub at: DateTime<Utc>,
     /// Which pool, supervisor and so on; `None`: all, or those that did not say.
@@ -214,8 +214,8 @@ impl Store {
         since: DateTime<Utc>,
         step: Step,
         by: LossBy,
-    ) -> Result<Vec<Losses>, StoreError> {
-        sqlx::query_file_as!(Losses, "src/store/report_losses.sql", step.as_str(), since, by.as_str())
+    ) -> Result<Vec<LossRates>, StoreError> {
+        sqlx::query_file_as!(LossRates, "src/store/report_losses.sql", step.as_str(), since, by.as_str())
             .fetch_all(self.patient())
             .await
             .map_err(StoreError::doing("report losses"))

@@ -7,7 +7,7 @@ with now as materialized (
 ), created as (
   insert into pending as p (
     id, run_id, snapshot_id, pool, supervisor, region, deployment_version, intent, dequeued_at,
-    scheduled_at, due_at, look_at, traceparent, timings, codec, message)
+    scheduled_at, due_at, probe_at, traceparent, timings, codec, message)
   select i.id, i.run_id, i.snapshot_id, i.pool, i.supervisor, i.region, i.deployment_version, i.intent, i.dequeued_at,
     now.moment, promised.due_at, promised.due_at, i.traceparent, i.timings, i.codec, i.message
   from now

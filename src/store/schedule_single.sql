@@ -4,7 +4,7 @@ with now as materialized (
 ), created as (
   insert into pending as p (
     id, run_id, snapshot_id, pool, supervisor, region, deployment_version, intent, dequeued_at,
-    scheduled_at, due_at, look_at, traceparent, timings, codec, message)
+    scheduled_at, due_at, probe_at, traceparent, timings, codec, message)
   select $1::uuid, $2::text, $3::text, served.name, $5::text, $6::text, $7::text, $8::text, $9::timestamptz,
     now.moment, promised.due_at, promised.due_at, $11::text, $12::text, $13::smallint, $14::bytea
   from now

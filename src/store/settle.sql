@@ -57,13 +57,13 @@ with said as (
   from recorded
   group by date_trunc('minute', settled_at), pool, supervisor, region, deployment_version, intent, outcome, reason,
     fallback_result, late
-), looked_after as (
+), followed_up as (
   -- A workload that was made is no run that started: somebody looks once more.
-  insert into second_look (verification_id, run_id, snapshot_id, pool, dequeued_at, settled_at, look_at)
+  insert into follow_up (verification_id, run_id, snapshot_id, pool, dequeued_at, settled_at, probe_at)
   select j.id, j.run_id, j.snapshot_id, j.pool, j.dequeued_at, statement_timestamp(),
-    statement_timestamp() + pool.second_look_after_ms * interval '1 millisecond'
+    statement_timestamp() + pool.follow_up_after_ms * interval '1 millisecond'
   from judged j
-  join pool on pool.name = j.pool and pool.second_look_after_ms is not null
+  join pool on pool.name = j.pool and pool.follow_up_after_ms is not null
   where j.verdict = 'fallback' and j.fallback_result in ('created', 'existed')
 )
 select

@@ -117,7 +117,7 @@ impl Store {
         round
     }
 
-    /// Without waiting: with days in hand, a later round will do.
+    /// Without waiting: with days in flight, a later round will do.
     async fn create_partitions(&self, days_ahead: u32) -> Result<Option<i32>, StoreError> {
         self.in_turn(PARTITIONS, move |tx| {
             Box::pin(async move {
@@ -157,7 +157,7 @@ impl Store {
     }
 
     /// Drops what is of no use any more: counts by minute after two days, which stand in the hours as well,
-    /// windows of caps, tallies, workers that fell silent, and second looks as old as the outcomes that go.
+    /// windows of caps, tallies, workers that fell silent, and follow-ups as old as the outcomes that go.
     async fn drop_leftovers(&self, retention_days: Option<u32>) -> Result<Option<()>, StoreError> {
         self.in_turn(Terms::PATIENT, move |tx| Box::pin(drop_leftovers(tx, retention_days))).await
     }
@@ -259,7 +259,7 @@ async fn drop_leftovers(tx: &mut Tx, retention_days: Option<u32>) -> Result<(), 
         .map_err(&failed)?;
     if let Some(days) = retention_days {
         sqlx::query!(
-            "delete from second_look where settled_at < statement_timestamp() - $1 * interval '1 day'",
+            "delete from follow_up where settled_at < statement_timestamp() - $1 * interval '1 day'",
             f64::from(days)
         )
         .execute(&mut *tx)

@@ -140,16 +140,16 @@ pub fn stale(pool: &PoolName) {
     counter!(names::STALE_SETTLES.name, "pool" => pool.as_str().to_owned()).increment(1);
 }
 
-/// A second look was made.
-pub fn second_look(pool: &PoolName, result: &'static str) {
+/// A follow-up was made.
+pub fn follow_up(pool: &PoolName, result: &'static str) {
     let pool = pool.as_str().to_owned();
-    counter!(names::SECOND_LOOKS.name, "pool" => pool, "result" => result).increment(1);
+    counter!(names::FOLLOW_UPS.name, "pool" => pool, "result" => result).increment(1);
 }
 
-/// How many claims are in hand.
-pub fn in_hand(claims: usize) {
+/// How many claims are in flight.
+pub fn in_flight(claims: usize) {
     #[expect(clippy::cast_precision_loss, reason = "a few thousand at most")]
-    gauge!(names::IN_HAND.name).set(claims as f64);
+    gauge!(names::IN_FLIGHT.name).set(claims as f64);
 }
 
 /// How the process's connections are used.

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Shared;
 use crate::domain::ids::PoolName;
-use crate::store::fleet::{Beat, ServedPool};
+use crate::store::fleet::{Beat, WorkerPool};
 
 /// How often a sign of life is given.
 const BEAT_EVERY: Duration = Duration::from_secs(5);
@@ -23,7 +23,7 @@ const CHECK_MAX: Duration = Duration::from_secs(4);
 pub(super) async fn keep(shared: Arc<Shared>, done: CancellationToken) {
     let mut rounds = interval(BEAT_EVERY);
     rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut served: Vec<ServedPool> = Vec::new();
+    let mut served: Vec<WorkerPool> = Vec::new();
     let mut check_at = Instant::now();
     loop {
         tokio::select! {
@@ -36,7 +36,7 @@ pub(super) async fn keep(shared: Arc<Shared>, done: CancellationToken) {
             shared.health.checked(&served);
             check_at = Instant::now() + CHECK_EVERY;
         }
-        let beat = Beat { worker: &shared.config.name, in_hand: shared.in_hand.len(), pools: &served };
+        let beat = Beat { worker: &shared.config.name, in_flight: shared.in_flight.len(), pools: &served };
         if let Err(error) = shared.store.beat(&beat).await {
             tracing::warn!(%error, "could not give a sign of life");
         }
@@ -47,7 +47,7 @@ pub(super) async fn keep(shared: Arc<Shared>, done: CancellationToken) {
 }
 
 /// Asks every backend whether it can be used, all at once, and says what has changed since.
-async fn check(shared: &Arc<Shared>, before: &[ServedPool]) -> Vec<ServedPool> {
+async fn check(shared: &Arc<Shared>, before: &[WorkerPool]) -> Vec<WorkerPool> {
     let before: BTreeMap<&PoolName, Option<&str>> =
         before.iter().map(|served| (&served.pool, served.problem.as_deref())).collect();
     let checks = shared.pools.iter().map(|(pool, served)| async move {
@@ -58,7 +58,7 @@ async fn check(shared: &Arc<Shared>, before: &[ServedPool]) -> Vec<ServedPool> {
                 Some(format!("the backend did not answer a check within {} s", CHECK_MAX.as_secs()))
             }
         };
-        ServedPool { pool: pool.clone(), backend: served.workload.backend(), problem }
+        WorkerPool { pool: pool.clone(), backend: served.workload.backend(), problem }
     });
     let checked = futures_util::future::join_all(checks).await;
     for now in &checked {

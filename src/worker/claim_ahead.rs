@@ -15,7 +15,7 @@ use rand::rngs::StdRng;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
-use super::in_hand::DbClock;
+use super::in_flight::DbClock;
 use super::{PARTING_MAX, Shared, verify};
 use crate::domain::backoff::Backoff;
 use crate::domain::claim::{Claim, Fence};
@@ -49,7 +49,7 @@ pub(super) async fn run(shared: &Arc<Shared>, verifications: &TaskTracker, mut r
             Ok(Pace::Idle) => jittered(idle_tick(shared), &mut rng),
             Ok(Pace::Full) => {
                 tokio::select! {
-                    () = shared.in_hand.freed() => {}
+                    () = shared.in_flight.freed() => {}
                     () = shared.stop.cancelled() => {}
                 }
                 Duration::ZERO
@@ -81,11 +81,11 @@ async fn parted(shared: &Shared) {
 enum Pace {
     /// It came back full: there is more.
     Again,
-    /// All that is due soon is in hand.
+    /// All that is due soon is in flight.
     Tick,
     /// Nothing is due soon.
     Idle,
-    /// No more claims may be in hand, or those that are there cannot be looked at fast enough.
+    /// No more claims may be in flight, or those that are there cannot be looked at fast enough.
     Full,
 }
 
@@ -118,8 +118,9 @@ impl ClaimAhead {
         verifications: &TaskTracker,
         rng: &mut StdRng,
     ) -> Result<Pace, StoreError> {
-        let room = (shared.config.claims_in_hand_max as usize).saturating_sub(shared.in_hand.len());
-        let full = room < self.room_wanted || shared.in_hand.waiting() >= shared.config.looks_waiting_max();
+        let room = (shared.config.claims_in_flight_max as usize).saturating_sub(shared.in_flight.len());
+        let full =
+            room < self.room_wanted || shared.in_flight.waiting() >= shared.config.probes_waiting_max();
         shared.health.hands_full(full);
         if full {
             return Ok(Pace::Full);
@@ -146,8 +147,8 @@ impl ClaimAhead {
         let read = claims.iter().map(|claim| claim.claimed_at).max();
         let clock = read.map_or(clock, |read| clock.or_nearer(DbClock::new(read, Instant::now())));
         self.clock = Some(clock);
-        for held in shared.in_hand.take(claims, asked, shared.config.lease, clock) {
-            verifications.spawn(verify::run(Arc::clone(shared), held, rng.random()));
+        for in_flight in shared.in_flight.take(claims, asked, shared.config.lease, clock) {
+            verifications.spawn(verify::run(Arc::clone(shared), in_flight, rng.random()));
         }
         if sweeping && !full {
             self.sweep_at = Instant::now() + jittered(sweep_interval(shared), rng);
@@ -195,7 +196,7 @@ impl ClaimAhead {
             if asked.high.is_some() {
                 continue;
             }
-            let reached = if full { of_range.map(|claim| claim.look_at).min() } else { Some(now) };
+            let reached = if full { of_range.map(|claim| claim.probe_at).min() } else { Some(now) };
             if let Some(reached) = reached {
                 let mark = self.watermarks.entry(asked.pool.clone()).or_insert(DateTime::<Utc>::MIN_UTC);
                 *mark = (*mark).max(reached.min(now) - WATERMARK_MARGIN);

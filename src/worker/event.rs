@@ -2,8 +2,8 @@
 
 use chrono::TimeDelta;
 
-use super::in_hand::DbClock;
-use super::verify::Look;
+use super::in_flight::DbClock;
+use super::verify::Probing;
 use crate::config::worker::WorkerConfig;
 use crate::domain::claim::Claim;
 use crate::domain::dispatch::trace_id;
@@ -18,24 +18,24 @@ pub(super) fn settled(
     config: &WorkerConfig,
     claim: &Claim,
     clock: &DbClock,
-    look: &Look,
+    probing: &Probing,
     outcome: &Outcome,
 ) -> WideEvent {
-    let looked_at = clock.at(look.at);
+    let probed_at = clock.at(probing.at);
     let failed =
         outcome.outcome == OutcomeKind::ProbeError || outcome.fallback_result == Some(FallbackResult::Failed);
     let trace = outcome.traceparent.as_deref().and_then(trace_id);
-    WideEvent::new(OP, &config.node_id, trace, looked_at)
+    WideEvent::new(OP, &config.node_id, trace, probed_at)
         .with("ok", !failed)
-        .with("duration_ms", millis(outcome.settled_at - looked_at).max(0))
+        .with("duration_ms", millis(outcome.settled_at - probed_at).max(0))
         .with("meta.run_id", outcome.run_id.as_str())
         .with("meta.snapshot_id", outcome.snapshot_id.as_str())
         .with("meta.verification_id", outcome.id.to_string())
         .with("meta.pool", outcome.pool.as_str())
         .with("phase.probe.duration_ms", outcome.probe_ms)
-        .with("phase.probe.ok", outcome.probe_ms.map(|_| look.failure.is_none()))
+        .with("phase.probe.ok", outcome.probe_ms.map(|_| probing.failure.is_none()))
         .with("phase.probe.attempts", outcome.probe_count)
-        .with_error("phase.probe.error_message", look.failure.as_ref().map(ToString::to_string).as_deref())
+        .with_error("phase.probe.error_message", probing.failure.as_ref().map(ToString::to_string).as_deref())
         .with("outcome", outcome.outcome.as_str())
         .with("delay_ms", millis(outcome.due_at - outcome.scheduled_at))
         .with_error("error", outcome.error.as_deref())
@@ -43,9 +43,9 @@ pub(super) fn settled(
         .with("fallback_result", outcome.fallback_result.map(FallbackResult::as_str))
         .with("workload", outcome.workload.as_deref())
         .with("late", outcome.late)
-        .with("lag_ms", fine_millis(looked_at - claim.look_at))
-        .with("overdue_ms", millis(looked_at - outcome.due_at))
-        .with("actual_delay_ms", millis(looked_at - outcome.scheduled_at))
+        .with("lag_ms", fine_millis(probed_at - claim.probe_at))
+        .with("overdue_ms", millis(probed_at - outcome.due_at))
+        .with("actual_delay_ms", millis(probed_at - outcome.scheduled_at))
         .with("claim_count", outcome.claim_count)
         .with("create_count", outcome.create_count)
         .with("intent", outcome.intent.as_str())

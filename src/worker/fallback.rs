@@ -8,7 +8,7 @@
 //!            └ from here on the outcome is fallback
 //! ```
 //!
-//! Every step is fenced. Before the request the sighting must be under 2 s old and the
+//! Every step is fenced. Before the request the observation must be under 2 s old and the
 //! lease alive; otherwise the claim is given back and the next look starts afresh.
 
 use std::time::Duration;
@@ -17,79 +17,91 @@ use tokio::time::Instant;
 use tracing::Instrument;
 
 use super::Shared;
-use super::in_hand::Held;
-use super::verify::{self, Look, Next, SIGHTING_AGE_MAX, SIGHTING_FRESH, slot};
+use super::in_flight::InFlight;
+use super::verify::{self, Next, OBSERVATION_AGE_MAX, OBSERVATION_FRESH, Probing, slot};
 use crate::domain::backoff::Backoff;
 use crate::domain::dispatch::ColdStartRequest;
 use crate::domain::outcome::{Ending, FallbackResult, Settlement};
 use crate::domain::status::HoldReason;
 use crate::domain::verdict::Verdict;
 use crate::store::StoreError;
+use crate::store::fall_back::{Fenced, Permit, StoredMessage};
 use crate::store::lease::Release;
-use crate::store::loss::{Fenced, Permit, StoredMessage};
 use crate::telemetry::{metrics, traces};
 use crate::workload::{CreateError, CreateRequest, Created, next_name};
 
 /// How fast a fenced step is repeated after a lost reply, while the lease lasts.
 const REPEAT: Backoff = Backoff { base: Duration::from_millis(50), max: Duration::from_secs(1) };
 
-/// Acts on a loss that `look` has just seen.
-pub(super) async fn fall_back(shared: &Shared, held: &Held, look: &mut Look, seed: u64) -> Next {
-    match repeat(held, seed, || shared.store.mark_lost(&held.claim.key, look.probes)).await {
-        Some(Fenced::Ours(lost_at)) => (look.probes, look.lost_at) = (0, Some(lost_at)),
+/// Acts on a loss that `probing` has just seen.
+pub(super) async fn fall_back(
+    shared: &Shared,
+    in_flight: &InFlight,
+    probing: &mut Probing,
+    seed: u64,
+) -> Next {
+    match repeat(in_flight, seed, || shared.store.mark_lost(&in_flight.claim.key, probing.probes)).await {
+        Some(Fenced::Ours(lost_at)) => (probing.probes, probing.lost_at) = (0, Some(lost_at)),
         Some(Fenced::Stale) | None => return Next::Drop,
     }
-    if held.claim.create_count >= shared.config.create_attempts {
+    if in_flight.claim.create_count >= shared.config.create_attempts {
         let error = "no create was confirmed and no attempt is left".to_owned();
-        return failed(held, look, Some(error));
+        return failed(in_flight, probing, Some(error));
     }
     if shared.stop.is_cancelled() {
-        return Next::Release(Release::untouched(held.claim.key.clone()));
+        return Next::Release(Release::untouched(in_flight.claim.key.clone()));
     }
     // Told now, so that a brown-out this worker sees holds its own next loss already.
     shared.tally.tell(&shared.store).await;
-    match repeat(held, seed, || shared.store.permit_create(&held.claim.key, shared.config.hold_retry)).await {
-        Some(Fenced::Ours(Permit::Granted)) => create(shared, held, look, seed).await,
+    match repeat(in_flight, seed, || {
+        shared.store.permit_create(&in_flight.claim.key, shared.config.hold_retry)
+    })
+    .await
+    {
+        Some(Fenced::Ours(Permit::Granted)) => create(shared, in_flight, probing, seed).await,
         Some(Fenced::Ours(Permit::Suppressed)) => Next::Settle(
-            look.settlement(held, Ending::Fallback { result: FallbackResult::Suppressed, error: None }),
+            probing
+                .settlement(in_flight, Ending::Fallback { result: FallbackResult::Suppressed, error: None }),
         ),
         Some(Fenced::Ours(Permit::Deferred { reason })) => {
-            metrics::held(&held.claim.pool, reason);
+            metrics::held(&in_flight.claim.pool, reason);
             let reason = reason.as_str();
-            tracing::info!(run.id = %held.claim.key.run_id, reason, "a loss is held and probed again");
+            tracing::info!(run.id = %in_flight.claim.key.run_id, reason, "a loss is held and probed again");
             Next::Drop
         }
         Some(Fenced::Stale) | None => Next::Drop,
     }
 }
 
-async fn create(shared: &Shared, held: &Held, look: &mut Look, seed: u64) -> Next {
-    let key = &held.claim.key;
+async fn create(shared: &Shared, in_flight: &InFlight, probing: &mut Probing, seed: u64) -> Next {
+    let key = &in_flight.claim.key;
     let untouched = || Next::Release(Release::untouched(key.clone()));
-    let stored = match repeat(held, seed, || shared.store.message(key)).await {
+    let stored = match repeat(in_flight, seed, || shared.store.message(key)).await {
         Some(Fenced::Ours(stored)) => stored,
         Some(Fenced::Stale) | None => return Next::Drop,
     };
-    let mut asked = match request(held, stored) {
+    let mut asked = match request(in_flight, stored) {
         Ok(asked) => asked,
-        Err(error) => return failed(held, look, Some(error)),
+        Err(error) => return failed(in_flight, probing, Some(error)),
     };
-    let Ok(_place) = shared.fallback_places.try_acquire() else { return no_place(shared, held, look) };
-    let workload = &shared.served(held).workload;
+    let Ok(_place) = shared.fallback_places.try_acquire() else {
+        return no_place(shared, in_flight, probing);
+    };
+    let workload = &shared.served(in_flight).workload;
     // Before it takes a slot: who waits for an image keeps no other cold start waiting.
     if let Err(error) = workload.prepare(&asked).await {
-        return unprepared(shared, held, look, seed, error);
+        return unprepared(shared, in_flight, probing, seed, error);
     }
     let Some(_slot) = slot(&shared.fallback_slots, shared).await else { return untouched() };
     // The wait for a slot and for an image may have been long, and the run may have moved meanwhile.
-    if look.at.elapsed() > SIGHTING_FRESH {
-        match verify::look(shared, held, look).await {
+    if probing.at.elapsed() > OBSERVATION_FRESH {
+        match verify::probe_and_judge(shared, in_flight, probing).await {
             Some(Verdict::Lost) => {}
-            Some(moved) => return verify::conclude(shared, held, look, moved, seed),
+            Some(moved) => return verify::conclude(shared, in_flight, probing, moved, seed),
             None => return untouched(),
         }
     }
-    if shared.stop.is_cancelled() || !held.is_live() {
+    if shared.stop.is_cancelled() || !in_flight.is_live() {
         return untouched();
     }
     // Not repeated: a count whose reply was lost spends an attempt, a request never counted would be worse.
@@ -101,38 +113,38 @@ async fn create(shared: &Shared, held: &Held, look: &mut Look, seed: u64) -> Nex
             return untouched();
         }
     };
-    if !held.is_live() || look.at.elapsed() > SIGHTING_AGE_MAX {
+    if !in_flight.is_live() || probing.at.elapsed() > OBSERVATION_AGE_MAX {
         return untouched();
     }
-    asked.pod_scheduled_at_ms = held.clock.now().timestamp_millis();
+    asked.pod_scheduled_at_ms = in_flight.clock.now().timestamp_millis();
     let retry = Retry { count, base_name: asked.request.workload_name(), seed };
     let (asked_at, span) = (Instant::now(), traces::create(&asked.name));
     asked.traceparent = traces::traceparent(&span).or(asked.traceparent);
     let answer = workload.create(asked).instrument(span.clone()).await;
-    span.record("result", told(&answer));
-    metrics::create_requested(&held.claim.pool, asked_at.elapsed(), told(&answer));
+    span.record("result", reported(&answer));
+    metrics::create_requested(&in_flight.claim.pool, asked_at.elapsed(), reported(&answer));
     match answer {
-        Ok(Created::Created { workload }) => confirmed(held, look, FallbackResult::Created, workload),
-        Ok(Created::Existed { workload }) => confirmed(held, look, FallbackResult::Existed, workload),
-        Err(error) => retry.after(shared, held, look, error),
+        Ok(Created::Created { workload }) => confirmed(in_flight, probing, FallbackResult::Created, workload),
+        Ok(Created::Existed { workload }) => confirmed(in_flight, probing, FallbackResult::Existed, workload),
+        Err(error) => retry.after(shared, in_flight, probing, error),
     }
 }
 
-/// As many cold starts are in hand as may be, and some of them may take minutes. Waiting here would fill the hand
+/// As many cold starts are in flight as may be, and some of them may take minutes. Waiting here would fill the hand
 /// and end all looks, so the claim is given back: its permit stays, and whoever has room looks again and goes on.
-fn no_place(shared: &Shared, held: &Held, look: &Look) -> Next {
-    metrics::held(&held.claim.pool, HoldReason::NoPlace);
+fn no_place(shared: &Shared, in_flight: &InFlight, probing: &Probing) -> Next {
+    metrics::held(&in_flight.claim.pool, HoldReason::NoPlace);
     Next::Release(Release {
         // Rarer than a look and spread out: all who wait look again all the while.
-        look_again_in: Some(shared.config.hold_retry.mul_f64(rand::random_range(2.0..=5.0))),
-        probes: look.probes,
+        probe_again_in: Some(shared.config.hold_retry.mul_f64(rand::random_range(2.0..=5.0))),
+        probes: probing.probes,
         hold_reason: Some(HoldReason::NoPlace),
-        ..Release::untouched(held.claim.key.clone())
+        ..Release::untouched(in_flight.claim.key.clone())
     })
 }
 
 /// The answer in a word.
-const fn told(answer: &Result<Created, CreateError>) -> &'static str {
+const fn reported(answer: &Result<Created, CreateError>) -> &'static str {
     match answer {
         Ok(Created::Created { .. }) => "created",
         Ok(Created::Existed { .. }) => "existed",
@@ -143,64 +155,72 @@ const fn told(answer: &Result<Created, CreateError>) -> &'static str {
 }
 
 /// What to ask the backend for; an error if the stored message cannot be used.
-fn request(held: &Held, stored: StoredMessage) -> Result<CreateRequest, String> {
+fn request(in_flight: &InFlight, stored: StoredMessage) -> Result<CreateRequest, String> {
     let request = ColdStartRequest::parse(&stored.message)
         .map_err(|error| format!("the stored message cannot be used: {error}"))?;
     Ok(CreateRequest {
-        name: held.claim.workload.clone().unwrap_or_else(|| request.workload_name()),
-        verification_id: Some(held.claim.key.id),
+        name: in_flight.claim.workload.clone().unwrap_or_else(|| request.workload_name()),
+        verification_id: Some(in_flight.claim.key.id),
         traceparent: request.traceparent(),
         request,
         message: stored.message,
         timings: stored.timings,
-        pod_scheduled_at_ms: held.clock.now().timestamp_millis(),
+        pod_scheduled_at_ms: in_flight.clock.now().timestamp_millis(),
         request_id: None,
     })
 }
 
 /// The backend could not get ready: no create was requested, and after so many tries none will be.
-fn unprepared(shared: &Shared, held: &Held, look: &Look, seed: u64, error: CreateError) -> Next {
-    let failures = held.claim.prepare_failures + 1;
+fn unprepared(
+    shared: &Shared,
+    in_flight: &InFlight,
+    probing: &Probing,
+    seed: u64,
+    error: CreateError,
+) -> Next {
+    let failures = in_flight.claim.prepare_failures + 1;
     let reason = match error {
-        CreateError::Permanent { reason } => return failed(held, look, Some(reason)),
+        CreateError::Permanent { reason } => return failed(in_flight, probing, Some(reason)),
         CreateError::Transient { reason, .. } | CreateError::Uncertain { reason } => reason,
     };
     if failures >= shared.config.create_attempts {
-        return failed(held, look, Some(reason));
+        return failed(in_flight, probing, Some(reason));
     }
-    tracing::warn!(run.id = %held.claim.key.run_id, failures, reason, "a create could not be prepared");
+    tracing::warn!(run.id = %in_flight.claim.key.run_id, failures, reason, "a create could not be prepared");
     Next::Release(Release {
-        look_again_in: Some(shared.config.create_backoff().delay(failures, seed)),
-        probes: look.probes,
+        probe_again_in: Some(shared.config.create_backoff().delay(failures, seed)),
+        probes: probing.probes,
         error: Some(reason),
         prepare_failures: 1,
-        ..Release::untouched(held.claim.key.clone())
+        ..Release::untouched(in_flight.claim.key.clone())
     })
 }
 
 /// Removes what requests under this claim's name left behind without starting it, when the run ends
 /// without a workload of ours.
-pub(super) async fn discard_leftovers(shared: &Shared, held: &Held, settlement: &Settlement) {
+pub(super) async fn discard_leftovers(shared: &Shared, in_flight: &InFlight, settlement: &Settlement) {
     let made = matches!(
         settlement.ending,
         Ending::Fallback { result: FallbackResult::Created | FallbackResult::Existed, .. }
     );
-    let Some(name) = held.claim.workload.as_deref().filter(|_| held.claim.create_count > 0 && !made) else {
+    let Some(name) =
+        in_flight.claim.workload.as_deref().filter(|_| in_flight.claim.create_count > 0 && !made)
+    else {
         return;
     };
-    if let Err(error) = shared.served(held).workload.discard(name, &held.claim.snapshot_id).await {
-        tracing::warn!(%error, run.id = %held.claim.key.run_id, workload = name, "a leftover may stay behind");
+    if let Err(error) = shared.served(in_flight).workload.discard(name, &in_flight.claim.snapshot_id).await {
+        tracing::warn!(%error, run.id = %in_flight.claim.key.run_id, workload = name, "a leftover may stay behind");
     }
 }
 
-fn confirmed(held: &Held, look: &Look, result: FallbackResult, workload: String) -> Next {
-    let mut settlement = look.settlement(held, Ending::Fallback { result, error: None });
+fn confirmed(in_flight: &InFlight, probing: &Probing, result: FallbackResult, workload: String) -> Next {
+    let mut settlement = probing.settlement(in_flight, Ending::Fallback { result, error: None });
     settlement.workload = Some(workload);
     Next::Settle(settlement)
 }
 
-fn failed(held: &Held, look: &Look, error: Option<String>) -> Next {
-    Next::Settle(look.settlement(held, Ending::Fallback { result: FallbackResult::Failed, error }))
+fn failed(in_flight: &InFlight, probing: &Probing, error: Option<String>) -> Next {
+    Next::Settle(probing.settlement(in_flight, Ending::Fallback { result: FallbackResult::Failed, error }))
 }
 
 /// What is known when a create has failed.
@@ -212,11 +232,11 @@ struct Retry {
 
 impl Retry {
     /// Durable: the claim is given back, and whoever looks next probes before it creates.
-    fn after(&self, shared: &Shared, held: &Held, look: &Look, error: CreateError) -> Next {
+    fn after(&self, shared: &Shared, in_flight: &InFlight, probing: &Probing, error: CreateError) -> Next {
         let (reason, workload) = match error {
-            CreateError::Permanent { reason } => return failed(held, look, Some(reason)),
+            CreateError::Permanent { reason } => return failed(in_flight, probing, Some(reason)),
             CreateError::Transient { reason, .. } if self.count >= shared.config.create_attempts => {
-                return failed(held, look, Some(reason));
+                return failed(in_flight, probing, Some(reason));
             }
             // The name may be left registered without a workload behind it, so the next request takes another.
             CreateError::Transient { reason, name_may_be_taken: true } => {
@@ -226,35 +246,35 @@ impl Retry {
             CreateError::Transient { reason, name_may_be_taken: false }
             | CreateError::Uncertain { reason } => (reason, None),
         };
-        tracing::warn!(run.id = %held.claim.key.run_id, attempt = self.count, reason, "a create failed");
+        tracing::warn!(run.id = %in_flight.claim.key.run_id, attempt = self.count, reason, "a create failed");
         Next::Release(Release {
-            look_again_in: Some(shared.config.create_backoff().delay(self.count, self.seed)),
-            probes: look.probes,
+            probe_again_in: Some(shared.config.create_backoff().delay(self.count, self.seed)),
+            probes: probing.probes,
             error: Some(reason),
             workload,
-            ..Release::untouched(held.claim.key.clone())
+            ..Release::untouched(in_flight.claim.key.clone())
         })
     }
 }
 
 /// Repeats a fenced step whose reply was lost, while the lease lasts; `None` when it is over or the step
 /// is refused for good. The claim is then left to its lease, and to somebody else.
-async fn repeat<T, F>(held: &Held, seed: u64, mut step: impl FnMut() -> F) -> Option<T>
+async fn repeat<T, F>(in_flight: &InFlight, seed: u64, mut step: impl FnMut() -> F) -> Option<T>
 where
     F: Future<Output = Result<T, StoreError>>,
 {
     let mut failures = 0;
-    while held.is_live() {
+    while in_flight.is_live() {
         match step().await {
             Ok(answer) => return Some(answer),
             Err(error) if !error.is_passing() => {
-                tracing::error!(%error, run.id = %held.claim.key.run_id, "a fenced step was refused");
+                tracing::error!(%error, run.id = %in_flight.claim.key.run_id, "a fenced step was refused");
                 return None;
             }
             Err(error) => {
                 failures += 1;
                 let wait = REPEAT.delay(failures, seed);
-                tracing::warn!(%error, run.id = %held.claim.key.run_id, "a fenced step is repeated");
+                tracing::warn!(%error, run.id = %in_flight.claim.key.run_id, "a fenced step is repeated");
                 tokio::time::sleep_until(Instant::now() + wait).await;
             }
         }

@@ -13,8 +13,8 @@ use tokio::net::TcpListener;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::in_hand::InHand;
-use crate::store::fleet::ServedPool;
+use super::in_flight::InFlightRegister;
+use crate::store::fleet::WorkerPool;
 use crate::store::{Store, StoreError};
 use crate::telemetry::metrics;
 use crate::telemetry::readiness::{Check, Readiness};
@@ -26,7 +26,7 @@ pub(super) struct Health {
     /// Why the database did not do what was asked last.
     failure: Mutex<Option<String>>,
     hands_full: AtomicBool,
-    pools: Mutex<Vec<ServedPool>>,
+    pools: Mutex<Vec<WorkerPool>>,
 }
 
 impl Health {
@@ -59,12 +59,12 @@ impl Health {
     }
 
     /// The backends were checked.
-    pub(super) fn checked(&self, pools: &[ServedPool]) {
+    pub(super) fn checked(&self, pools: &[WorkerPool]) {
         *self.pools.lock().unwrap_or_else(PoisonError::into_inner) = pools.to_vec();
     }
 
     /// What is wrong with claims: the last was answered longer ago than a lease holds, so that others may have
-    /// taken what is in hand. Nothing while hands are full.
+    /// taken what is in flight. Nothing while hands are full.
     fn claims(&self, lease: Duration) -> Option<String> {
         if self.hands_full.load(Ordering::Relaxed) {
             return None;
@@ -92,7 +92,7 @@ impl Health {
 pub(super) struct Watched {
     pub(super) store: Store,
     pub(super) health: Arc<Health>,
-    pub(super) in_hand: Arc<InHand>,
+    pub(super) in_flight: Arc<InFlightRegister>,
     pub(super) lease: Duration,
 }
 
@@ -123,7 +123,7 @@ async fn readyz(State(watched): State<Watched>) -> Response {
 async fn show(State(watched): State<Watched>) -> Response {
     let connections = watched.store.db().connections();
     metrics::connections(connections.open, connections.idle, connections.max);
-    metrics::in_hand(watched.in_hand.len());
+    metrics::in_flight(watched.in_flight.len());
     match metrics::render() {
         Some(text) => ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response(),
         None => (StatusCode::NOT_FOUND, "metrics are off\n").into_response(),

@@ -1,4 +1,4 @@
-//! Renew: keeps the leases of claims in hand, in one statement a round.
+//! Renew: keeps the leases of claims in flight, in one statement a round.
 
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ pub(super) async fn keep(shared: Arc<Shared>, done: CancellationToken) {
             _ = rounds.tick() => {}
             () = done.cancelled() => return,
         }
-        let ending = shared.in_hand.ending_within(lease * 2 / 3);
+        let ending = shared.in_flight.ending_within(lease * 2 / 3);
         if ending.is_empty() {
             continue;
         }
@@ -29,9 +29,9 @@ pub(super) async fn keep(shared: Arc<Shared>, done: CancellationToken) {
                 if lost > 0 {
                     tracing::debug!(lost, "claims ended or were taken over");
                 }
-                shared.in_hand.renewed(&ending, &answer, asked, lease);
+                shared.in_flight.renewed(&ending, &answer, asked, lease);
             }
-            Err(error) => tracing::warn!(%error, in_hand = ending.len(), "could not renew leases"),
+            Err(error) => tracing::warn!(%error, in_flight = ending.len(), "could not renew leases"),
         }
     }
 }

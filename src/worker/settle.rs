@@ -1,7 +1,7 @@
 //! Settle: lanes take what ends, write it in batches and then say so.
 //!
 //! While a batch is in flight the next one gathers, and each waits a moment for more: nobody
-//! waits for a settle, and each costs the database a commit. A claim stays in hand until its end is written; a
+//! waits for a settle, and each costs the database a commit. A claim stays in flight until its end is written; a
 //! database that is down therefore stops the claiming by itself.
 
 use std::sync::Arc;
@@ -12,8 +12,8 @@ use tokio::sync::{Mutex, mpsc};
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
-use super::in_hand::Held;
-use super::verify::{Look, Next};
+use super::in_flight::InFlight;
+use super::verify::{Next, Probing};
 use super::{Shared, event};
 use crate::domain::backoff::Backoff;
 use crate::domain::outcome::{Settled, Settlement};
@@ -34,16 +34,16 @@ const HELD_UP_PAUSE: Duration = Duration::from_millis(250);
 
 /// A claim that ended, with its story.
 pub(super) struct Ended {
-    held: Held,
-    look: Look,
+    in_flight: InFlight,
+    probing: Probing,
     settlement: Settlement,
 }
 
 /// Does what is left to do with a claim.
-pub(super) async fn hand_over(shared: &Shared, held: Held, look: Look, next: Next) {
+pub(super) async fn hand_over(shared: &Shared, in_flight: InFlight, probing: Probing, next: Next) {
     match next {
         Next::Settle(settlement) => {
-            if shared.settle.send(Ended { held, look, settlement }).await.is_err() {
+            if shared.settle.send(Ended { in_flight, probing, settlement }).await.is_err() {
                 tracing::warn!("the settle lanes are closed; the claim is left to its lease");
             }
         }
@@ -116,7 +116,7 @@ async fn record(shared: &Shared, ended: Vec<Ended>) -> Vec<Ended> {
     for (one, answer) in ended.into_iter().zip(answers) {
         match answer {
             Err(error) if error.is_lock_timeout() => {
-                tracing::debug!(run.id = %one.held.claim.key.run_id, "somebody holds the row, settling later");
+                tracing::debug!(run.id = %one.in_flight.claim.key.run_id, "somebody holds the row, settling later");
                 held_up.push(one);
             }
             answer => report(shared, &one, answer),
@@ -126,22 +126,22 @@ async fn record(shared: &Shared, ended: Vec<Ended>) -> Vec<Ended> {
 }
 
 fn report(shared: &Shared, ended: &Ended, answer: Result<Settled, StoreError>) {
-    let claim = &ended.held.claim;
+    let claim = &ended.in_flight.claim;
     match answer {
         Ok(Settled::Recorded(outcome)) => {
             metrics::settled(&outcome);
-            ended.look.span.record("outcome", outcome.outcome.as_str());
+            ended.probing.span.record("outcome", outcome.outcome.as_str());
             shared.events.emit(event::settled(
                 &shared.config,
                 claim,
-                &ended.held.clock,
-                &ended.look,
+                &ended.in_flight.clock,
+                &ended.probing,
                 &outcome,
             ));
         }
         Ok(Settled::Stale) => {
             metrics::stale(&claim.pool);
-            ended.look.span.record("outcome", "stale");
+            ended.probing.span.record("outcome", "stale");
             tracing::info!(run.id = %claim.key.run_id, verification.id = %claim.key.id, "stale: the fence moved on");
         }
         Err(error) => {

@@ -1,4 +1,4 @@
-//! Tally: tells the database how many probes failed, so that all workers see one brown-out.
+//! Tallies: tells the database how many probes failed, so that all workers see one brown-out.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,7 +18,7 @@ const TELL_EVERY: Duration = Duration::from_secs(1);
 
 /// Probes and failures since the last telling, by pool.
 #[derive(Debug, Default)]
-pub(super) struct Tally {
+pub(super) struct Tallies {
     counts: Mutex<BTreeMap<PoolName, (u32, u32)>>,
     /// What went wrong last, for the log: a line a second says enough.
     last_failure: Mutex<Option<String>>,
@@ -26,7 +26,7 @@ pub(super) struct Tally {
     telling: tokio::sync::Mutex<()>,
 }
 
-impl Tally {
+impl Tallies {
     /// Counts one probe.
     pub(super) fn count(&self, pool: &PoolName, failure: Option<&ProbeFailure>) {
         self.add(pool, 1, u32::from(failure.is_some()));

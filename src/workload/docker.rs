@@ -17,7 +17,7 @@ use crate::config::docker::DockerConfig;
 use crate::config::runner::RunnerEnvConfig;
 use crate::domain::ids::SnapshotId;
 
-use super::runner_env::{Engine as RunnerEngine, Runner, runner_env};
+use super::runner_env::{Runner, RunnerHost, runner_env};
 use super::{BackendError, CreateError, Created, Order};
 
 mod container;
@@ -29,7 +29,7 @@ mod registry;
 mod wording;
 
 use container::Holder;
-use engine::{Engine, EngineError};
+use engine::{DockerEngine, EngineError};
 use image::Images;
 use make::Making;
 
@@ -42,7 +42,7 @@ const ABANDONED_AFTER: Duration = Duration::from_mins(5);
 /// An engine, ready to be asked. Clones share its connection and its pulls.
 #[derive(Debug, Clone)]
 pub(super) struct Docker {
-    engine: Engine,
+    engine: DockerEngine,
     images: Images,
     config: Arc<DockerConfig>,
 }
@@ -50,7 +50,7 @@ pub(super) struct Docker {
 impl Docker {
     /// Connects to nothing.
     pub(super) fn new(config: &DockerConfig) -> Self {
-        let engine = Engine::new(config);
+        let engine = DockerEngine::new(config);
         Self { images: Images::new(&engine, config), engine, config: Arc::new(config.clone()) }
     }
 
@@ -67,7 +67,7 @@ impl Docker {
         config: &RunnerEnvConfig,
     ) -> Result<Created, CreateError> {
         let image = image::reference(order.image, self.config.strip_image_digest)?;
-        let env = runner_env(config, RunnerEngine::Docker { host: HOST }, runner);
+        let env = runner_env(config, RunnerHost::Docker { host: HOST }, runner);
         let secrets: Vec<&str> = config
             .additional
             .iter()
@@ -124,7 +124,7 @@ impl Docker {
 /// Removes a container unless it runs; answers whether this call did it.
 ///
 /// The engine itself refuses to remove a running container without `force`, so a start that came first stands.
-async fn remove_unless_running(engine: &Engine, id: &str) -> Result<bool, EngineError> {
+async fn remove_unless_running(engine: &DockerEngine, id: &str) -> Result<bool, EngineError> {
     let options = RemoveContainerOptionsBuilder::default().v(true).build();
     match engine.call(|docker| async move { docker.remove_container(id, Some(options)).await }).await {
         Ok(()) => Ok(true),

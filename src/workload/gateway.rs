@@ -17,7 +17,7 @@ use crate::domain::ids::VerificationId;
 use crate::transport;
 
 use super::answer::{self, Answer};
-use super::runner_env::{Engine, Runner, runner_env};
+use super::runner_env::{Runner, RunnerHost, runner_env};
 use super::{BuildError, CreateError, CreateRequest, Created, Order, correlation};
 
 /// Longest wait for a connection. Until it stands nothing was sent, so this error is harmless and may come early.
@@ -87,7 +87,7 @@ impl Gateway {
         runner: &Runner<'_>,
         config: &RunnerEnvConfig,
     ) -> Result<Created, CreateError> {
-        let env = runner_env(config, Engine::Gateway { snapshots: self.snapshots }, runner);
+        let env = runner_env(config, RunnerHost::Gateway { snapshots: self.snapshots }, runner);
         let request = self
             .client
             .post(self.instances.clone())

@@ -12,7 +12,7 @@ use super::CreateRequest;
 
 /// Where the runner will live, as far as its environment differs by it.
 #[derive(Debug, Clone, Copy)]
-pub enum Engine<'a> {
+pub enum RunnerHost<'a> {
     /// A container, which reaches the host under this name.
     Docker {
         /// `localhost`, or `host.docker.internal` where containers have their own network.
@@ -42,7 +42,7 @@ pub struct Runner<'a> {
 #[must_use]
 pub fn runner_env(
     config: &RunnerEnvConfig,
-    engine: Engine<'_>,
+    engine: RunnerHost<'_>,
     runner: &Runner<'_>,
 ) -> Vec<(String, String)> {
     let mut env = Env(Vec::new());
@@ -81,45 +81,45 @@ impl Env {
     }
 
     /// How to reach the supervisor, and what its name is.
-    fn supervisor(&mut self, config: &RunnerEnvConfig, engine: Engine<'_>) {
+    fn supervisor(&mut self, config: &RunnerEnvConfig, engine: RunnerHost<'_>) {
         self.set("TRIGGER_SUPERVISOR_API_PROTOCOL", config.api_protocol.to_string());
         self.set("TRIGGER_SUPERVISOR_API_PORT", config.api_port.to_string());
         let domain_default = match engine {
-            Engine::Docker { host } => Some(host),
-            Engine::Kubernetes => None,
-            Engine::Gateway { .. } => Some(""),
+            RunnerHost::Docker { host } => Some(host),
+            RunnerHost::Kubernetes => None,
+            RunnerHost::Gateway { .. } => Some(""),
         };
         if let Some(domain) = config.api_domain.as_deref().or(domain_default) {
             self.set("TRIGGER_SUPERVISOR_API_DOMAIN", domain);
         }
         match engine {
-            Engine::Docker { .. } | Engine::Gateway { .. } => {
+            RunnerHost::Docker { .. } | RunnerHost::Gateway { .. } => {
                 self.set("TRIGGER_WORKER_INSTANCE_NAME", &config.instance_name);
             }
-            Engine::Kubernetes => {}
+            RunnerHost::Kubernetes => {}
         }
     }
 
     /// What the runner does besides running.
-    fn behaviour(&mut self, config: &RunnerEnvConfig, engine: Engine<'_>) {
+    fn behaviour(&mut self, config: &RunnerEnvConfig, engine: RunnerHost<'_>) {
         self.set("OTEL_EXPORTER_OTLP_ENDPOINT", &config.otel_endpoint);
         self.set("TRIGGER_SEND_RUN_DEBUG_LOGS", config.send_run_debug_logs.to_string());
         match engine {
-            Engine::Docker { .. } | Engine::Gateway { .. } => {
+            RunnerHost::Docker { .. } | RunnerHost::Gateway { .. } => {
                 self.set("PRETTY_LOGS", config.pretty_logs.to_string());
             }
-            Engine::Kubernetes => {}
+            RunnerHost::Kubernetes => {}
         }
         if let Some(url) = &config.warm_start_url {
             let url = match engine {
-                Engine::Docker { host } => from_container(url, host),
-                Engine::Kubernetes | Engine::Gateway { .. } => url.clone(),
+                RunnerHost::Docker { host } => from_container(url, host),
+                RunnerHost::Kubernetes | RunnerHost::Gateway { .. } => url.clone(),
             };
             self.set("TRIGGER_WARM_START_URL", url);
         }
         let metadata_wanted = match engine {
-            Engine::Docker { .. } | Engine::Kubernetes => true,
-            Engine::Gateway { snapshots } => snapshots,
+            RunnerHost::Docker { .. } | RunnerHost::Kubernetes => true,
+            RunnerHost::Gateway { snapshots } => snapshots,
         };
         if let Some(url) = config.metadata_url.as_ref().filter(|_| metadata_wanted) {
             self.set("TRIGGER_METADATA_URL", url);

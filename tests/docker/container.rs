@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use warmproof::workload::{CreateError, Created};
 
-use crate::support::engine::{IMAGE, SNAPSHOT_LABEL, create_of, engine, told, workload};
+use crate::support::engine::{IMAGE, SNAPSHOT_LABEL, create_of, engine, reported, workload};
 use crate::support::platform::{Platform, options};
 use crate::support::wait::until;
 
@@ -14,7 +14,7 @@ async fn a_container_starts_its_runs_attempt() {
     let lost = platform.dispatch().await;
     let create = create_of(&lost);
     let (name, verification) = (create.name.clone(), create.verification_id.unwrap());
-    let linger = told(&engine.host, &platform, "LINGER=1");
+    let linger = reported(&engine.host, &platform, "LINGER=1");
     let workload = workload(&engine.host, &platform, &[("RUNNER_ADDITIONAL_ENV_VARS", &linger)]);
     assert_eq!((workload.backend(), workload.check().await), ("docker", Ok(())));
     workload.prepare(&create).await.expect("the image is there");
@@ -64,9 +64,9 @@ async fn a_container_that_was_never_started_is_started() {
         ("TRIGGER_SUPERVISOR_API_DOMAIN", "localhost".to_owned()),
         ("TRIGGER_SUPERVISOR_API_PORT", platform.simulator.base_url().rsplit(':').next().unwrap().to_owned()),
     ];
-    let told = told(&engine.host, &platform, "X=1");
+    let reported = reported(&engine.host, &platform, "X=1");
     let env = env.map(|(name, value)| format!("{name}={value}"));
-    let env = env.into_iter().chain(told.split(',').map(str::to_owned)).collect();
+    let env = env.into_iter().chain(reported.split(',').map(str::to_owned)).collect();
     engine.make_only(&create, lost.snapshot.as_str(), env).await;
     let created = workload(&engine.host, &platform, &[]).create(create).await;
     assert_eq!(created, Ok(Created::Existed { workload: name.clone() }));
@@ -79,7 +79,7 @@ async fn a_container_that_ended_is_replaced_once_it_cannot_have_done_the_work_un
     let (engine, platform) = (engine().await, Platform::start(options()).await);
     let lost = platform.dispatch().await;
     let name = create_of(&lost).name;
-    let dying = told(&engine.host, &platform, "EXIT=1");
+    let dying = reported(&engine.host, &platform, "EXIT=1");
     let dying = workload(&engine.host, &platform, &[("RUNNER_ADDITIONAL_ENV_VARS", &dying)]);
     dying.create(create_of(&lost)).await.expect("a container that dies");
     engine.ended(&name).await;

@@ -2,7 +2,7 @@
 
 use warmproof::workload::{CreateError, Created};
 
-use crate::support::engine::{create_of, engine, told, workload};
+use crate::support::engine::{create_of, engine, reported, workload};
 use crate::support::platform::{Platform, options};
 use crate::support::wait::until;
 
@@ -14,8 +14,8 @@ async fn a_container_starts_in_all_its_networks() {
     let lost = platform.dispatch().await;
     let name = create_of(&lost).name;
     // The platform is not in these networks.
-    let told = told(&engine.host, &platform, "LINGER=1,EXIT=0");
-    let extra = [("DOCKER_RUNNER_NETWORKS", "blue,green"), ("RUNNER_ADDITIONAL_ENV_VARS", told.as_str())];
+    let reported = reported(&engine.host, &platform, "LINGER=1,EXIT=0");
+    let extra = [("DOCKER_RUNNER_NETWORKS", "blue,green"), ("RUNNER_ADDITIONAL_ENV_VARS", reported.as_str())];
     let created = workload(&engine.host, &platform, &extra).create(create_of(&lost)).await;
     assert_eq!(created, Ok(Created::Created { workload: name.clone() }));
     let networks = engine.inspect(&name).await.unwrap().network_settings.unwrap().networks.unwrap();

@@ -3,7 +3,7 @@
 use futures_util::future::join_all;
 use warmproof::workload::{CreateError, Created};
 
-use crate::support::engine::{Engine, create_of, engine, told, workload};
+use crate::support::engine::{Engine, create_of, engine, reported, workload};
 use crate::support::platform::{Dispatched, Platform, options};
 
 const RACERS: usize = 8;
@@ -15,9 +15,9 @@ async fn race(
     lost: &Dispatched,
     more: &str,
 ) -> Vec<Result<Created, CreateError>> {
-    let told = told(&engine.host, platform, more);
+    let reported = reported(&engine.host, platform, more);
     let racers = (0..RACERS).map(|_| {
-        let workload = workload(&engine.host, platform, &[("RUNNER_ADDITIONAL_ENV_VARS", &told)]);
+        let workload = workload(&engine.host, platform, &[("RUNNER_ADDITIONAL_ENV_VARS", &reported)]);
         async move { workload.create(create_of(lost)).await }
     });
     join_all(racers).await

@@ -1,4 +1,4 @@
-//! A worker whose image takes its time: everything else goes on, and nothing is made on an old sighting.
+//! A worker whose image takes its time: everything else goes on, and nothing is made on an old observation.
 
 use chrono::TimeDelta;
 use serde_json::value::to_raw_value;
@@ -76,7 +76,7 @@ async fn a_run_that_starts_during_the_pull_gets_no_container() {
     let lost = lost_with(&stage, &registry).await;
     until("the pull has begun", async || (registry.pulls() > 0).then_some(())).await;
     stage.platform.start_warm(&lost).await;
-    // Longer than a sighting may be old before it is taken again.
+    // Longer than a observation may be old before it is taken again.
     let renewed = stage.claimed_by("a", &lost.run).await.lease_expires_at.unwrap() + TimeDelta::seconds(2);
     stage.row("is renewed", &lost.run, |row| row.lease_expires_at > Some(renewed)).await;
     registry.gate.add_permits(9);

@@ -10,7 +10,7 @@ use crate::support::process::Program;
 use crate::support::stage::Stage;
 
 /// What a command says that cannot connect.
-async fn told(url: &str) -> String {
+async fn reported(url: &str) -> String {
     let environment: BTreeMap<String, String> =
         [("WARMPROOF_DATABASE_URL".to_owned(), url.to_owned())].into();
     let mut process = Program::of(&["pools"], environment).start();
@@ -29,8 +29,8 @@ async fn a_failed_connect_names_the_server_and_the_systems_word() {
         ),
         ("postgres://a@/x?host=/nowhere", "could not connect to /nowhere/.s.PGSQL.5432: no such socket"),
     ] {
-        let told = told(url).await;
-        assert!(told.contains(expected), "{url}: {told}");
+        let reported = reported(url).await;
+        assert!(reported.contains(expected), "{url}: {reported}");
     }
 }
 
@@ -46,9 +46,12 @@ async fn an_address_that_cannot_be_used_is_refused_by_name_and_its_secrets_stay_
         ("postgres://a@h/x?unheard_of=hunter2", "`unheard_of`, which is not supported"),
         ("postgres://a@h/x?target_session_attrs=standby", "read-write"),
     ] {
-        let told = told(url).await;
-        assert!(told.contains("`WARMPROOF_DATABASE_URL`") && told.contains(expected), "{url}: {told}");
-        assert!(!told.contains("hunter"), "{told}");
+        let reported = reported(url).await;
+        assert!(
+            reported.contains("`WARMPROOF_DATABASE_URL`") && reported.contains(expected),
+            "{url}: {reported}"
+        );
+        assert!(!reported.contains("hunter"), "{reported}");
     }
 }
 
@@ -70,14 +73,14 @@ async fn variables_of_the_driver_are_refused_or_without_effect() {
         ("PGSSLMODE", "verify-full"),
         ("PGAPPNAME", "x"),
     ] {
-        let (code, told) = run(name, value).await;
-        assert_eq!(code, Some(0), "{name}: {told}");
+        let (code, reported) = run(name, value).await;
+        assert_eq!(code, Some(0), "{name}: {reported}");
     }
     for name in ["PGOPTIONS", "PGSSLROOTCERT", "PGSSLCERT", "PGSSLKEY"] {
-        let (code, told) = run(name, "hunter2").await;
+        let (code, reported) = run(name, "hunter2").await;
         assert!(
-            code == Some(1) && told.contains(&format!("`{name}`")) && !told.contains("hunter2"),
-            "{told}"
+            code == Some(1) && reported.contains(&format!("`{name}`")) && !reported.contains("hunter2"),
+            "{reported}"
         );
     }
 }

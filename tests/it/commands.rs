@@ -47,7 +47,7 @@ async fn pending_shows_totals_and_what_is_looked_at_next() {
     for run in ["run_a", "run_b", "run_c"] {
         let _ = schedule(&db.store, fresh(run, "snapshot_1")).await;
     }
-    db.run("update pending set look_at = look_at - interval '5 s' where run_id = 'run_c'").await;
+    db.run("update pending set probe_at = probe_at - interval '5 s' where run_id = 'run_c'").await;
     let all = json_of(&db, &["pending"]).await;
     assert_eq!(all["counts"][0]["pending"], 3);
     let runs: Vec<&str> =
@@ -57,8 +57,8 @@ async fn pending_shows_totals_and_what_is_looked_at_next() {
     assert_eq!(one["pending"].as_array().unwrap().len(), 1);
     let none = json_of(&db, &["pending", "--status", "held"]).await;
     assert_eq!(none["pending"], json!([]));
-    let told = run(&db, &["pending", "--supervisor", "supervisor-1"]).await;
-    assert!(told.out.contains("run_a") && told.out.contains("waiting"), "{}", told.out);
+    let reported = run(&db, &["pending", "--supervisor", "supervisor-1"]).await;
+    assert!(reported.out.contains("run_a") && reported.out.contains("waiting"), "{}", reported.out);
 }
 
 #[tokio::test]
@@ -96,13 +96,13 @@ async fn show_tells_why_a_run_was_cold_started_and_says_when_it_knows_nothing() 
     let _ = db.store.settle(&[settlement(&claim, started())]).await.unwrap();
     let shown = json_of(&db, &["show", "run_a"]).await;
     assert_eq!(shown["outcomes"][0]["outcome"], "delivered");
-    let told = run(&db, &["show", "run_a"]).await.out;
+    let reported = run(&db, &["show", "run_a"]).await.out;
     for text in [
         "delivered of snapshot snapshot_1",
         "scheduled in pool default by supervisor-1",
         "the run was started",
     ] {
-        assert!(told.contains(text), "{told}");
+        assert!(reported.contains(text), "{reported}");
     }
     let none = run(&db, &["show", "run_z"]).await;
     assert!(none.code == Some(1) && none.out.contains("never scheduled here"), "{}", none.out);
@@ -162,13 +162,13 @@ async fn the_doctor_grades_what_it_finds() {
     };
     assert_eq!(severity("pool default").await, (Some(1), json!("warning")), "nobody serves it");
     db.run(
-        "insert into worker (name, version, in_hand, pools, backends, problems)
+        "insert into worker (name, version, in_flight, pools, backends, problems)
          values ('w1', '1', 0, '{default}', '{gateway}', '{null}')",
     )
     .await;
     assert_eq!(severity("pool default").await, (Some(0), json!("ok")));
     let _ = schedule(&db.store, fresh("run_a", "snapshot_1")).await;
-    db.run("update pending set look_at = look_at - interval '5 min'").await;
+    db.run("update pending set probe_at = probe_at - interval '5 min'").await;
     assert_eq!(severity("overdue").await, (Some(2), json!("error")));
     let reason = CancelReason::Operator;
     let _ = db.store.cancel(&[cancellation("run_a", None, reason)]).await.unwrap();
@@ -182,8 +182,8 @@ async fn a_database_that_is_not_there_is_said_with_what_to_do() {
         [("WARMPROOF_DATABASE_URL".to_owned(), "postgres://nobody@127.0.0.1:1/none".to_owned())].into();
     let mut process = Program::of(&["doctor"], environment).start();
     assert_eq!(process.ended().await, Some(2));
-    let told = process.stdout().join("\n");
-    assert!(told.contains("ERROR") && told.contains("check WARMPROOF_DATABASE_URL"), "{told}");
+    let reported = process.stdout().join("\n");
+    assert!(reported.contains("ERROR") && reported.contains("check WARMPROOF_DATABASE_URL"), "{reported}");
     let mut completions = Program::of(&["completions", "bash"], [].into()).start();
     assert_eq!(completions.ended().await, Some(0));
     assert!(completions.stdout().join("\n").contains("_warmproof"));
@@ -211,8 +211,11 @@ async fn a_schema_that_is_not_there_comes_with_what_to_do() {
     let environment = environment.map(|(name, value)| (name.to_owned(), value)).into();
     let mut process = Program::of(&["report"], environment).start();
     assert_eq!(process.ended().await, Some(1));
-    let told = process.stderr().join("\n");
-    assert!(told.contains("hint: run `warmproof migrate` first, or say in WARMPROOF_SCHEMA"), "{told}");
+    let reported = process.stderr().join("\n");
+    assert!(
+        reported.contains("hint: run `warmproof migrate` first, or say in WARMPROOF_SCHEMA"),
+        "{reported}"
+    );
 }
 
 #[tokio::test]
@@ -223,8 +226,8 @@ async fn stopped_cold_starts_are_a_warning_and_the_audit_says_who_stopped_them()
     assert!(pools.contains("cap 0"), "{pools}");
     let found = run(&db, &["doctor", "--json"]).await.json();
     let all = found["findings"].as_array().unwrap();
-    let told = all.iter().find(|one| one["check"] == "cold starts default").unwrap();
-    assert_eq!(told["severity"], "warning", "{told}");
+    let reported = all.iter().find(|one| one["check"] == "cold starts default").unwrap();
+    assert_eq!(reported["severity"], "warning", "{reported}");
     let entries = json_of(&db, &["audit", "--limit", "1"]).await;
     assert_eq!((&entries[0]["action"], &entries[0]["target"]), (&json!("pool.change"), &json!("default")));
     assert!(entries[0]["actor"].as_str().unwrap().starts_with("cli:"), "{entries}");

@@ -1,4 +1,4 @@
-//! SIGTERM: nothing new is begun, what is in hand ends or is given back at once.
+//! SIGTERM: nothing new is begun, what is in flight ends or is given back at once.
 
 use std::time::{Duration, Instant};
 
@@ -19,26 +19,26 @@ fn with_long_leases(program: Program) -> Program {
 async fn what_waits_is_given_back_at_once_and_a_probe_in_flight_is_settled() {
     let stage = Stage::set().await;
     let mut a = with_long_leases(stage.worker("a")).env("WARMPROOF_CLAIM_AHEAD_MS", 5000).start();
-    let looked_at = stage.platform.dispatch().await;
-    stage.platform.simulator.faults().probe.add(Rule::always(ProbeFault::Hang).of(&looked_at.run).times(1));
-    looked_at.schedule(&stage.db, SOON).await;
+    let probed_at = stage.platform.dispatch().await;
+    stage.platform.simulator.faults().probe.add(Rule::always(ProbeFault::Hang).of(&probed_at.run).times(1));
+    probed_at.schedule(&stage.db, SOON).await;
     let mut waiting = Vec::new();
     for _ in 0..3 {
         let hit = stage.platform.hit_due_in(&stage.db, Duration::from_secs(4)).await;
         stage.claimed_by("a", &hit.run).await;
         waiting.push(hit);
     }
-    stage.platform.probe(&looked_at, 1).await;
+    stage.platform.probe(&probed_at, 1).await;
     a.signal(SIGTERM);
     for hit in &waiting {
         let row = stage.row("is given back", &hit.run, |row| row.worker.is_none()).await;
-        assert_eq!((row.lease_expires_at, row.look_at), (None, row.due_at), "free, and due as promised");
+        assert_eq!((row.lease_expires_at, row.probe_at), (None, row.due_at), "free, and due as promised");
     }
     assert!(a.is_running(), "a probe is in flight");
-    stage.platform.start_warm(&looked_at).await;
+    stage.platform.start_warm(&probed_at).await;
     stage.platform.simulator.faults().release();
     assert_eq!(a.ended().await, Some(0));
-    let outcome = stage.outcome(&looked_at.run).await;
+    let outcome = stage.outcome(&probed_at.run).await;
     assert_eq!((outcome.outcome.as_str(), outcome.worker.as_deref()), ("delivered", Some("a")));
 
     let b = with_long_leases(stage.worker("b")).start();
@@ -47,7 +47,7 @@ async fn what_waits_is_given_back_at_once_and_a_probe_in_flight_is_settled() {
         assert_eq!(stage.platform.simulator.probes(&hit.run).len(), 1);
         stage.platform.executed(hit).await;
     }
-    stage.audit(&[vec![looked_at], waiting].concat(), vec![a, b]).await;
+    stage.audit(&[vec![probed_at], waiting].concat(), vec![a, b]).await;
 }
 
 #[tokio::test]

@@ -50,7 +50,7 @@ impl InProcess {
     }
 
     /// Stops it and answers what it told about a run.
-    async fn told_of(self, dispatched: &Dispatched) -> Vec<Value> {
+    async fn reported_of(self, dispatched: &Dispatched) -> Vec<Value> {
         self.stop.cancel();
         within("the worker stops", self.task).await.unwrap();
         let events = self.events.lock().unwrap();
@@ -106,7 +106,7 @@ async fn an_unchanged_snapshot_is_cold_started_with_the_original_message() {
     let record = stage.platform.simulator.record_of(&lost.run).unwrap();
     assert_eq!(record.dispatches[0].start_kind, Some(StartKind::Cold));
     assert_eq!((record.executions, record.creates), (1, 1));
-    assert_eq!(worker.told_of(&lost).await.len(), 1);
+    assert_eq!(worker.reported_of(&lost).await.len(), 1);
     stage.assert_sound().await;
 }
 
@@ -128,9 +128,12 @@ async fn a_snapshot_that_moved_on_starts_nothing() {
     );
     assert_eq!((outcome.probe_count, outcome.create_count, outcome.lost_at), (1, 0, None));
     assert!(stage.platform.simulator.creates(&alive.run).is_empty());
-    let told = worker.told_of(&alive).await;
-    assert_eq!(told.len(), 1);
-    assert_eq!((&told[0]["outcome"], &told[0]["op"]), (&json!("delivered"), &json!("warmstart.verify")));
+    let reported = worker.reported_of(&alive).await;
+    assert_eq!(reported.len(), 1);
+    assert_eq!(
+        (&reported[0]["outcome"], &reported[0]["op"]),
+        (&json!("delivered"), &json!("warmstart.verify"))
+    );
     stage.assert_sound().await;
 }
 
@@ -172,7 +175,7 @@ async fn a_failed_probe_never_starts_anything_and_is_recorded_by_its_name() {
         assert_eq!(stage.platform.simulator.probes(&hit.run).len(), 3, "{fault:?}");
     }
     assert_eq!(stage.platform.simulator.counters().creates, 0);
-    assert_eq!(worker.told_of(&hits[0].0).await.len(), 1);
+    assert_eq!(worker.reported_of(&hits[0].0).await.len(), 1);
     stage.assert_sound().await;
 }
 
@@ -194,7 +197,7 @@ async fn a_cancel_before_due_saves_the_probe() {
     );
     assert!(stage.platform.simulator.probes(&alive.run).is_empty());
     assert!(stage.platform.simulator.creates(&alive.run).is_empty());
-    assert!(worker.told_of(&alive).await.is_empty(), "only a settlement is told");
+    assert!(worker.reported_of(&alive).await.is_empty(), "only a settlement is told");
     stage.assert_sound().await;
 }
 
@@ -215,12 +218,12 @@ async fn a_run_dispatched_again_is_probed_once_and_started_at_its_new_snapshot()
     stage.outcome(&later.run).await;
 
     let outcomes = stage.db.store.outcomes_of(&first.run, 9).await.unwrap();
-    let told: Vec<_> =
+    let reported: Vec<_> =
         outcomes.iter().map(|outcome| (outcome.outcome.as_str(), outcome.snapshot_id.as_str())).collect();
-    assert_eq!(told, [("fallback", second.snapshot.as_str()), ("superseded", first.snapshot.as_str())]);
+    assert_eq!(reported, [("fallback", second.snapshot.as_str()), ("superseded", first.snapshot.as_str())]);
     assert_eq!(stage.platform.simulator.probes(&first.run).len(), 1);
     assert_eq!(stage.platform.simulator.creates(&first.run).len(), 1);
     stage.platform.executed(&first).await;
-    assert_eq!(worker.told_of(&first).await.len(), 1);
+    assert_eq!(worker.reported_of(&first).await.len(), 1);
     stage.assert_sound().await;
 }

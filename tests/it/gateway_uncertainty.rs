@@ -38,7 +38,7 @@ async fn lost(stage: &Stage, effect: GatewayEffect, answer: GatewayAnswer) -> Di
 }
 
 /// Two creates under one name, and a probe before each of them.
-fn assert_looked_between(stage: &Stage, lost: &Dispatched, outcome: &Outcome) {
+fn assert_probed_between(stage: &Stage, lost: &Dispatched, outcome: &Outcome) {
     assert_eq!((outcome.outcome.as_str(), outcome.create_count, outcome.probe_count), ("fallback", 2, 2));
     let probes = stage.platform.simulator.probes(&lost.run);
     let creates = stage.platform.simulator.creates(&lost.run);
@@ -56,7 +56,7 @@ async fn what_was_not_made_is_asked_for_again_after_another_look() {
     let losses = join_all(DARKNESS.map(|answer| lost(&stage, GatewayEffect::None, answer))).await;
     for lost in &losses {
         let outcome = stage.outcome(&lost.run).await;
-        assert_looked_between(&stage, lost, &outcome);
+        assert_probed_between(&stage, lost, &outcome);
         assert_eq!(outcome.fallback_result.map(FallbackResult::as_str), Some("created"));
         stage.platform.executed(lost).await;
         let record = stage.platform.simulator.record_of(&lost.run).unwrap();
@@ -72,7 +72,7 @@ async fn what_was_made_and_still_boots_is_met_under_its_name() {
     let losses = join_all(DARKNESS.map(|answer| lost(&stage, GatewayEffect::Created, answer))).await;
     for lost in &losses {
         let outcome = stage.outcome(&lost.run).await;
-        assert_looked_between(&stage, lost, &outcome);
+        assert_probed_between(&stage, lost, &outcome);
         assert_eq!(outcome.fallback_result.map(FallbackResult::as_str), Some("existed"));
     }
     for lost in &losses {

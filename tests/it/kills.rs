@@ -52,7 +52,7 @@ async fn killed_while_it_waits_for_the_due_time() {
 }
 
 #[tokio::test]
-async fn killed_between_claim_and_sighting() {
+async fn killed_between_claim_and_observation() {
     let stage = Stage::set().await;
     let mut a = stage.worker("a").start();
     let lost = stage.platform.dispatch().await;

@@ -59,7 +59,7 @@ async fn while_more_is_due_than_a_hand_takes_no_claim_is_small() {
     })
     .await;
     let worker =
-        stage.worker("a").env("WARMPROOF_CLAIMS_IN_HAND_MAX", 40).env("WARMPROOF_PROBE_CONCURRENCY", 2);
+        stage.worker("a").env("WARMPROOF_CLAIMS_IN_FLIGHT_MAX", 40).env("WARMPROOF_PROBE_CONCURRENCY", 2);
     // No sweep meanwhile: it shares the room between what lies above the watermark and what lies below.
     let worker = worker.env("WARMPROOF_LEASE_MS", 60_000).start();
     all_are_settled(&stage).await;
@@ -131,7 +131,7 @@ async fn two_hundred_due_at_once_are_each_settled_once_by_one_of_four_workers() 
     let calm = |program: Program| {
         program.env("WARMPROOF_PROBE_TIMEOUT_MS", 10_000).env("WARMPROOF_LEASE_MS", 20_000)
     };
-    let worker = |name| calm(stage.worker(name)).env("WARMPROOF_CLAIMS_IN_HAND_MAX", 20);
+    let worker = |name| calm(stage.worker(name)).env("WARMPROOF_CLAIMS_IN_FLIGHT_MAX", 20);
     let workers: Vec<_> = names.map(|name| worker(name).start()).into();
     for worker in &workers {
         worker.says("worker started").await;
@@ -143,7 +143,7 @@ async fn two_hundred_due_at_once_are_each_settled_once_by_one_of_four_workers() 
         let probes = stage.platform.simulator.probes(&hit.run).len();
         if is_lost(n) {
             assert_eq!(outcome.outcome, OutcomeKind::Fallback);
-            // On a slow machine a sighting grows too old to act on, and is made again.
+            // On a slow machine a observation grows too old to act on, and is made again.
             assert_eq!(i32::try_from(probes).unwrap(), outcome.probe_count, "{outcome:?}");
             stage.platform.executed(hit).await;
             assert_eq!(stage.platform.simulator.record_of(&hit.run).unwrap().creates, 1);

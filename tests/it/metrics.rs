@@ -86,7 +86,7 @@ async fn an_api_tells_how_the_fleet_stands() {
         (value(&text, r#"warmproof_pending_overdue{pool="default"}"#) == Some(1.0)).then_some(text)
     })
     .await;
-    let told = [
+    let reported = [
         (r#"warmproof_pending{pool="default"}"#, 1.0),
         (r#"warmproof_workers_running{pool="default"}"#, 0.0),
         (r#"warmproof_brown_out{pool="default"}"#, 0.0),
@@ -94,7 +94,7 @@ async fn an_api_tells_how_the_fleet_stands() {
         (r#"warmproof_reading_ok{reading="pools"}"#, 1.0),
         ("warmproof_unaccounted", 0.0),
     ];
-    for (series, expected) in told {
+    for (series, expected) in reported {
         assert_eq!(value(&text, series), Some(expected), "{series} in {text}");
     }
     assert_eq!(api.terminate().await, Some(0));

@@ -10,7 +10,7 @@ use crate::support::stage::Stage;
 use crate::support::wait::until;
 
 /// Two hits in the hand of worker `a`, both with a probe that hangs.
-async fn two_in_hand(stage: &Stage) -> [Dispatched; 2] {
+async fn two_in_flight(stage: &Stage) -> [Dispatched; 2] {
     let hits = [stage.platform.dispatch().await, stage.platform.dispatch().await];
     for hit in &hits {
         stage.platform.simulator.faults().probe.add(Rule::always(ProbeFault::Hang).of(&hit.run).times(1));
@@ -26,7 +26,7 @@ async fn two_in_hand(stage: &Stage) -> [Dispatched; 2] {
 async fn the_leases_of_other_runs_are_renewed_meanwhile() {
     let stage = Stage::set().await;
     let a = stage.worker("a").env("WARMPROOF_PROBE_TIMEOUT_MS", 10_000).start();
-    let [held, free] = two_in_hand(&stage).await;
+    let [held, free] = two_in_flight(&stage).await;
     let b = stage.worker("b").start();
     let mut caller = stage.db.pool().begin().await.unwrap();
     sqlx::query("select from pending where run_id = $1 for update")
@@ -58,7 +58,7 @@ async fn the_leases_of_other_runs_are_renewed_meanwhile() {
 async fn the_outcomes_of_other_runs_are_recorded_meanwhile() {
     let stage = Stage::set().await;
     let a = stage.worker("a").env("WARMPROOF_PROBE_TIMEOUT_MS", 10_000).start();
-    let [held, free] = two_in_hand(&stage).await;
+    let [held, free] = two_in_flight(&stage).await;
     for hit in [&held, &free] {
         stage.platform.start_warm(hit).await;
     }

@@ -37,7 +37,7 @@ async fn a_platform_that_is_down_is_asked_again_when_it_is_back() {
         let row = stage.row("was looked at in vain", &hit.run, |row| row.probe_count == 1).await;
         assert!(row.last_error.as_deref().unwrap().starts_with("connection: "), "{row:?}");
         assert_eq!((row.lost_at, row.worker), (None, None), "nobody holds it while it waits");
-        assert!(row.look_at > row.due_at);
+        assert!(row.probe_at > row.due_at);
     }
     proxy.open();
     assert_eq!(stage.outcome(&lost.run).await.outcome, OutcomeKind::Fallback);
@@ -56,7 +56,7 @@ async fn a_database_that_is_cut_off_is_not_hammered_and_everything_is_settled_wh
     assert_eq!(stage.outcome(&before.run).await.outcome, OutcomeKind::Fallback);
     stage.platform.executed(&before).await;
 
-    // One is in hand when the network goes, others fall due while it is away.
+    // One is in flight when the network goes, others fall due while it is away.
     let mut hits = vec![stage.hit().await];
     stage.claimed_by("a", &hits[0].run).await;
     proxy.cut();

@@ -114,7 +114,7 @@ async fn readiness_names_pools_that_nobody_serves_and_goes_on_taking_schedules()
 
     api.db
         .run(
-            "insert into worker (name, version, in_hand, pools, backends, problems) values
+            "insert into worker (name, version, in_flight, pools, backends, problems) values
              ('w1', '1', 0, '{orphan}', '{docker}', '{the engine does not answer}'),
              ('w2', '1', 0, '{orphan}', '{gateway}', '{null}')",
         )
@@ -239,8 +239,8 @@ async fn a_wrong_token_of_one_pool_never_shows_in_what_is_logged_or_stored() {
     assert!(outcome.error.unwrap().contains("unauthorized"));
     let mut worker = worker;
     assert_eq!(worker.terminate().await, Some(0));
-    let told = format!("{:?}{:?}", worker.stderr(), worker.stdout());
-    assert!(!told.contains("planted"), "{told}");
+    let reported = format!("{:?}{:?}", worker.stderr(), worker.stdout());
+    assert!(!reported.contains("planted"), "{reported}");
     let secret = SimulatorOptions::default().managed_secret;
-    assert!(!told.contains(secret.expose_secret()));
+    assert!(!reported.contains(secret.expose_secret()));
 }

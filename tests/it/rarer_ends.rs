@@ -10,7 +10,7 @@ use crate::support::stage::Stage;
 
 /// Makes a row look as if no worker had been there for so long.
 async fn forgotten_for(stage: &Stage, run: &RunId, so_long: &str) {
-    let back = ["dequeued_at", "scheduled_at", "due_at", "look_at", "lost_at"];
+    let back = ["dequeued_at", "scheduled_at", "due_at", "probe_at", "lost_at"];
     let back = back.map(|column| format!("{column} = {column} - interval '{so_long}'")).join(", ");
     stage.db.run(&format!("update pending set {back} where run_id = '{run}'")).await;
 }

@@ -21,8 +21,8 @@ const PLANTED: &str = "p1anted5ecret";
 /// A gateway or receiver that repeats all it was told, refusing.
 async fn parrot() -> String {
     serve(Router::new().fallback(async |headers: HeaderMap, body: String| {
-        let told: Vec<String> = headers.values().map(|value| format!("{value:?}")).collect();
-        let error = format!("{} {body}", told.join(" "));
+        let reported: Vec<String> = headers.values().map(|value| format!("{value:?}")).collect();
+        let error = format!("{} {body}", reported.join(" "));
         (StatusCode::BAD_REQUEST, axum::Json(json!({ "error": error })))
     }))
     .await
@@ -47,13 +47,13 @@ async fn parrot_of_an_engine(in_the_progress: bool) -> String {
         if method == Method::GET || !uri.path().ends_with("/images/create") {
             return (StatusCode::NOT_FOUND, json!({ "message": "no such image" }).to_string());
         }
-        let told = URL_SAFE.decode(headers["x-registry-auth"].as_bytes()).expect("credentials");
-        let told = format!("the registry refused {}", String::from_utf8(told).expect("a text"));
+        let reported = URL_SAFE.decode(headers["x-registry-auth"].as_bytes()).expect("credentials");
+        let reported = format!("the registry refused {}", String::from_utf8(reported).expect("a text"));
         if in_the_progress {
-            let error = json!({ "errorDetail": { "message": told }, "error": told });
+            let error = json!({ "errorDetail": { "message": reported }, "error": reported });
             return (StatusCode::OK, format!("{}\n{error}\n", json!({ "status": "Pulling" })));
         }
-        (StatusCode::INTERNAL_SERVER_ERROR, json!({ "message": told }).to_string())
+        (StatusCode::INTERNAL_SERVER_ERROR, json!({ "message": reported }).to_string())
     });
     serve(app).await.replace("http://", "tcp://")
 }
@@ -120,12 +120,12 @@ async fn nothing_shows(stage: &Stage, program: Program, expected: &str) {
     let error = outcome.error.clone().unwrap_or_default();
     assert!(error.contains(expected), "the secret's way was taken: {error}");
     assert_eq!(worker.terminate().await, Some(0));
-    let told = format!("{}\n{}", worker.stdout().join("\n"), worker.stderr().join("\n"));
+    let reported = format!("{}\n{}", worker.stdout().join("\n"), worker.stderr().join("\n"));
     assert!(
-        told.contains("worker started") && told.contains("wide_event"),
+        reported.contains("worker started") && reported.contains("wide_event"),
         "there is something to look through"
     );
-    assert_hidden("told", &told);
+    assert_hidden("told", &reported);
     assert_hidden("kept", &kept(stage).await);
     assert_hidden("recorded", &format!("{outcome:?}"));
 }
@@ -207,12 +207,12 @@ async fn the_platforms_credentials_never_show() {
     let outcome = stage.outcome(&hit.run).await;
     assert_eq!(outcome.outcome, OutcomeKind::ProbeError);
     assert_eq!(worker.terminate().await, Some(0));
-    let told = format!("{:?}{:?}", worker.stdout(), worker.stderr());
+    let reported = format!("{:?}{:?}", worker.stdout(), worker.stderr());
     assert!(
-        told.contains("worker started") && told.contains("probe_error"),
+        reported.contains("worker started") && reported.contains("probe_error"),
         "there is something to look through"
     );
-    assert_hidden("told", &told);
+    assert_hidden("told", &reported);
     assert_hidden("kept", &kept(&stage).await);
     assert_hidden("recorded", &format!("{outcome:?}"));
 }

@@ -171,7 +171,7 @@ async fn row_security_on_a_table_is_named_and_hides_nothing() {
     assert!(error.to_string().contains("pending"), "{error}");
     let found = doctor(&db).await;
     let found = found.iter().find(|finding| finding["check"] == "row security").expect("a finding");
-    assert!(found["severity"] == "error" && found["told"].as_str().unwrap().contains("pending"), "{found}");
+    assert!(found["severity"] == "error" && found["message"].as_str().unwrap().contains("pending"), "{found}");
 }
 
 #[tokio::test]
@@ -210,8 +210,8 @@ async fn roles_that_may_not_be_made_come_with_what_to_grant() {
     let mut roles =
         Program::of(&["migrate", "--roles"], environment).env("WARMPROOF_DATABASE_POOLER", false).start();
     assert_eq!(roles.ended().await, Some(1));
-    let told = roles.stderr().join("\n");
-    assert!(told.contains("hint: grant the login") && told.contains("createrole"), "{told}");
+    let reported = roles.stderr().join("\n");
+    assert!(reported.contains("hint: grant the login") && reported.contains("createrole"), "{reported}");
 }
 
 #[tokio::test]
@@ -255,8 +255,8 @@ async fn a_schema_that_is_elsewhere_is_named() {
     let environment = [("WARMPROOF_DATABASE_URL".to_owned(), db.url())].into();
     let mut process = Program::of(&["doctor"], environment).env("WARMPROOF_SCHEMA", "warm").start();
     assert_eq!(process.ended().await, Some(2));
-    let told = process.stdout().join("\n");
-    assert!(told.contains("Warmproof in `warmproof`: set WARMPROOF_SCHEMA"), "{told}");
+    let reported = process.stdout().join("\n");
+    assert!(reported.contains("Warmproof in `warmproof`: set WARMPROOF_SCHEMA"), "{reported}");
 }
 
 /// What the doctor finds, from a process's point of view.

@@ -10,10 +10,10 @@ use crate::support::receiver::{Receiver, start_cold};
 use crate::support::stage::Stage;
 use crate::support::wait::until;
 
-const IN_HAND: usize = 10;
+const IN_FLIGHT: usize = 10;
 const AT_A_TIME: usize = 2;
 /// More than fit into a hand.
-const LOSSES: usize = 2 * IN_HAND;
+const LOSSES: usize = 2 * IN_FLIGHT;
 const WAITS: &str = "hold_reason = 'no_place' and create_permitted_at is not null";
 
 #[tokio::test]
@@ -25,7 +25,7 @@ async fn creates_that_hang_leave_room_for_looks() {
         .env("COMPUTE_GATEWAY_URL", &gateway.base_url)
         // Longer than any wait of a test.
         .env("COMPUTE_GATEWAY_TIMEOUT_MS", 300_000)
-        .env("WARMPROOF_CLAIMS_IN_HAND_MAX", IN_HAND)
+        .env("WARMPROOF_CLAIMS_IN_FLIGHT_MAX", IN_FLIGHT)
         .env("WARMPROOF_FALLBACK_CONCURRENCY", AT_A_TIME)
         .env("WARMPROOF_HOLD_RETRY_MS", 100)
         .start();
@@ -42,7 +42,7 @@ async fn creates_that_hang_leave_room_for_looks() {
     let waiting = format!("select count(*) from pending where {WAITS}");
     until("what does not fit waits", async || {
         let waiting: i64 = stage.db.value(&waiting).await;
-        (usize::try_from(waiting).unwrap() == LOSSES - IN_HAND / 2).then_some(())
+        (usize::try_from(waiting).unwrap() == LOSSES - IN_FLIGHT / 2).then_some(())
     })
     .await;
 

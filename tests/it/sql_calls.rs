@@ -26,7 +26,7 @@ fn refusal(error: &sqlx::Error) -> (String, String) {
 }
 
 const COLUMNS: &str = "snapshot_id, pool, supervisor, region, deployment_version, intent, dequeued_at, traceparent,
-  timings, codec, due_at - scheduled_at as delay, look_at = due_at as first, encode(message, 'escape') as message";
+  timings, codec, due_at - scheduled_at as delay, probe_at = due_at as first, encode(message, 'escape') as message";
 
 #[tokio::test]
 async fn a_schedule_in_sql_writes_the_row_that_the_library_writes() {

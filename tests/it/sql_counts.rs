@@ -118,7 +118,7 @@ async fn every_fold_keeps_every_sum_in_every_snapshot() {
       select hour, pool, supervisor, deployment_version, intent, outcome, reason, fallback_result, late, sum(n)
       from count_hourly group by 1, 2, 3, 4, 5, 6, 7, 8, 9) as c";
     let before: String = db.value(sums).await;
-    let (begun, first_look) = tokio::sync::oneshot::channel();
+    let (begun, first_probe) = tokio::sync::oneshot::channel();
     let watcher = db.pool().clone();
     let looks = tokio::spawn(async move {
         let (mut seen, mut begun) = (0, Some(begun));
@@ -138,7 +138,7 @@ async fn every_fold_keeps_every_sum_in_every_snapshot() {
             }
         }
     });
-    first_look.await.unwrap();
+    first_probe.await.unwrap();
     // In small steps, so that snapshots fall in between.
     let fold = include_str!("../../src/store/fold_counts.sql");
     while sqlx::query_scalar::<_, i64>(fold).bind(7_i64).fetch_one(db.pool()).await.unwrap() > 0 {}

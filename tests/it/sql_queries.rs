@@ -216,7 +216,7 @@ async fn the_ten_queries_of_the_document_give_what_is_reckoned_by_hand() {
     write(&db, &made[450..]).await;
     let waiting = schedule(&db.store, fresh("run_waiting", "snapshot_1")).await;
     db.run("update pending set scheduled_at = scheduled_at - interval '1 minute', due_at = due_at - interval '1 minute',
-        look_at = look_at - interval '1 minute'")
+        probe_at = probe_at - interval '1 minute'")
         .await;
     let queries = queries();
     assert_eq!(queries.len(), 10);

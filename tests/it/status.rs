@@ -17,10 +17,10 @@ const STATUSES: [(Status, &str, &str); 7] = [
     (
         Status::Overdue,
         "run_abandoned",
-        "lease_expires_at = now() - interval '1 s', look_at = now() - interval '5 s'",
+        "lease_expires_at = now() - interval '1 s', probe_at = now() - interval '5 s'",
     ),
     (Status::Waiting, "run_waiting", ""),
-    (Status::Overdue, "run_overdue", "look_at = now() - interval '3 s'"),
+    (Status::Overdue, "run_overdue", "probe_at = now() - interval '3 s'"),
     (Status::Lost, "run_lost", "lost_at = now()"),
     (Status::Held, "run_held", "lost_at = now(), hold_reason = 'cap'"),
     (Status::Held, "run_placeless", "lost_at = now(), create_permitted_at = now(), hold_reason = 'no_place'"),

@@ -96,7 +96,7 @@ async fn a_pool_that_keeps_watching_notes_a_connect_and_looks_all_the_same() {
         let answers = db.store.cancel(&[cancellation("run_a", None, Connected)]).await.unwrap();
         assert_eq!(answers, [Cancelled::Noted { id: scheduled.id }]);
     }
-    let noted: bool = db.value("select connected_at is not null and look_at = due_at from pending").await;
+    let noted: bool = db.value("select connected_at is not null and probe_at = due_at from pending").await;
     assert!(noted);
     let answers = db.store.cancel(&[cancellation("run_a", Some("snapshot_0"), Connected)]).await.unwrap();
     assert_eq!(answers, [Cancelled::NotFound], "another dispatch's connect is none of this one's");

@@ -19,12 +19,13 @@ async fn only_what_falls_due_within_the_horizon_is_claimed() {
         let _ = schedule(&db.store, fresh(run, "snapshot_1")).await;
     }
     assert!(claim(&db.store, due_soon("default", 10)).await.is_empty());
-    db.run("update pending set look_at = clock_timestamp() + interval '500 ms' where run_id = 'run_b'").await;
+    db.run("update pending set probe_at = clock_timestamp() + interval '500 ms' where run_id = 'run_b'")
+        .await;
     let claims = claim(&db.store, due_soon("default", 10)).await;
     assert_eq!(claims.len(), 1);
     assert_eq!(claims[0].key.run_id.as_str(), "run_b");
-    let look_in = claims[0].look_in();
-    assert!(look_in > Duration::ZERO && look_in <= Duration::from_millis(500), "{look_in:?}");
+    let probe_in = claims[0].probe_in();
+    assert!(probe_in > Duration::ZERO && probe_in <= Duration::from_millis(500), "{probe_in:?}");
     assert_eq!(claims[0].claim_count, 1);
 }
 
@@ -34,7 +35,7 @@ async fn the_oldest_come_first_and_no_more_than_asked_for() {
     for run in ["run_a", "run_b", "run_c"] {
         let _ = schedule(&db.store, fresh(run, "snapshot_1")).await;
     }
-    db.run("update pending set look_at = look_at - interval '1 hour' where run_id = 'run_c'").await;
+    db.run("update pending set probe_at = probe_at - interval '1 hour' where run_id = 'run_c'").await;
     let claims = claim(&db.store, everything("default", 2)).await;
     let runs: HashSet<_> = claims.iter().map(|claim| claim.key.run_id.as_str().to_owned()).collect();
     assert_eq!(runs, HashSet::from(["run_c".to_owned(), "run_a".to_owned()]));
@@ -85,7 +86,7 @@ async fn a_renewal_holds_what_is_ours_and_tells_what_is_lost() {
     let lost = claimed(&db.store, "run_b", "snapshot_1").await;
     db.run("update pending set lease_expires_at = clock_timestamp() - interval '1 ms'").await;
     let mut taken = everything("default", 1);
-    taken.low = Some(lost.look_at);
+    taken.low = Some(lost.probe_at);
     let _ = claim(&db.store, taken).await;
     let keys = [kept.key.clone(), lost.key.clone()];
     let answer = db.store.renew(&keys, Duration::from_secs(5)).await.unwrap();
@@ -114,10 +115,10 @@ async fn a_release_frees_the_row_at_once_and_can_move_the_look() {
     let released = db.store.release(&[Release::untouched(held.key.clone())]).await.unwrap();
     assert_eq!(released, 1);
     let again = claim(&db.store, everything("default", 10)).await.pop().expect("free again");
-    assert_eq!((again.look_at, again.due_at), (held.look_at, held.due_at));
+    assert_eq!((again.probe_at, again.due_at), (held.probe_at, held.due_at));
 
     let later = Release {
-        look_again_in: Some(Duration::from_secs(30)),
+        probe_again_in: Some(Duration::from_secs(30)),
         probes: 1,
         failures: 1,
         error: Some("server_error".to_owned()),
@@ -127,7 +128,7 @@ async fn a_release_frees_the_row_at_once_and_can_move_the_look() {
     let pending = db.store.pending_of(&again.key.run_id).await.unwrap().unwrap();
     assert_eq!((pending.probe_count, pending.last_error.as_deref()), (1, Some("server_error")));
     assert_eq!(pending.due_at, held.due_at, "the promise never changes");
-    assert!(pending.look_at > held.look_at);
+    assert!(pending.probe_at > held.probe_at);
     let stale = db.store.release(&[Release::untouched(held.key)]).await.unwrap();
     assert_eq!(stale, 0, "an old fence frees nothing");
 }
@@ -161,7 +162,7 @@ async fn one_statement_serves_many_pools_and_leaves_paused_ones_alone() {
 async fn the_watermark_hides_what_lies_below_it_and_a_sweep_finds_it() {
     let db = db().await;
     let _ = schedule(&db.store, fresh("run_a", "snapshot_1")).await;
-    db.run("update pending set look_at = clock_timestamp() - interval '1 minute'").await;
+    db.run("update pending set probe_at = clock_timestamp() - interval '1 minute'").await;
     let above = Wanted { low: Some(Utc::now() - TimeDelta::seconds(2)), ..due_soon("default", 10) };
     assert!(claim(&db.store, above.clone()).await.is_empty());
     let sweep = Wanted { low: None, high: above.low, ..above };

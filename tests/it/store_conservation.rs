@@ -10,7 +10,7 @@ use warmproof::domain::dispatch::Dispatch;
 use warmproof::domain::outcome::{Ending, FallbackResult, OutcomeKind, Settled};
 use warmproof::domain::verdict::Acted;
 use warmproof::domain::verification::{CancelReason, Cancelled, ScheduleResult};
-use warmproof::store::loss::{Fenced, Permit};
+use warmproof::store::fall_back::{Fenced, Permit};
 
 use crate::support::db::{Db, db, keep_up, upkeep_terms};
 use crate::support::dispatch::{cancellation, claim, everything, fresh, message, schedule, settlement};

@@ -5,7 +5,7 @@ use std::time::Duration;
 use warmproof::domain::claim::{Claim, Fence};
 use warmproof::domain::status::HoldReason;
 use warmproof::store::Store;
-use warmproof::store::loss::{Fenced, Permit};
+use warmproof::store::fall_back::{Fenced, Permit};
 
 use crate::support::db::{Db, db};
 use crate::support::dispatch::{claim, claimed, everything};
@@ -65,7 +65,7 @@ async fn the_cap_of_a_window_holds_over_concurrent_workers() {
     }
     assert_eq!(granted, 5);
     let waiting: i64 = db
-        .value("select count(*) from pending where lost_at is not null and worker is null and hold_reason = 'cap' and look_at > clock_timestamp()")
+        .value("select count(*) from pending where lost_at is not null and worker is null and hold_reason = 'cap' and probe_at > clock_timestamp()")
         .await;
     assert_eq!(waiting, 15, "the rest wait, visibly and free");
 }

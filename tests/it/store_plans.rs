@@ -45,7 +45,7 @@ async fn no_statement_of_a_worker_or_a_caller_reads_the_table_whole() {
         every_statement(&store, round).await;
     }
     db.run(
-        "insert into pending (id, run_id, snapshot_id, pool, intent, dequeued_at, scheduled_at, due_at, look_at, codec, message)
+        "insert into pending (id, run_id, snapshot_id, pool, intent, dequeued_at, scheduled_at, due_at, probe_at, codec, message)
          select gen_random_uuid(), 'run_bulk' || n, 'snapshot_1', 'default', 'hit', now(), now(), now() + interval '50 s',
            now() + interval '50 s', 0, '' from generate_series(1, 20000) as n",
     )

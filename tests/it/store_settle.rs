@@ -155,7 +155,7 @@ async fn one_bad_row_never_fails_its_neighbours() {
     stale.key.fence = Fence::fresh(&mut rand::rng());
     batch.push(stale);
     let answers = db.store.settle(&batch).await.unwrap();
-    let told: Vec<&str> = answers
+    let reported: Vec<&str> = answers
         .iter()
         .map(|answer| match answer {
             Ok(Settled::Recorded(_)) => "recorded",
@@ -163,7 +163,7 @@ async fn one_bad_row_never_fails_its_neighbours() {
             Err(_) => "refused",
         })
         .collect();
-    assert_eq!(told, ["recorded", "recorded", "refused", "recorded", "recorded", "stale"]);
+    assert_eq!(reported, ["recorded", "recorded", "refused", "recorded", "recorded", "stale"]);
     db.assert_conserved().await;
 }
 

@@ -103,9 +103,9 @@ impl Server {
         }
         let mut process = program.start();
         process.ended().await;
-        let told = process.stdout().join("\n");
+        let reported = process.stdout().join("\n");
         // The schema is missing; what matters is how far it came.
-        (told.contains("encryption"), told)
+        (reported.contains("encryption"), reported)
     }
 
     fn file(&self, name: &str) -> PathBuf {
@@ -118,48 +118,60 @@ async fn a_private_authority_is_trusted_by_its_file_or_by_the_operating_systems_
     let server = Server::with(Some("good"));
     let (authority, stranger) = (server.file("ca.pem"), server.file("stranger.pem"));
     let by_file = format!("sslmode=verify-full&sslrootcert={}", authority.display());
-    let (through, told) = server.doctor(&by_file, &[]).await;
-    assert!(through && told.contains("sslmode=verify-full: encrypted; authority and name"), "{told}");
-    let (through, told) = server.doctor("sslrootcert=system", &[("SSL_CERT_FILE", &authority)]).await;
-    assert!(through && told.contains("sslmode=verify-full: encrypted"), "{told}");
+    let (through, reported) = server.doctor(&by_file, &[]).await;
+    assert!(through && reported.contains("sslmode=verify-full: encrypted; authority and name"), "{reported}");
+    let (through, reported) = server.doctor("sslrootcert=system", &[("SSL_CERT_FILE", &authority)]).await;
+    assert!(through && reported.contains("sslmode=verify-full: encrypted"), "{reported}");
 
-    let (through, told) = server.doctor("sslmode=verify-full", &[]).await;
+    let (through, reported) = server.doctor("sslmode=verify-full", &[]).await;
     let remedy = "the operating system's store does not hold its authority; name its file as `sslrootcert=`";
     assert!(
-        !through && told.contains("an authority that is not trusted here") && told.contains(remedy),
-        "{told}"
+        !through && reported.contains("an authority that is not trusted here") && reported.contains(remedy),
+        "{reported}"
     );
     let wrong = format!("sslmode=verify-ca&sslrootcert={}", stranger.display());
-    let (through, told) = server.doctor(&wrong, &[]).await;
-    assert!(!through && told.contains(&format!("nor `sslrootcert={}` holds", stranger.display())), "{told}");
-    let (through, told) = server.doctor("sslmode=verify-ca&sslrootcert=/nowhere.pem", &[]).await;
-    assert!(!through && told.contains("/nowhere.pem"), "{told}");
+    let (through, reported) = server.doctor(&wrong, &[]).await;
+    assert!(
+        !through && reported.contains(&format!("nor `sslrootcert={}` holds", stranger.display())),
+        "{reported}"
+    );
+    let (through, reported) = server.doctor("sslmode=verify-ca&sslrootcert=/nowhere.pem", &[]).await;
+    assert!(!through && reported.contains("/nowhere.pem"), "{reported}");
 }
 
 #[tokio::test]
 async fn a_certificate_for_another_host_is_refused_by_its_name_alone() {
     let server = Server::with(Some("other"));
     let root = server.file("ca.pem").display().to_string();
-    let (through, told) = server.doctor(&format!("sslmode=verify-full&sslrootcert={root}"), &[]).await;
-    assert!(!through && told.contains("names another host") && told.contains("verify-ca"), "{told}");
-    let (through, told) = server.doctor(&format!("sslmode=verify-ca&sslrootcert={root}"), &[]).await;
-    assert!(through && told.contains("its name is not"), "{told}");
+    let (through, reported) = server.doctor(&format!("sslmode=verify-full&sslrootcert={root}"), &[]).await;
+    assert!(
+        !through && reported.contains("names another host") && reported.contains("verify-ca"),
+        "{reported}"
+    );
+    let (through, reported) = server.doctor(&format!("sslmode=verify-ca&sslrootcert={root}"), &[]).await;
+    assert!(through && reported.contains("its name is not"), "{reported}");
 }
 
 #[tokio::test]
 async fn an_old_certificate_is_named_as_what_it_is() {
     let server = Server::with(Some("old"));
-    let (through, told) = server.doctor("sslmode=require", &[]).await;
-    assert!(!through && told.contains("X.509 version 1") && told.contains("version 3 certificate"), "{told}");
-    let (through, told) = server.doctor("sslmode=disable", &[]).await;
-    assert!(through && told.contains("sslmode=disable: not encrypted"), "{told}");
+    let (through, reported) = server.doctor("sslmode=require", &[]).await;
+    assert!(
+        !through && reported.contains("X.509 version 1") && reported.contains("version 3 certificate"),
+        "{reported}"
+    );
+    let (through, reported) = server.doctor("sslmode=disable", &[]).await;
+    assert!(through && reported.contains("sslmode=disable: not encrypted"), "{reported}");
 }
 
 #[tokio::test]
 async fn a_server_without_tls_is_told_from_one_that_is_not_trusted() {
     let server = Server::with(None);
-    let (through, told) = server.doctor("sslmode=require", &[]).await;
-    assert!(!through && told.contains("does not support TLS") && told.contains("turn `ssl` on"), "{told}");
-    let (through, told) = server.doctor("sslmode=prefer", &[]).await;
-    assert!(through && told.contains("sslmode=prefer: not encrypted"), "{told}");
+    let (through, reported) = server.doctor("sslmode=require", &[]).await;
+    assert!(
+        !through && reported.contains("does not support TLS") && reported.contains("turn `ssl` on"),
+        "{reported}"
+    );
+    let (through, reported) = server.doctor("sslmode=prefer", &[]).await;
+    assert!(through && reported.contains("sslmode=prefer: not encrypted"), "{reported}");
 }

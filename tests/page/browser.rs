@@ -107,10 +107,10 @@ impl Browser {
             "const done = arguments[arguments.length - 1]; \
              (async () => {{ {script} }})().then(done, (error) => done('failed: ' + error))"
         );
-        let told = self.call("/execute/async", json!({"script": script, "args": []})).await;
-        let told = told.as_str().unwrap_or_default();
-        assert!(!told.starts_with("failed: "), "{script}: {told}");
-        told.to_owned()
+        let reported = self.call("/execute/async", json!({"script": script, "args": []})).await;
+        let reported = reported.as_str().unwrap_or_default();
+        assert!(!reported.starts_with("failed: "), "{script}: {reported}");
+        reported.to_owned()
     }
 
     async fn element(&self, selector: &str) -> String {
@@ -217,7 +217,7 @@ async fn command(http: &reqwest::Client, method: Method, url: &str, body: Option
     }
     let answer = within("chromedriver answers", request.send()).await.expect("an answer");
     let status = answer.status();
-    let mut told: Value = answer.json().await.expect("JSON");
-    assert!(status.is_success(), "{url}: {}", told["value"]["message"]);
-    told["value"].take()
+    let mut reported: Value = answer.json().await.expect("JSON");
+    assert!(status.is_success(), "{url}: {}", reported["value"]["message"]);
+    reported["value"].take()
 }

@@ -26,9 +26,9 @@ impl Demo {
         environment.insert("WARMPROOF_API_TOKEN".to_owned(), OPERATOR.to_owned());
         let arguments = ["demo", "--seconds", "900", "--runs-per-second", "6", "--dead-share", "0.2"];
         let process = Program::of(&arguments, environment.clone()).start();
-        let told = |line: String| line.split_whitespace().nth(1).expect("an address").to_owned();
-        let url = told(process.prints("page     ").await).trim_end_matches('/').to_owned();
-        let database = told(process.prints("database ").await);
+        let reported = |line: String| line.split_whitespace().nth(1).expect("an address").to_owned();
+        let url = reported(process.prints("page     ").await).trim_end_matches('/').to_owned();
+        let database = reported(process.prints("database ").await);
         environment.insert("WARMPROOF_DATABASE_URL".to_owned(), database);
         environment.insert("WARMPROOF_SCHEMA".to_owned(), "warmproof_demo".to_owned());
         let create = ["token", "create", "page-reader", "--scope", "read"];

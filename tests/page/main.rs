@@ -45,7 +45,7 @@ async fn the_page_shows_what_happens_and_does_what_an_operator_says() {
 
 async fn numbers_move(browser: &Browser) {
     browser.go("/").await;
-    let scheduled = "return document.querySelector('#tile-conservation .told').textContent";
+    let scheduled = "return document.querySelector('#tile-conservation .aside').textContent";
     let before = browser.text(scheduled).await;
     until("the overview's numbers move by themselves", async || {
         (browser.text(scheduled).await != before).then_some(())
@@ -92,9 +92,9 @@ async fn a_row_counts_down_and_turns_into_an_outcome(browser: &Browser) -> Strin
         })
         .await;
         let outcome = until("the page turns to the outcome by itself", async || {
-            let told = "const badge = document.querySelector('[data-outcome]'); \
+            let reported = "const badge = document.querySelector('[data-outcome]'); \
                         return !badge || document.querySelector('time[data-due]') ? '' : badge.dataset.outcome";
-            Some(browser.text(told).await).filter(|told| !told.is_empty())
+            Some(browser.text(reported).await).filter(|reported| !reported.is_empty())
         })
         .await;
         println!("page: {run} counted down and ended as `{outcome}`");
@@ -104,8 +104,8 @@ async fn a_row_counts_down_and_turns_into_an_outcome(browser: &Browser) -> Strin
     }
 }
 
-fn seconds(told: &str) -> f64 {
-    told.trim_start_matches("in ").trim_end_matches(" s").parse().unwrap_or(f64::MAX)
+fn seconds(reported: &str) -> f64 {
+    reported.trim_start_matches("in ").trim_end_matches(" s").parse().unwrap_or(f64::MAX)
 }
 
 async fn a_search_finds_the_run_and_its_timeline(browser: &Browser, run: &str) {
@@ -114,10 +114,10 @@ async fn a_search_finds_the_run_and_its_timeline(browser: &Browser, run: &str) {
     browser.click(".search button").await;
     browser.arrives(&format!("/runs/{run}")).await;
     let timeline = browser.text("return document.querySelector('.timeline').textContent").await;
-    for told in
+    for reported in
         ["Dequeued", "Warm-start hit scheduled", "Due", "Claimed by", "Probed", "Verdict: lost", "Fallback: "]
     {
-        assert!(timeline.contains(told), "`{told}` is missing: {timeline}");
+        assert!(timeline.contains(reported), "`{reported}` is missing: {timeline}");
     }
     println!("page: the search finds it, and its timeline is whole");
 }
@@ -133,14 +133,14 @@ async fn the_keyboard_gets_to_the_content(browser: &Browser) {
 }
 
 async fn refreshing_pauses(browser: &Browser) {
-    let told = "return document.querySelector('[data-refresh]').textContent";
-    assert_eq!(browser.text(told).await, "Live");
+    let reported = "return document.querySelector('[data-refresh]').textContent";
+    assert_eq!(browser.text(reported).await, "Live");
     browser.click("[data-refresh]").await;
-    assert_eq!(browser.text(told).await, "Paused");
+    assert_eq!(browser.text(reported).await, "Paused");
     browser.go("/").await;
-    assert_eq!(browser.text(told).await, "Paused", "it stays so on the next page");
+    assert_eq!(browser.text(reported).await, "Paused", "it stays so on the next page");
     browser.click("[data-refresh]").await;
-    assert_eq!(browser.text(told).await, "Live");
+    assert_eq!(browser.text(reported).await, "Live");
 }
 
 /// Sends a form from within the page, as a hostile or outdated one might, and answers its status.

@@ -101,7 +101,11 @@ async fn a_storm_of_losses_passes_the_cap_in_order_and_none_is_forgotten() {
             .filter(|at| *at <= asked)
             .max()
             .map(|at| asked - at);
-        assert!(age.is_some_and(|age| age <= 2000), "{} was created on a sighting {age:?} ms old", hit.run);
+        assert!(
+            age.is_some_and(|age| age <= 2000),
+            "{} was created on a observation {age:?} ms old",
+            hit.run
+        );
         most_probes = most_probes.max(probes.len());
     }
     assert!(most_probes <= 8, "a waiting loss was probed {most_probes} times");
@@ -156,7 +160,7 @@ async fn a_raised_cap_lets_those_in_line_go_at_once() {
     })
     .await;
     let soonest: f64 =
-        stage.db.value("select extract(epoch from min(look_at) - now())::float8 from pending").await;
+        stage.db.value("select extract(epoch from min(probe_at) - now())::float8 from pending").await;
     assert!(soonest > 30.0, "nothing is looked at before the redrive: {soonest}");
     cap(&stage, 1000, 1000).await;
     until_ended(&stage, LOSSES).await;

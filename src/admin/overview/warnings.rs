@@ -1,47 +1,49 @@
 //! What needs attention, the worst first.
 
-use super::Facts;
+use super::Readings;
 use crate::admin::shown;
 
 /// One thing to look at.
 pub(super) struct Warning {
     pub(super) level: &'static str,
     pub(super) what: &'static str,
-    pub(super) told: String,
+    pub(super) reported: String,
     pub(super) path: Option<&'static str>,
 }
 
 /// All of them.
-pub(super) fn of(facts: &Facts) -> Vec<Warning> {
+pub(super) fn of(facts: &Readings) -> Vec<Warning> {
     let mut warnings = Vec::new();
-    let mut add = |level, what, told: String, path| warnings.push(Warning { level, what, told, path });
+    let mut add =
+        |level, what, reported: String, path| warnings.push(Warning { level, what, reported, path });
     if facts.conservation.unaccounted != 0 {
-        let told = format!(
+        let reported = format!(
             "{} verifications are unaccounted for. This is a defect: keep the log and run `warmproof doctor`",
             facts.conservation.unaccounted
         );
-        add("bad", "conservation", told, None);
+        add("bad", "conservation", reported, None);
     }
     for pool in &facts.gauges {
         let name = shown::plain(&pool.pool);
         if pool.workers == 0 && pool.pending > 0 {
-            let told =
+            let reported =
                 format!("No running worker serves {name}, and {} verifications wait in it", pool.pending);
-            add("bad", "unserved", told, Some("/workers"));
+            add("bad", "unserved", reported, Some("/workers"));
         }
         if pool.overdue > 0 {
-            let told = format!(
+            let reported = format!(
                 "{} verifications of {name} are overdue, the longest by {:.0} s",
                 pool.overdue, pool.overdue_longest_seconds
             );
-            add("bad", "overdue", told, Some("/pending?status=overdue"));
+            add("bad", "overdue", reported, Some("/pending?status=overdue"));
         }
         if pool.brown_out {
-            let told = format!("Many probes of {name} fail: {} losses are held until that ends", pool.held);
-            add("warn", "brown-out", told, Some("/pending?status=held"));
+            let reported =
+                format!("Many probes of {name} fail: {} losses are held until that ends", pool.held);
+            add("warn", "brown-out", reported, Some("/pending?status=held"));
         } else if pool.held > 0 {
-            let told = format!("{} losses of {name} are held", pool.held);
-            add("warn", "held", told, Some("/pending?status=held"));
+            let reported = format!("{} losses of {name} are held", pool.held);
+            add("warn", "held", reported, Some("/pending?status=held"));
         }
         if pool.paused {
             add("warn", "paused", format!("{name} is paused: nothing is looked at"), Some("/pools"));
@@ -57,12 +59,12 @@ pub(super) fn of(facts: &Facts) -> Vec<Warning> {
             );
         }
         if pool.backends.len() > 1 {
-            let told = format!(
+            let reported = format!(
                 "{}: its workers differ in their backend: {}",
                 shown::plain(&pool.pool),
                 pool.backends.join(", ")
             );
-            add("bad", "backend", told, Some("/workers"));
+            add("bad", "backend", reported, Some("/workers"));
         }
     }
     warnings.sort_by_key(|warning| warning.level != "bad");

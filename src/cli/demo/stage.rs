@@ -112,7 +112,7 @@ impl Stage {
     }
 
     /// The token of the API and the page, if it was made here.
-    pub(super) fn told_token(&self) -> &str {
+    pub(super) fn reported_token(&self) -> &str {
         self.made_token.as_deref().unwrap_or("the one in WARMPROOF_API_TOKEN")
     }
 

@@ -90,7 +90,7 @@ fn of_standbys(facts: &ServerFacts, wanted: u32) -> Finding {
         ("", _) => Some(0),
         (_, there) => there,
     };
-    let told = match (names, there) {
+    let message = match (names, there) {
         ("", _) => "commits wait for no standby: a failover may lose what was promised last".to_owned(),
         (_, Some(there)) => format!("commits wait for standbys ({names}); {there} are there"),
         (_, None) => {
@@ -99,7 +99,7 @@ fn of_standbys(facts: &ServerFacts, wanted: u32) -> Finding {
     };
     let hint = "set `synchronous_standby_names`; docs/operating.md says what a failover without loss takes";
     let enough = there.is_none_or(|there| there >= i64::from(wanted));
-    Finding::judged("standbys", enough, Severity::Warning, told, hint)
+    Finding::judged("standbys", enough, Severity::Warning, message, hint)
 }
 
 #[cfg(test)]
@@ -159,8 +159,8 @@ mod tests {
             ..facts()
         };
         assert_eq!(severity(&held, &url, "old snapshots"), Severity::Warning);
-        let told = of_snapshots(&held);
-        assert!(told.contains("transfer-7") && told.contains("old_standby"), "{told}");
+        let message = of_snapshots(&held);
+        assert!(message.contains("transfer-7") && message.contains("old_standby"), "{message}");
     }
 
     #[test]

@@ -6,7 +6,7 @@ use tempfile::NamedTempFile;
 use super::*;
 use crate::config::error::ConfigErrors;
 use crate::config::reader::read_all;
-use crate::config::workload::Backend;
+use crate::config::workload::BackendConfig;
 
 const SHARED: [(&str, &str); 6] = [
     ("TRIGGER_API_URL", "https://platform.example"),
@@ -54,7 +54,7 @@ fn a_pool_of_the_file_may_have_a_platform_a_backend_and_settings_of_its_own() {
         cap_window_ms = 2000
         shadow = true
         on_connect = "keep_watching"
-        second_look_after_ms = 0
+        follow_up_after_ms = 0
         [pools.gpu.env]
         TRIGGER_API_URL = "https://gpu.example"
         TRIGGER_WORKER_TOKEN = "tr_wgt_gpu"
@@ -72,7 +72,7 @@ fn a_pool_of_the_file_may_have_a_platform_a_backend_and_settings_of_its_own() {
         "what is not replaced is shared"
     );
     assert_eq!(pools[0].platform.api_url.as_str(), "https://platform.example/");
-    let Backend::Gateway(gateway) = &gpu.workload.backend else { panic!("another backend") };
+    let BackendConfig::Gateway(gateway) = &gpu.workload.backend else { panic!("another backend") };
     assert_eq!(gateway.timeout.as_secs(), 5);
     let expected = PoolSettings {
         delay_ms: Some(8000),
@@ -80,7 +80,7 @@ fn a_pool_of_the_file_may_have_a_platform_a_backend_and_settings_of_its_own() {
         cap_window_ms: 2000,
         shadow: true,
         on_connect: OnConnect::KeepWatching,
-        second_look_after_ms: None,
+        follow_up_after_ms: None,
         ..PoolSettings::default()
     };
     assert_eq!(gpu.initial, expected);

@@ -2,7 +2,7 @@
 
 use super::*;
 
-async fn probe(simulator: &Simulator, run: &RunId) -> crate::domain::verdict::Sighting {
+async fn probe(simulator: &Simulator, run: &RunId) -> crate::domain::verdict::Observation {
     client(simulator).latest_snapshot(run).await
 }
 
@@ -89,13 +89,13 @@ async fn a_hanging_probe_can_be_seen_and_released_from_another_process() {
     let run = dispatched(&simulator).await.run_id;
     let rule = json!({ "fault": { "kind": "hang" }, "run": run, "times": 1 });
     assert_eq!(control(&simulator, "POST", "/faults/probe", Some(rule)).await.0, 204);
-    let (sighting, ()) = tokio::join!(probe(&simulator, &run), async {
+    let (observation, ()) = tokio::join!(probe(&simulator, &run), async {
         let path = format!("/probes?run={run}&hanging=true&at_least=1&wait_ms=60000");
         let (_, body) = control(&simulator, "GET", &path, None).await;
         assert_eq!(body["probes"][0]["state"], "hanging");
         assert_eq!(control(&simulator, "POST", "/faults/release", None).await.0, 204);
     });
-    assert!(sighting.is_ok(), "released, it is answered as if nothing had happened");
+    assert!(observation.is_ok(), "released, it is answered as if nothing had happened");
     let visit = simulator.probes(&run).remove(0);
     assert_eq!(visit.state, VisitState::Answered(200));
 }

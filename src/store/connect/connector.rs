@@ -42,19 +42,19 @@ enum Source {
 }
 
 /// A server that is being asked to let us in. Dropped before it has answered, it is told as one that did not.
-struct Asked<'a> {
+struct Attempt<'a> {
     learned: &'a Learned,
     server: &'a str,
     at: Instant,
     answered: bool,
 }
 
-impl Drop for Asked<'_> {
+impl Drop for Attempt<'_> {
     fn drop(&mut self) {
         if !self.answered {
             let refusal = Refusal::Slow(self.at.elapsed());
             let fault =
-                Fault::Connect { problems: vec![refusal.told(self.server)], hint: None, passing: true };
+                Fault::Connect { problems: vec![refusal.reported(self.server)], hint: None, passing: true };
             *self.learned.fault.lock().unwrap_or_else(PoisonError::into_inner) =
                 Some((Instant::now(), fault));
         }
@@ -180,7 +180,7 @@ impl Connector {
     /// A connection without our settings whose session is its own; `None` if a pooler hands sessions out per
     /// transaction.
     ///
-    /// Asked by its effect: others get the session that the first has just used, and the first finds itself in
+    /// Attempt by its effect: others get the session that the first has just used, and the first finds itself in
     /// another one, or waits for it in vain. Several others, because a pooler may be several.
     ///
     /// # Errors
@@ -236,7 +236,7 @@ impl Connector {
             // The next try begins behind this one, even if a caller that leaves ends it here.
             self.learned.good.store(position + 1, Ordering::Relaxed);
             let mut asked =
-                Asked { learned: &self.learned, server: name, at: Instant::now(), answered: false };
+                Attempt { learned: &self.learned, server: name, at: Instant::now(), answered: false };
             let tried = self.try_server(options, address.as_ref(), commit).await;
             asked.answered = true;
             match tried {
@@ -248,7 +248,7 @@ impl Connector {
                     // A file is read anew for the next try, and may hold the newer password then.
                     passing |= refusal.is_passing() || (refusal.is_wrong_password() && self.may_change());
                     hint = hint.or_else(|| refusal.hint(address.as_ref()));
-                    problems.push(refusal.told(name));
+                    problems.push(refusal.reported(name));
                 }
             }
         }

@@ -127,7 +127,7 @@ impl Refusal {
     }
 
     /// As a sentence about this server.
-    pub(super) fn told(&self, server: &str) -> String {
+    pub(super) fn reported(&self, server: &str) -> String {
         format!("could not connect to {server}: {}", self.cause())
     }
 

@@ -3,7 +3,7 @@
 use chrono::TimeDelta;
 use serde::Serialize;
 
-use super::{Losses, Step};
+use super::{LossRates, Step};
 use crate::domain::wilson::Share;
 
 /// The span up to which minutes are kept and hours tell too little.
@@ -58,7 +58,7 @@ impl Step {
 
 /// The sums of each key, the highest rate first.
 #[must_use]
-pub fn totals(lines: &[Losses]) -> Vec<Total> {
+pub fn totals(lines: &[LossRates]) -> Vec<Total> {
     let mut places = std::collections::HashMap::new();
     let mut totals: Vec<Total> = Vec::new();
     for line in lines {

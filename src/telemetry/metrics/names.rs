@@ -136,16 +136,16 @@ pub const LOSSES_HELD: Metric = metric(
     &["pool", "reason"],
     "Times that a loss was held instead of started, by reason: paused, brown_out, cap or no_place (no room at its worker).",
 );
-/// Second looks.
-pub const SECOND_LOOKS: Metric = metric(
-    "warmproof_second_looks_total",
+/// Follow-ups.
+pub const FOLLOW_UPS: Metric = metric(
+    "warmproof_follow_ups_total",
     Counter,
     &["pool", "result"],
-    "Second looks after created fallbacks, by what they saw.",
+    "Follow-ups after created fallbacks, by what they saw.",
 );
-/// Claims in hand.
-pub const IN_HAND: Metric =
-    metric("warmproof_claims_in_hand", Gauge, &[], "Verifications that this worker holds now.");
+/// Claims in flight.
+pub const IN_FLIGHT: Metric =
+    metric("warmproof_claims_in_flight", Gauge, &[], "Verifications that this worker holds now.");
 /// The connection pool.
 pub const DB_CONNECTIONS: Metric = metric(
     "warmproof_db_connections",
@@ -236,8 +236,8 @@ pub const ALL: [Metric; 29] = [
     CLAIM_BATCH,
     CREATE_DURATION,
     LOSSES_HELD,
-    SECOND_LOOKS,
-    IN_HAND,
+    FOLLOW_UPS,
+    IN_FLIGHT,
     DB_CONNECTIONS,
     DB_CONNECTIONS_MAX,
     READING_OK,

@@ -94,7 +94,7 @@ fn claim() -> Claim {
         dequeued_at: due_at() - TimeDelta::seconds(11),
         left_queue_at: due_at() - TimeDelta::seconds(11),
         due_at: due_at(),
-        look_at: due_at() + TimeDelta::seconds(2),
+        probe_at: due_at() + TimeDelta::seconds(2),
         claimed_at: due_at(),
         claim_count: 2,
         probe_failures: 1,
@@ -144,8 +144,8 @@ fn line(outcome: &Outcome, failure: Option<ProbeFailure>) -> String {
     let at = Instant::now();
     let clock = DbClock::new(due_at() + TimeDelta::milliseconds(2005), at);
     let span = tracing::Span::none();
-    let look = Look { at, probes: 1, probe_ms: Some(7), failure, lost_at: None, span };
-    serde_json::to_string(&settled(&config(), &claim(), &clock, &look, outcome)).expect("JSON")
+    let probing = Probing { at, probes: 1, probe_ms: Some(7), failure, lost_at: None, span };
+    serde_json::to_string(&settled(&config(), &claim(), &clock, &probing, outcome)).expect("JSON")
 }
 
 #[test]

@@ -18,7 +18,7 @@ use super::container::{self, Holder, SNAPSHOT_LABEL};
 
 /// The engine's address and, once it was reached, its client.
 #[derive(Debug, Clone)]
-pub(super) struct Engine {
+pub(super) struct DockerEngine {
     host: DockerHost,
     api_version: Option<ApiVersion>,
     timeout: Duration,
@@ -40,7 +40,7 @@ pub(super) enum EngineError {
     Unanswered { reason: String },
 }
 
-impl Engine {
+impl DockerEngine {
     pub(super) fn new(config: &DockerConfig) -> Self {
         Self {
             host: config.host.clone(),

@@ -13,7 +13,7 @@ use crate::config::docker::DockerConfig;
 use crate::workload::CreateError;
 use crate::workload::answer::presentable;
 
-use super::engine::{Engine, EngineError};
+use super::engine::{DockerEngine, EngineError};
 use super::registry::{Credentials, Registry};
 use super::wording::{judge, transient};
 
@@ -36,7 +36,7 @@ type Pull = Shared<BoxFuture<'static, Result<(), CreateError>>>;
 /// The engine's images. Clones share the pulls under way.
 #[derive(Clone)]
 pub(super) struct Images {
-    engine: Engine,
+    engine: DockerEngine,
     registry: Registry,
     platform: Option<String>,
     timeout: Duration,
@@ -64,7 +64,7 @@ pub(super) fn reference(image: &str, strip_digest: bool) -> Result<String, Creat
 }
 
 impl Images {
-    pub(super) fn new(engine: &Engine, config: &DockerConfig) -> Self {
+    pub(super) fn new(engine: &DockerEngine, config: &DockerConfig) -> Self {
         Self {
             engine: engine.clone(),
             registry: Registry::new(config),
@@ -105,14 +105,14 @@ impl Images {
 
     async fn pull_alone(&self, image: &str) -> Result<(), CreateError> {
         tracing::info!(image, "pulling an image");
-        let pulled = tokio::time::timeout(self.timeout, self.pull_and_look(image)).await;
+        let pulled = tokio::time::timeout(self.timeout, self.pull_and_check(image)).await;
         pulled.unwrap_or_else(|_| {
             let limit = self.timeout.as_millis();
             Err(transient(format!("the image `{image}` was not pulled within {limit} ms")))
         })
     }
 
-    async fn pull_and_look(&self, image: &str) -> Result<(), CreateError> {
+    async fn pull_and_check(&self, image: &str) -> Result<(), CreateError> {
         let credentials = self.registry.credentials().await.map_err(transient)?;
         if let Err(error) = self.stream(image, credentials.as_ref()).await {
             let password = credentials.as_ref().map(Credentials::secret);

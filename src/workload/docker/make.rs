@@ -6,7 +6,7 @@
 //!    └ refused ─ who has the name?  │        └ failed, never started: remove it, tell why
 //!         ├ ours, never started ────┘ (Existed)
 //!         ├ ours, alive ─ Existed
-//!         ├ ours, ended ─ before the sighting: remove it, again; since: a probe knows better
+//!         ├ ours, ended ─ before the observation: remove it, again; since: a probe knows better
 //!         ├ not ours ─ for good
 //!         └ nobody, or about to leave ─ again, a few times
 //! ```
@@ -22,7 +22,7 @@ use crate::domain::ids::SnapshotId;
 use crate::workload::{CreateError, Created};
 
 use super::container::Holder;
-use super::engine::{Engine, EngineError};
+use super::engine::{DockerEngine, EngineError};
 use super::remove_unless_running;
 use super::wording::{judge, transient, uncertain};
 
@@ -30,8 +30,8 @@ use super::wording::{judge, transient, uncertain};
 const ROUNDS_MAX: u32 = 5;
 /// Pause between them; the engine frees a name within a fraction of a second.
 const ROUND_PAUSE: Duration = Duration::from_millis(200);
-/// How old a sighting may be when a create is asked for, and a second more.
-const SIGHTING_AGE_MAX: Duration = Duration::from_secs(3);
+/// How old a observation may be when a create is asked for, and a second more.
+const OBSERVATION_AGE_MAX: Duration = Duration::from_secs(3);
 
 /// Statuses of a create that will not change: its body is wrong.
 const CREATE_PERMANENT: [u16; 3] = [400, 401, 403];
@@ -40,7 +40,7 @@ const BEGIN_PERMANENT: [u16; 4] = [400, 401, 403, 404];
 
 /// One container to be.
 pub(super) struct Making<'a> {
-    pub(super) engine: &'a Engine,
+    pub(super) engine: &'a DockerEngine,
     pub(super) name: &'a str,
     pub(super) snapshot_id: &'a SnapshotId,
     pub(super) platform: Option<&'a str>,
@@ -116,15 +116,15 @@ impl Making<'_> {
         }
     }
 
-    /// A container of this dispatch has ended. One that ended after the last sighting may have done its work.
+    /// A container of this dispatch has ended. One that ended after the last observation may have done its work.
     async fn replace(&self, id: &str, at: Option<DateTime<Utc>>) -> Round {
         let now = match self.engine.now().await {
             Ok(now) => now,
             Err(error) => return Round::Over(Err(judge("ask for the time", &error, &[], self.secrets))),
         };
-        let since_sighting =
-            TimeDelta::from_std(SIGHTING_AGE_MAX + self.began.elapsed()).unwrap_or(TimeDelta::MAX);
-        if at.is_some_and(|at| now - at < since_sighting) {
+        let since_observation =
+            TimeDelta::from_std(OBSERVATION_AGE_MAX + self.began.elapsed()).unwrap_or(TimeDelta::MAX);
+        if at.is_some_and(|at| now - at < since_observation) {
             let reason = format!("`{}` has only just ended, perhaps with its work done", self.name);
             return Round::Over(Err(transient(reason)));
         }

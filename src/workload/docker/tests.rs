@@ -13,7 +13,7 @@ use super::container::holder;
 use super::*;
 use crate::config::environment::Environment;
 use crate::config::reader;
-use crate::config::workload::{Backend, WorkloadConfig};
+use crate::config::workload::{BackendConfig, WorkloadConfig};
 use crate::domain::dispatch::ColdStartRequest;
 use crate::domain::ids::VerificationId;
 use crate::workload::{CreateRequest, Workload};
@@ -72,7 +72,9 @@ fn config(host: &str, extra: &[(&str, &str)]) -> WorkloadConfig {
 }
 
 fn docker_config(extra: &[(&str, &str)]) -> DockerConfig {
-    let Backend::Docker(docker) = config("unix:///nowhere.sock", extra).backend else { panic!("no docker") };
+    let BackendConfig::Docker(docker) = config("unix:///nowhere.sock", extra).backend else {
+        panic!("no docker")
+    };
     docker
 }
 

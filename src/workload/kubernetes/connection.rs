@@ -27,7 +27,7 @@ const TIMEOUT_CONNECT: Duration = Duration::from_secs(10);
 const TIMEOUT_WRITE: Duration = Duration::from_secs(30);
 
 /// Longest a look may take.
-const TIMEOUT_LOOK: Duration = Duration::from_secs(10);
+const TIMEOUT_READ: Duration = Duration::from_secs(10);
 
 /// Longest answer read, in bytes; etcd keeps no object larger than 1.5 MiB.
 const BODY_BYTES_MAX: usize = 4 << 20;
@@ -85,7 +85,7 @@ impl fmt::Debug for Connection {
 
 impl Connection {
     pub(super) fn new(access: Access) -> Self {
-        let timeouts = Timeouts { look: TIMEOUT_LOOK, write: TIMEOUT_WRITE };
+        let timeouts = Timeouts { look: TIMEOUT_READ, write: TIMEOUT_WRITE };
         Self { access, client: Arc::default(), timeouts }
     }
 

@@ -15,7 +15,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use crate::config::kubernetes::{KubernetesConfig, SeccompRuntimes, SecurityLevel, names};
 use crate::config::runner::RunnerEnvConfig;
 use crate::domain::dispatch::ColdStartRequest;
-use crate::workload::runner_env::{Engine, Runner, runner_env};
+use crate::workload::runner_env::{Runner, RunnerHost, runner_env};
 use crate::workload::{CreateError, CreateRequest, Order};
 
 use super::placement;
@@ -179,7 +179,7 @@ fn image(config: &KubernetesConfig, reference: &str) -> String {
 
 /// The runner's environment, and what only the node knows. A configured variable of the same name wins.
 fn environment(runner: &Runner<'_>, env: &RunnerEnvConfig) -> Vec<EnvVar> {
-    let known = runner_env(env, Engine::Kubernetes, runner);
+    let known = runner_env(env, RunnerHost::Kubernetes, runner);
     let of_node = [
         ("TRIGGER_SUPERVISOR_API_DOMAIN", field("status.hostIP")),
         ("TRIGGER_WORKER_INSTANCE_NAME", field("spec.nodeName")),

@@ -14,7 +14,7 @@ use super::connection::Timeouts;
 use super::*;
 use crate::config::environment::Environment;
 use crate::config::reader;
-use crate::config::workload::{Backend as ConfiguredBackend, WorkloadConfig};
+use crate::config::workload::{BackendConfig, WorkloadConfig};
 use crate::domain::dispatch::ColdStartRequest;
 use crate::workload::token::DeploymentId;
 use crate::workload::{Backend, CreateRequest, Workload};
@@ -145,7 +145,7 @@ fn config(extra: &[(&str, &str)]) -> WorkloadConfig {
 
 fn workload(client: Client) -> Workload {
     let config = config(&[]);
-    let ConfiguredBackend::Kubernetes(kubernetes) = &config.backend else { panic!("another backend") };
+    let BackendConfig::Kubernetes(kubernetes) = &config.backend else { panic!("another backend") };
     let connection = Connection::of(client, TIMEOUTS);
     let kubernetes = Kubernetes { config: Arc::new((**kubernetes).clone()), connection };
     let deployment_id = DeploymentId::new(&config.token);

@@ -24,7 +24,7 @@ fn config() -> RunnerEnvConfig {
     }
 }
 
-fn env(config: &RunnerEnvConfig, engine: Engine<'_>) -> BTreeMap<String, String> {
+fn env(config: &RunnerEnvConfig, engine: RunnerHost<'_>) -> BTreeMap<String, String> {
     let create = CreateRequest {
         name: "runner-x-r2".to_owned(),
         verification_id: Some(VerificationId::fresh()),
@@ -44,7 +44,7 @@ fn env(config: &RunnerEnvConfig, engine: Engine<'_>) -> BTreeMap<String, String>
     env
 }
 
-const GATEWAY: Engine<'static> = Engine::Gateway { snapshots: true };
+const GATEWAY: RunnerHost<'static> = RunnerHost::Gateway { snapshots: true };
 
 #[test]
 fn a_machine_gets_every_row_of_the_table() {
@@ -101,13 +101,13 @@ fn what_is_not_configured_is_left_out() {
 
 #[test]
 fn a_machine_without_snapshots_gets_no_metadata_url() {
-    let env = env(&config(), Engine::Gateway { snapshots: false });
+    let env = env(&config(), RunnerHost::Gateway { snapshots: false });
     assert!(!env.contains_key("TRIGGER_METADATA_URL"));
 }
 
 #[test]
 fn a_container_reaches_the_host_by_the_hosts_name() {
-    let env = env(&config(), Engine::Docker { host: "host.docker.internal" });
+    let env = env(&config(), RunnerHost::Docker { host: "host.docker.internal" });
     assert_eq!(env["TRIGGER_SUPERVISOR_API_DOMAIN"], "host.docker.internal");
     assert_eq!(env["TRIGGER_WARM_START_URL"], "http://host.docker.internal:3040/");
     assert_eq!(env["TRIGGER_METADATA_URL"], "http://metadata.example");
@@ -115,7 +115,7 @@ fn a_container_reaches_the_host_by_the_hosts_name() {
 
 #[test]
 fn a_pod_brings_its_node_and_host_itself() {
-    let env = env(&config(), Engine::Kubernetes);
+    let env = env(&config(), RunnerHost::Kubernetes);
     for name in ["TRIGGER_SUPERVISOR_API_DOMAIN", "TRIGGER_WORKER_INSTANCE_NAME", "PRETTY_LOGS"] {
         assert!(!env.contains_key(name), "{name}");
     }
@@ -125,7 +125,7 @@ fn a_pod_brings_its_node_and_host_itself() {
 #[test]
 fn a_configured_domain_wins_everywhere() {
     let config = RunnerEnvConfig { api_domain: Some("supervisor.example".to_owned()), ..config() };
-    for engine in [Engine::Docker { host: "localhost" }, Engine::Kubernetes, GATEWAY] {
+    for engine in [RunnerHost::Docker { host: "localhost" }, RunnerHost::Kubernetes, GATEWAY] {
         assert_eq!(env(&config, engine)["TRIGGER_SUPERVISOR_API_DOMAIN"], "supervisor.example");
     }
 }

@@ -78,7 +78,7 @@ pub fn environment(host: &str, platform: &Platform) -> HashMap<String, String> {
     let options = SimulatorOptions::default();
     let url = platform.simulator.base_url();
     let port = url.rsplit(':').next().expect("a port");
-    let told = format!(
+    let reported = format!(
         "WORKER_TOKEN={},MANAGED_SECRET={}",
         options.worker_token.expose_secret(),
         options.managed_secret.expose_secret()
@@ -92,7 +92,7 @@ pub fn environment(host: &str, platform: &Platform) -> HashMap<String, String> {
         ("TRIGGER_WORKLOAD_API_PORT_EXTERNAL", port),
         ("TRIGGER_WORKER_INSTANCE_NAME", "node-a"),
         ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://telemetry.example:4318"),
-        ("RUNNER_ADDITIONAL_ENV_VARS", &told),
+        ("RUNNER_ADDITIONAL_ENV_VARS", &reported),
     ]
     .map(|(name, value)| (name.to_owned(), value.to_owned()))
     .into()
@@ -100,13 +100,13 @@ pub fn environment(host: &str, platform: &Platform) -> HashMap<String, String> {
 
 /// A worker of this name whose cold starts are this engine's.
 pub fn docker_worker(stage: &Stage, host: &str, name: &str) -> Program {
-    let told = environment(host, &stage.platform);
-    let worker = told.iter().fold(stage.worker(name), |worker, (name, value)| worker.env(name, value));
+    let reported = environment(host, &stage.platform);
+    let worker = reported.iter().fold(stage.worker(name), |worker, (name, value)| worker.env(name, value));
     worker.env("TRIGGER_WORKER_INSTANCE_NAME", name)
 }
 
 /// The variables for runners, and one more.
-pub fn told(host: &str, platform: &Platform, more: &str) -> String {
+pub fn reported(host: &str, platform: &Platform, more: &str) -> String {
     format!("{},{more}", environment(host, platform)["RUNNER_ADDITIONAL_ENV_VARS"])
 }
 
@@ -211,12 +211,12 @@ impl Engine {
     pub async fn births(&self) -> Births {
         let filters = HashMap::from([("type", vec!["container"]), ("event", vec!["create", "destroy"])]);
         let mut events = self.docker.events(Some(EventsOptionsBuilder::default().filters(&filters).build()));
-        let (told, names) = mpsc::unbounded_channel();
+        let (reported, names) = mpsc::unbounded_channel();
         let listener = tokio::spawn(async move {
             while let Some(Ok(event)) = events.next().await {
                 let attributes = event.actor.and_then(|actor| actor.attributes).unwrap_or_default();
                 let name = attributes.get("name").cloned().unwrap_or_default();
-                let _ = told.send((event.action.unwrap_or_default(), name));
+                let _ = reported.send((event.action.unwrap_or_default(), name));
             }
         });
         let mut births = Births { names, listener };

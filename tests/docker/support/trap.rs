@@ -54,9 +54,9 @@ impl Trap {
 
     /// Catches the `nth` request of a route at this point, and says so.
     pub fn arm(&self, route: &'static str, point: Point, nth: u32) -> oneshot::Receiver<()> {
-        let (caught, told) = oneshot::channel();
+        let (caught, reported) = oneshot::channel();
         *self.armed.lock().expect("no panic") = Some(Armed { route, point, nth, caught });
-        told
+        reported
     }
 
     async fn carry(&self, mut worker: TcpStream, socket: &str) -> std::io::Result<()> {

@@ -82,7 +82,7 @@ async fn the_count_of_a_filter_is_that_of_its_pages() {
         let _ = schedule(&page.db.store, fresh(run, "snapshot_1")).await;
     }
     page.db
-        .run("update pending set look_at = look_at - interval '1 hour' where run_id in ('run_a', 'run_b')")
+        .run("update pending set probe_at = probe_at - interval '1 hour' where run_id in ('run_a', 'run_b')")
         .await;
     page.db
         .run("update pending set lost_at = clock_timestamp(), hold_reason = 'cap' where run_id = 'run_c'")

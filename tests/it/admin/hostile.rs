@@ -7,7 +7,7 @@ use warmproof::domain::ids::{PoolName, WorkerName};
 use warmproof::domain::outcome::{Ending, FallbackResult};
 use warmproof::domain::pool::PoolSettings;
 use warmproof::store::audit::Actor;
-use warmproof::store::fleet::{Beat, ServedPool};
+use warmproof::store::fleet::{Beat, WorkerPool};
 use warmproof::store::pool::PoolChange;
 use warmproof::store::token::Scope;
 
@@ -45,8 +45,8 @@ async fn fill(page: &Page) -> String {
         let _ = schedule(store, new).await;
     }
     let worker = WorkerName::parse(nasty("worker")).unwrap();
-    let served = [ServedPool { pool: pool.clone(), backend: "docker", problem: Some(nasty("problem")) }];
-    store.beat(&Beat { worker: &worker, in_hand: 1, pools: &served }).await.unwrap();
+    let served = [WorkerPool { pool: pool.clone(), backend: "docker", problem: Some(nasty("problem")) }];
+    store.beat(&Beat { worker: &worker, in_flight: 1, pools: &served }).await.unwrap();
     let claims = crate::support::dispatch::claim(store, everything(pool.as_str(), 9)).await;
     let lost = claims.iter().find(|claim| claim.key.run_id.as_str() == "run_lost").unwrap();
     let _ = store.mark_lost(&lost.key, 1).await.unwrap();

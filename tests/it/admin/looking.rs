@@ -2,7 +2,7 @@
 
 use warmproof::domain::ids::{PoolName, WorkerName};
 use warmproof::domain::verification::CancelReason;
-use warmproof::store::fleet::{Beat, ServedPool};
+use warmproof::store::fleet::{Beat, WorkerPool};
 
 use crate::support::dispatch::{cancellation, claimed, fresh, schedule, settlement, started};
 use crate::support::page::{Page, READER, page};
@@ -16,8 +16,8 @@ fn figure(html: &str, tile: &str) -> String {
 async fn beat(page: &Page, worker: &str, problem: Option<&str>) {
     let worker = WorkerName::parse(worker).unwrap();
     let pool = PoolName::default_pool();
-    let pools = [ServedPool { pool, backend: "gateway", problem: problem.map(str::to_owned) }];
-    page.db.store.beat(&Beat { worker: &worker, in_hand: 3, pools: &pools }).await.unwrap();
+    let pools = [WorkerPool { pool, backend: "gateway", problem: problem.map(str::to_owned) }];
+    page.db.store.beat(&Beat { worker: &worker, in_flight: 3, pools: &pools }).await.unwrap();
 }
 
 #[tokio::test]
@@ -44,7 +44,7 @@ async fn the_overview_tells_what_there_is_and_what_is_wrong() {
     beat(&page, "worker-2", Some("the gateway refuses our token")).await;
     page.db
         .run(
-            "update pending set look_at = look_at - interval '1 minute', due_at = due_at - interval '1 minute',
+            "update pending set probe_at = probe_at - interval '1 minute', due_at = due_at - interval '1 minute',
                scheduled_at = scheduled_at - interval '1 minute',
                lease_expires_at = lease_expires_at - interval '1 hour'",
         )

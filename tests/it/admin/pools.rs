@@ -23,14 +23,14 @@ async fn switches_and_settings_are_changed_and_audited() {
         ("delay_ms", "8000"),
         ("cap", "10"),
         ("cap_window_ms", "2000"),
-        ("settle_down_ms", "1000"),
-        ("second_look_after_ms", ""),
+        ("cool_down_ms", "1000"),
+        ("follow_up_after_ms", ""),
         ("on_connect", "keep_watching"),
     ];
     assert_eq!(change(&mut browser, &all).await.status, 303);
     let stored: String = page
         .db
-        .value("select concat_ws(' ', paused, delay_ms, cap, cap_window_ms, settle_down_ms, second_look_after_ms, on_connect) from pool")
+        .value("select concat_ws(' ', paused, delay_ms, cap, cap_window_ms, cool_down_ms, follow_up_after_ms, on_connect) from pool")
         .await;
     assert_eq!(stored, "t 8000 10 2000 1000 keep_watching");
     let (actor, action, target, detail) = page.audited().await.swap_remove(0);
@@ -52,10 +52,10 @@ async fn what_cannot_be_used_is_told_and_nothing_is_written() {
         (&[("pool", "default"), ("settings", "1"), ("delay_ms", "5")], "from 1000 to 60000"),
         (&[("pool", "default"), ("settings", "1"), ("cap", "many")], "must be a whole number"),
     ];
-    for (fields, told) in bad {
+    for (fields, reported) in bad {
         let answer = browser.submit("/pools", "/pools/change", fields).await;
         assert_eq!(answer.status, 422, "{fields:?}");
-        assert!(answer.text.contains(told), "{fields:?}: {}", answer.text);
+        assert!(answer.text.contains(reported), "{fields:?}: {}", answer.text);
     }
     assert!(page.audited().await.iter().all(|(_, action, _, _)| action != "pool.change"));
 }

@@ -17,14 +17,14 @@ async fn a_run_or_a_verification_is_found_by_its_id() {
     assert_eq!(browser.get("/runs?id=+run_a%20").await.header("location"), "/runs/run_a");
     let id: uuid::Uuid = page.db.value("select id from pending").await;
     assert_eq!(browser.get(&format!("/runs?id={id}")).await.header("location"), "/runs/run_a");
-    for (absent, told) in [
+    for (absent, reported) in [
         ("run_z!", "letters and digits"),
         ("x", "must start with"),
         ("01a2136f-0441-7076-b993-b35ad266bcdb", "never scheduled"),
     ] {
         let answer = browser.get(&format!("/runs?id={absent}")).await;
         assert_eq!(answer.status, 404, "{absent}");
-        assert!(answer.text.contains(told), "{absent}: {}", answer.text);
+        assert!(answer.text.contains(reported), "{absent}: {}", answer.text);
     }
     let unknown = browser.get("/runs/run_none").await;
     assert_eq!(unknown.status, 404);
@@ -38,10 +38,10 @@ async fn its_life_is_told_from_hit_to_outcome() {
     let mut browser = page.signed_in(READER).await;
     let claim = claimed(store, "run_a", "snapshot_1").await;
     let held = browser.get("/runs/run_a").await.text;
-    for told in
+    for reported in
         ["Warm-start hit scheduled", "by supervisor-1", "In the hand of worker-of-the-test", "claimed"]
     {
-        assert!(held.contains(told), "`{told}` is missing: {held}");
+        assert!(held.contains(reported), "`{reported}` is missing: {held}");
     }
     let _ = store.mark_lost(&claim.key, 1).await.unwrap();
     let ending = Ending::Fallback {
@@ -54,7 +54,7 @@ async fn its_life_is_told_from_hit_to_outcome() {
         ["Dequeued", "Warm-start hit scheduled", "Verdict: lost", "Fallback: no create was confirmed"];
     let places: Vec<usize> = order
         .iter()
-        .map(|told| lost.find(told).unwrap_or_else(|| panic!("`{told}` is missing: {lost}")))
+        .map(|reported| lost.find(reported).unwrap_or_else(|| panic!("`{reported}` is missing: {lost}")))
         .collect();
     assert!(places.is_sorted(), "{places:?}");
     assert!(lost.contains("Claimed by worker-of-the-test") && lost.contains("took 3 ms"), "{lost}");
@@ -66,17 +66,20 @@ async fn its_life_is_told_from_hit_to_outcome() {
 }
 
 #[tokio::test]
-async fn a_look_can_be_had_now() {
+async fn a_probe_can_be_had_now() {
     let page = page().await;
     let _ = schedule(&page.db.store, fresh("run_a", "snapshot_1")).await;
     let mut browser = page.signed_in(OPERATOR).await;
-    let looked = browser.submit("/runs/run_a", "/runs/run_a/look-now", &[]).await;
+    let looked = browser.submit("/runs/run_a", "/runs/run_a/probe-now", &[]).await;
     assert_eq!(looked.header("location"), "/runs/run_a?looks=now");
     assert!(browser.get("/runs/run_a?looks=now").await.text.contains("It is looked at now"));
-    let none = browser.submit("/runs/run_a", "/runs/run_z/look-now", &[]).await;
+    let none = browser.submit("/runs/run_a", "/runs/run_z/probe-now", &[]).await;
     assert_eq!(none.header("location"), "/runs/run_z?looks=not");
     let (actor, action, target, _) = page.audited().await.swap_remove(0);
-    assert_eq!((actor.as_str(), action.as_str(), target.as_deref()), ("operator", "look_now", Some("run_a")));
+    assert_eq!(
+        (actor.as_str(), action.as_str(), target.as_deref()),
+        ("operator", "probe_now", Some("run_a"))
+    );
 }
 
 #[tokio::test]

@@ -48,12 +48,12 @@ async fn nobody_is_sent_elsewhere_by_a_sign_in() {
 async fn a_sign_in_needs_a_good_token_its_scope_and_its_own_form() {
     let page = page().await;
     token(&page.db, "scheduler", "wp_schedules-0123456789abcdef", &[Scope::Schedule]).await;
-    for (bad, told) in
+    for (bad, reported) in
         [("wp_nobodys", "not good"), ("", "not good"), ("wp_schedules-0123456789abcdef", "only schedule")]
     {
         let answer = page.browser().sign_in(bad).await;
         assert_eq!(answer.status, 403, "{bad}");
-        assert!(answer.text.contains(told), "{bad}: {}", answer.text);
+        assert!(answer.text.contains(reported), "{bad}: {}", answer.text);
         assert!(bad.is_empty() || !answer.text.contains(bad), "a token is shown");
     }
     let mut browser = page.browser();
@@ -114,7 +114,7 @@ async fn a_read_token_cannot_operate() {
     for path in [
         "/pending/cancel",
         "/pending/cancel/confirmed",
-        "/runs/run_a/look-now",
+        "/runs/run_a/probe-now",
         "/runs/run_a/message",
         "/pools/change",
     ] {

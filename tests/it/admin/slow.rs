@@ -11,7 +11,7 @@ use crate::support::db::{Db, SCHEMA, database_config, db, server};
 use crate::support::page::{READER, page_config, serve_page};
 
 fn bounded(db: &Db) -> Store {
-    Store::connect_for_looks(&database_config(&db.url()), Duration::from_millis(400))
+    Store::connect_for_people(&database_config(&db.url()), Duration::from_millis(400))
 }
 
 #[tokio::test]

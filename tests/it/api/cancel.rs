@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use serde_json::json;
-use warmproof::store::loss::{Fenced, Permit};
+use warmproof::store::fall_back::{Fenced, Permit};
 
 use crate::support::api::{api, hit};
 use crate::support::dispatch::claimed;

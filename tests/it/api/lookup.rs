@@ -17,7 +17,7 @@ async fn a_verification_is_shown_in_each_of_its_states() {
     let pending = pending.json();
     assert_eq!((&pending["state"], &pending["id"]), (&json!("pending"), &scheduled["id"]));
     assert_eq!(pending["due_at"], scheduled["due_at"]);
-    assert_eq!(pending["look_at"], scheduled["due_at"]);
+    assert_eq!(pending["probe_at"], scheduled["due_at"]);
     assert!(pending.get("message").is_none(), "payloads are never shown");
 
     let claimed = claim(&api.db.store, everything("default", 9)).await.remove(0);
@@ -44,14 +44,14 @@ async fn a_runs_history_has_the_pending_one_first_and_then_the_newest() {
     assert_eq!(answer.status, 200);
     let history = answer.json();
     assert_eq!(history["run_id"], "run_a");
-    let told: Vec<_> = history["verifications"]
+    let reported: Vec<_> = history["verifications"]
         .as_array()
         .unwrap()
         .iter()
         .map(|one| (one["id"].clone(), one["state"].clone()))
         .collect();
     let states = ["pending", "settled", "settled"].map(|state| json!(state));
-    assert_eq!(told, ids.into_iter().zip(states).collect::<Vec<_>>());
+    assert_eq!(reported, ids.into_iter().zip(states).collect::<Vec<_>>());
     assert_eq!(history["verifications"][1]["outcome"], "superseded");
 }
 
@@ -61,15 +61,15 @@ async fn a_runs_history_tells_whether_its_fallback_helped() {
     let scheduled = api.schedule(&hit("run_a", "snapshot_a")).await.json();
     let claimed = claim(&api.db.store, everything("default", 9)).await.remove(0);
     let _ = api.db.store.settle(&[settlement(&claimed, started())]).await.unwrap();
-    assert_eq!(api.get("/v1/runs/run_a").await.json()["second_looks"], json!([]));
+    assert_eq!(api.get("/v1/runs/run_a").await.json()["follow_ups"], json!([]));
     api.db
         .run(
-            "insert into second_look (verification_id, run_id, snapshot_id, pool, dequeued_at, settled_at, look_at,
-               looked_at, result, late)
+            "insert into follow_up (verification_id, run_id, snapshot_id, pool, dequeued_at, settled_at, probe_at,
+               probed_at, result, late)
              select id, run_id, snapshot_id, pool, dequeued_at, settled_at, now(), now(), 'not_started', false from outcome",
         )
         .await;
-    let looks = api.get("/v1/runs/run_a").await.json()["second_looks"].take();
+    let looks = api.get("/v1/runs/run_a").await.json()["follow_ups"].take();
     assert_eq!(looks.as_array().map(Vec::len), Some(1));
     assert_eq!(
         (&looks[0]["verification_id"], &looks[0]["result"]),

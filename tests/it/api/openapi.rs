@@ -30,7 +30,7 @@ async fn every_route_names_its_scope_and_describes_its_refusals() {
             assert_eq!(scope.is_string(), path.starts_with("/v1/"), "{method} {path}");
             let has = |status: &str| !operation["responses"][status].is_null();
             assert!(!path.starts_with("/v1/") || (has("401") && has("403") && has("503")), "{method} {path}");
-            assert!(method != "post" || path.ends_with("look-now") || (has("400") && has("422")), "{path}");
+            assert!(method != "post" || path.ends_with("probe-now") || (has("400") && has("422")), "{path}");
             routes += 1;
         }
     }

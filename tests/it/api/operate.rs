@@ -39,7 +39,7 @@ async fn a_token_may_do_what_its_scopes_say_and_no_more() {
         (Method::GET, "/v1/workers", Value::Null, [403, 200, 403]),
         (Method::GET, "/v1/audit", Value::Null, [403, 200, 403]),
         (Method::PATCH, "/v1/pools/default", json!({"shadow": false}), [403, 403, 200]),
-        (Method::POST, "/v1/runs/run_a/look-now", Value::Null, [403, 403, 200]),
+        (Method::POST, "/v1/runs/run_a/probe-now", Value::Null, [403, 403, 200]),
         (Method::POST, "/v1/pending/cancel", json!({"filter": {"pool": "none"}}), [403, 403, 200]),
     ];
     for (method, path, body, expected) in calls {
@@ -132,14 +132,14 @@ async fn a_pool_is_changed_whole_or_not_at_all() {
 }
 
 #[tokio::test]
-async fn a_look_can_be_had_now() {
+async fn a_probe_can_be_had_now() {
     let api = api().await;
     api.schedule(&hit("run_a", "snapshot_1")).await;
-    let answer = api.post("/v1/runs/run_a/look-now", "").await.json();
-    assert_eq!(answer, json!({"run_id": "run_a", "looks_now": true}));
+    let answer = api.post("/v1/runs/run_a/probe-now", "").await.json();
+    assert_eq!(answer, json!({"run_id": "run_a", "probes_now": true}));
     let moved: bool =
-        api.db.value("select look_at <= clock_timestamp() and due_at > look_at from pending").await;
+        api.db.value("select probe_at <= clock_timestamp() and due_at > probe_at from pending").await;
     assert!(moved, "the promise itself never changes");
-    let none = api.post("/v1/runs/run_z/look-now", "").await.json();
-    assert_eq!(none["looks_now"], false);
+    let none = api.post("/v1/runs/run_z/probe-now", "").await.json();
+    assert_eq!(none["probes_now"], false);
 }

@@ -4,7 +4,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use warmproof::store::loss::Fenced;
+use warmproof::store::fall_back::Fenced;
 
 use crate::support::api::{api, hit, hit_aged};
 use crate::support::dispatch::{claim, everything};
@@ -99,10 +99,11 @@ async fn an_array_is_answered_in_its_order_and_with_207_when_results_differ() {
     ]);
     let answer = api.schedule(&mixed).await;
     assert_eq!(answer.status, 207, "{answer:?}");
-    let told: Vec<(String, String)> = answer.json().as_array().unwrap().iter().map(run_and_result).collect();
+    let reported: Vec<(String, String)> =
+        answer.json().as_array().unwrap().iter().map(run_and_result).collect();
     let expected =
         [("run_c", "created"), ("run_a", "duplicate"), ("run_d", "created"), ("run_d", "duplicate")];
-    assert_eq!(told, expected.map(|(run, result)| (run.to_owned(), result.to_owned())));
+    assert_eq!(reported, expected.map(|(run, result)| (run.to_owned(), result.to_owned())));
     let one = api.schedule(&json!([hit("run_e", "snapshot_e")])).await;
     assert!(one.json().is_array(), "an array of one is answered with an array");
     api.db.assert_conserved().await;

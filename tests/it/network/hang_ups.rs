@@ -34,7 +34,7 @@ const ROUTES: [(&str, &str, &str); 26] = [
     ("GET", "/v1/reports/silent-loss", ""),
     ("GET", "/v1/runs/run_absent", ""),
     ("GET", "/v1/verifications/0199aaaa-0000-7000-8000-000000000000", ""),
-    ("POST", "/v1/runs/run_absent/look-now", ""),
+    ("POST", "/v1/runs/run_absent/probe-now", ""),
     ("POST", "/v1/cancellations", r#"{"run_id": "run_absent", "reason": "operator"}"#),
     ("POST", "/v1/cancellations", r#"[{"run_id": "run_absent", "reason": "connected"}]"#),
     ("POST", "/v1/pending/cancel", r#"{"filter": {"supervisor": "absent"}, "confirm": true}"#),

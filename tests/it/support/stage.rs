@@ -137,16 +137,16 @@ impl Stage {
     /// event; nothing is unaccounted; no run was executed twice.
     pub async fn audit(&self, runs: &[Dispatched], workers: Vec<Process>) {
         let events = self.end(workers).await;
-        let mut told = BTreeMap::<String, Vec<Value>>::new();
+        let mut reported = BTreeMap::<String, Vec<Value>>::new();
         for event in events {
             let run = event["meta.run_id"].as_str().expect("a run").to_owned();
-            told.entry(run).or_default().push(event);
+            reported.entry(run).or_default().push(event);
         }
-        assert_eq!(told.len(), runs.len(), "events tell of other runs: {:?}", told.keys());
+        assert_eq!(reported.len(), runs.len(), "events tell of other runs: {:?}", reported.keys());
         for Dispatched { run, .. } in runs {
             let outcomes = self.db.store.outcomes_of(run, 9).await.expect("outcomes");
             assert_eq!(outcomes.len(), 1, "{outcomes:#?}");
-            let events = &told[run.as_str()];
+            let events = &reported[run.as_str()];
             assert_eq!(events.len(), 1, "{events:#?}");
             assert_eq!(events[0]["outcome"], outcomes[0].outcome.as_str(), "the event tells what is stored");
             assert_eq!(self.pending(run).await, None);

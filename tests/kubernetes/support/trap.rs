@@ -55,9 +55,9 @@ impl Trap {
 
     /// Catches the `nth` request about pods with this method at this point, and says so.
     pub fn arm(&self, method: Method, point: Point, nth: u32) -> oneshot::Receiver<()> {
-        let (caught, told) = oneshot::channel();
+        let (caught, reported) = oneshot::channel();
         *self.armed.lock().expect("no panic") = Some(Armed { method, point, nth, caught });
-        told
+        reported
     }
 
     /// Takes the trap if this is the request it waits for.

@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::*;
 use crate::config::environment::Environment;
 use crate::config::reader;
-use crate::config::workload::{Backend, WorkloadConfig};
+use crate::config::workload::{BackendConfig, WorkloadConfig};
 use crate::domain::ids::VerificationId;
 use crate::workload::token::DeploymentId;
 
@@ -22,7 +22,7 @@ fn pod_of(variables: &[(&str, &str)], changes: &[(&str, &str)]) -> Result<Value,
         [("WARMPROOF_BACKEND", "kubernetes"), ("OTEL_EXPORTER_OTLP_ENDPOINT", "https://otel.example")];
     let environment = Environment::from_pairs(fixed.into_iter().chain(variables.iter().copied()));
     let config = reader::read_all(&environment, WorkloadConfig::read).expect("a configuration");
-    let Backend::Kubernetes(kubernetes) = &config.backend else { panic!("another backend") };
+    let BackendConfig::Kubernetes(kubernetes) = &config.backend else { panic!("another backend") };
     let mut message: Value = serde_json::from_str(FRESH).expect("a fixture");
     for (pointer, value) in changes {
         let value = serde_json::from_str(value).unwrap_or_else(|_| json!(value));

@@ -10,12 +10,12 @@ use crate::support::stage::Stage;
 use crate::support::wait::until;
 
 async fn soon(stage: &Stage) {
-    stage.db.run("update pool set second_look_after_ms = 1000").await;
+    stage.db.run("update pool set follow_up_after_ms = 1000").await;
 }
 
-async fn told(stage: &Stage, lost: &Dispatched) -> String {
-    let sql = format!("select result from second_look where run_id = '{}'", lost.run);
-    until("the second look is told", async || {
+async fn reported(stage: &Stage, lost: &Dispatched) -> String {
+    let sql = format!("select result from follow_up where run_id = '{}'", lost.run);
+    until("the follow-up is told", async || {
         sqlx::query_scalar::<_, Option<String>>(sqlx::AssertSqlSafe(sql.clone()))
             .fetch_optional(stage.db.pool())
             .await
@@ -32,7 +32,7 @@ async fn a_fallback_whose_run_started_is_confirmed() {
     let worker = stage.worker("a").start();
     let lost = stage.hit().await;
     stage.platform.executed(&lost).await;
-    assert_eq!(told(&stage, &lost).await, "confirmed");
+    assert_eq!(reported(&stage, &lost).await, "confirmed");
     stage.audit(&[lost], vec![worker]).await;
 }
 
@@ -46,24 +46,24 @@ async fn a_fallback_whose_workload_hangs_is_told_and_not_repeated() {
     lost.schedule(&stage.db, SOON).await;
     let outcome = stage.outcome(&lost.run).await;
     assert_eq!(outcome.fallback_result.map(FallbackResult::as_str), Some("created"), "{outcome:?}");
-    assert_eq!(told(&stage, &lost).await, "not_started");
+    assert_eq!(reported(&stage, &lost).await, "not_started");
     worker.says("did not visibly help").await;
     assert_eq!(stage.platform.simulator.creates(&lost.run).len(), 1, "it is told, and nothing more");
     let environment = [("WARMPROOF_DATABASE_URL".to_owned(), stage.db.url())].into();
     let mut show = Program::of(&["show", lost.run.as_str()], environment).start();
     assert_eq!(show.ended().await, Some(0));
     let shown = show.stdout().join("\n");
-    assert!(shown.contains("second look: not_started"), "an operator sees it: {shown}");
+    assert!(shown.contains("follow-up: not_started"), "an operator sees it: {shown}");
     let (_, counted) = get(&format!("{}/metrics", listens_at(&worker).await)).await;
-    let series = r#"warmproof_second_looks_total{pool="default",result="not_started"} 1"#;
+    let series = r#"warmproof_follow_ups_total{pool="default",result="not_started"} 1"#;
     assert!(counted.contains(series), "and is told by a number: {counted}");
     stage.audit(&[lost], vec![worker]).await;
 }
 
 #[tokio::test]
-async fn a_second_look_outlives_the_worker_that_made_the_fallback() {
+async fn a_follow_up_outlives_the_worker_that_made_the_fallback() {
     let stage = Stage::set().await;
-    stage.db.run("update pool set second_look_after_ms = 3000").await;
+    stage.db.run("update pool set follow_up_after_ms = 3000").await;
     let mut a = stage.worker("a").start();
     let lost = stage.hit().await;
     stage.platform.executed(&lost).await;
@@ -72,7 +72,7 @@ async fn a_second_look_outlives_the_worker_that_made_the_fallback() {
     // One look that fails is made again.
     stage.platform.simulator.faults().probe.add(Rule::always(ProbeFault::Status { status: 500 }).times(1));
     let b = stage.worker("b").start();
-    assert_eq!(told(&stage, &lost).await, "confirmed");
+    assert_eq!(reported(&stage, &lost).await, "confirmed");
     stage.end(vec![a, b]).await;
     stage.assert_sound().await;
 }
@@ -85,11 +85,11 @@ async fn a_pool_may_do_without_and_delivered_runs_need_none() {
     stage.platform.start_warm(&delivered).await;
     delivered.schedule(&stage.db, SOON).await;
     assert_eq!(stage.outcome(&delivered.run).await.outcome, OutcomeKind::Delivered);
-    stage.db.run("update pool set second_look_after_ms = null").await;
+    stage.db.run("update pool set follow_up_after_ms = null").await;
     let lost = stage.hit().await;
     stage.platform.executed(&lost).await;
     stage.outcome(&lost.run).await;
-    let looks: i64 = stage.db.value("select count(*) from second_look").await;
+    let looks: i64 = stage.db.value("select count(*) from follow_up").await;
     assert_eq!(looks, 0);
     stage.audit(&[delivered, lost], vec![worker]).await;
 }

@@ -1,6 +1,6 @@
-//! Second looks: fallbacks that were created and whose runs nobody has seen started yet.
+//! Follow-ups: fallbacks that were created and whose runs nobody has seen started yet.
 //!
-//! Taking one moves its `look_at` on instead of a lease: a look that is lost is made by
+//! Taking one moves its `probe_at` on instead of a lease: a look that is lost is made by
 //! another worker, and made twice it records the same.
 
 use chrono::{DateTime, Utc};
@@ -15,11 +15,11 @@ use crate::domain::ids::{PoolName, RunId, SnapshotId, VerificationId};
 /// How long whoever takes a look has for it, and how long a failed one waits, in seconds.
 const TAKEN_FOR_SECONDS: f64 = 10.0;
 
-/// What a second look saw.
+/// What a follow-up saw.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema, sqlx::Type)]
 #[serde(rename_all = "snake_case")]
 #[sqlx(type_name = "text", rename_all = "snake_case")]
-pub enum SecondLookResult {
+pub enum FollowUpResult {
     /// The run moved on: the fallback helped, or somebody else did.
     Confirmed,
     /// The run had not moved, or the platform's redrive took it: the fallback did not help.
@@ -28,7 +28,7 @@ pub enum SecondLookResult {
     Unknown,
 }
 
-impl SecondLookResult {
+impl FollowUpResult {
     /// The word in SQL and API.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -42,7 +42,7 @@ impl SecondLookResult {
 
 /// One look to be made.
 #[derive(Debug, Clone)]
-pub struct SecondLook {
+pub struct FollowUp {
     /// The verification that ended in a created fallback.
     pub verification_id: VerificationId,
     /// Its run.
@@ -56,7 +56,7 @@ pub struct SecondLook {
     /// The database's clock when it was taken.
     pub taken_at: DateTime<Utc>,
     /// Looks taken so far, this one included.
-    pub look_count: u32,
+    pub probe_count: u32,
 }
 
 struct Row {
@@ -66,7 +66,7 @@ struct Row {
     pool: String,
     dequeued_at: DateTime<Utc>,
     taken_at: DateTime<Utc>,
-    look_count: i32,
+    probe_count: i32,
 }
 
 impl Store {
@@ -74,30 +74,26 @@ impl Store {
     ///
     /// # Errors
     /// The database could not be reached.
-    pub async fn take_second_looks(
-        &self,
-        pools: &[PoolName],
-        limit: u32,
-    ) -> Result<Vec<SecondLook>, StoreError> {
-        let doing = "take second looks";
+    pub async fn take_follow_ups(&self, pools: &[PoolName], limit: u32) -> Result<Vec<FollowUp>, StoreError> {
+        let doing = "take follow-ups";
         let pools: Vec<&str> = pools.iter().map(PoolName::as_str).collect();
         let rows = sqlx::query_as!(
             Row,
-            r#"update second_look s
-               set look_at = statement_timestamp() + $3 * interval '1 second', look_count = s.look_count + 1
+            r#"update follow_up s
+               set probe_at = statement_timestamp() + $3 * interval '1 second', probe_count = s.probe_count + 1
                where s.verification_id = any (array(
                    select due.verification_id
                    from unnest($1::text[]) as asked (pool)
                    cross join lateral (
                      select candidate.verification_id
-                     from second_look candidate
+                     from follow_up candidate
                      where candidate.pool = asked.pool and candidate.result is null
-                       and candidate.look_at <= statement_timestamp()
-                     order by candidate.look_at
+                       and candidate.probe_at <= statement_timestamp()
+                     order by candidate.probe_at
                      limit $2
                      for update skip locked
                    ) as due))
-               returning s.verification_id, s.run_id, s.snapshot_id, s.pool, s.dequeued_at, s.look_count,
+               returning s.verification_id, s.run_id, s.snapshot_id, s.pool, s.dequeued_at, s.probe_count,
                  statement_timestamp() as "taken_at!""#,
             &pools as &[&str],
             i64::from(limit),
@@ -109,7 +105,7 @@ impl Store {
         let unreadable = |column, problem: String| StoreError::Corrupt { doing, column, problem };
         rows.into_iter()
             .map(|row| {
-                Ok(SecondLook {
+                Ok(FollowUp {
                     verification_id: VerificationId(row.verification_id),
                     run_id: RunId::parse(row.run_id)
                         .map_err(|error| unreadable("run_id", error.to_string()))?,
@@ -118,25 +114,25 @@ impl Store {
                     pool: PoolName::parse(row.pool).map_err(|error| unreadable("pool", error.to_string()))?,
                     dequeued_at: row.dequeued_at,
                     taken_at: row.taken_at,
-                    look_count: row.look_count.unsigned_abs(),
+                    probe_count: row.probe_count.unsigned_abs(),
                 })
             })
             .collect()
     }
 
-    /// Records what a second look saw, once.
+    /// Records what a follow-up saw, once.
     ///
     /// # Errors
     /// The database could not be reached; somebody looks again.
-    pub async fn record_second_look(
+    pub async fn record_follow_up(
         &self,
         id: VerificationId,
-        result: SecondLookResult,
+        result: FollowUpResult,
         late: bool,
         error: Option<&str>,
     ) -> Result<(), StoreError> {
         sqlx::query!(
-            "update second_look set result = $2, late = $3, error = $4, looked_at = statement_timestamp()
+            "update follow_up set result = $2, late = $3, error = $4, probed_at = statement_timestamp()
              where verification_id = $1 and result is null",
             id.0,
             result.as_str(),
@@ -145,41 +141,41 @@ impl Store {
         )
         .execute(self.patient())
         .await
-        .map_err(StoreError::doing("record a second look"))?;
+        .map_err(StoreError::doing("record a follow-up"))?;
         Ok(())
     }
 }
 
-/// What is known of the second look at a fallback.
+/// What is known of the follow-up at a fallback.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
-pub struct SecondLookTold {
+pub struct FollowUpRecord {
     /// The verification.
     pub verification_id: Uuid,
     /// When it is due, or was looked at last.
-    pub look_at: DateTime<Utc>,
+    pub probe_at: DateTime<Utc>,
     /// When it was told.
-    pub looked_at: Option<DateTime<Utc>>,
+    pub probed_at: Option<DateTime<Utc>>,
     /// What it saw; `None`: not known yet.
-    pub result: Option<SecondLookResult>,
+    pub result: Option<FollowUpResult>,
     /// Why nothing was learned.
     pub error: Option<String>,
 }
 
 impl Store {
-    /// The second looks at these verifications, as far as there are any.
+    /// The follow-ups at these verifications, as far as there are any.
     ///
     /// # Errors
     /// The database could not be reached.
-    pub async fn second_looks_of(&self, ids: &[Uuid]) -> Result<Vec<SecondLookTold>, StoreError> {
+    pub async fn follow_ups_of(&self, ids: &[Uuid]) -> Result<Vec<FollowUpRecord>, StoreError> {
         sqlx::query_as!(
-            SecondLookTold,
-            r#"select verification_id, look_at, looked_at, result as "result: SecondLookResult", error
-             from second_look
+            FollowUpRecord,
+            r#"select verification_id, probe_at, probed_at, result as "result: FollowUpResult", error
+             from follow_up
              where verification_id = any ($1)"#,
             ids
         )
         .fetch_all(self.patient())
         .await
-        .map_err(StoreError::doing("look up second looks"))
+        .map_err(StoreError::doing("look up follow-ups"))
     }
 }

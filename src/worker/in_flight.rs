@@ -54,35 +54,35 @@ impl DbClock {
     }
 }
 
-/// One claim in hand. Dropping it takes it out of the register.
+/// One claim in flight. Dropping it takes it out of the register.
 #[derive(Debug)]
-pub(super) struct Held {
+pub(super) struct InFlight {
     /// The claim.
     pub(super) claim: Claim,
     /// The database's clock.
     pub(super) clock: DbClock,
     /// When to look, on our stopwatch.
-    pub(super) look_at: Instant,
-    register: Arc<InHand>,
+    pub(super) probe_at: Instant,
+    register: Arc<InFlightRegister>,
 }
 
-impl Held {
+impl InFlight {
     /// Whether nobody else can have taken the claim, by our own reckoning.
     pub(super) fn is_live(&self) -> bool {
         self.register.lock().get(&self.claim.key).is_some_and(|end| Instant::now() < *end)
     }
 }
 
-impl Drop for Held {
+impl Drop for InFlight {
     fn drop(&mut self) {
         self.register.lock().remove(&self.claim.key);
         self.register.freed.notify_one();
     }
 }
 
-/// The register of all claims in hand.
+/// The register of all claims in flight.
 #[derive(Debug, Default)]
-pub(super) struct InHand {
+pub(super) struct InFlightRegister {
     // Keyed with the fence: a claim lost and taken again by ourselves is another claim.
     ends: Mutex<HashMap<ClaimKey, Instant>>,
     freed: Notify,
@@ -99,7 +99,7 @@ impl Drop for Waiting<'_> {
     }
 }
 
-impl InHand {
+impl InFlightRegister {
     fn lock(&self) -> MutexGuard<'_, HashMap<ClaimKey, Instant>> {
         self.ends.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -111,7 +111,7 @@ impl InHand {
         asked: Instant,
         lease: Duration,
         clock: DbClock,
-    ) -> Vec<Held> {
+    ) -> Vec<InFlight> {
         let arrived = Instant::now();
         let now = clock.at(arrived);
         let mut ends = self.lock();
@@ -120,13 +120,13 @@ impl InHand {
             .map(|mut claim| {
                 claim.claimed_at = now;
                 ends.insert(claim.key.clone(), asked + lease);
-                let look_at = arrived + claim.look_in();
-                Held { clock, look_at, claim, register: Arc::clone(self) }
+                let probe_at = arrived + claim.probe_in();
+                InFlight { clock, probe_at, claim, register: Arc::clone(self) }
             })
             .collect()
     }
 
-    /// How many claims are in hand.
+    /// How many claims are in flight.
     pub(super) fn len(&self) -> usize {
         self.lock().len()
     }
@@ -147,7 +147,7 @@ impl InHand {
         self.freed.notified().await;
     }
 
-    /// Waits until no claim is in hand. Not beside [`InHand::freed`]: only one of them would hear.
+    /// Waits until no claim is in flight. Not beside [`InFlightRegister::freed`]: only one of them would hear.
     pub(super) async fn emptied(&self) {
         while self.len() > 0 {
             self.freed().await;
@@ -166,7 +166,7 @@ impl InHand {
         self.lock().values_mut().for_each(|end| *end = now);
     }
 
-    /// All claims in hand.
+    /// All claims in flight.
     pub(super) fn keys(&self) -> Vec<ClaimKey> {
         self.lock().keys().cloned().collect()
     }
