@@ -1,10 +1,10 @@
 //! Unpacks `sqlx-data.json` for the checked queries, so that they build without a database.
 //!
-//! sqlx reads one file per query; one reviewable file is kept in the repository instead. Both of its
-//! variables are set from here, so that neither a `DATABASE_URL` nor an `.env` in some directory above
-//! can point the build of a stranger at a live database.
+//! sqlx reads one file per query, but the repository keeps one file that people can review. This script
+//! sets both variables of sqlx, so that neither a `DATABASE_URL` nor an `.env` in a parent directory can
+//! connect a build to a live database.
 
-#![expect(clippy::disallowed_methods, reason = "a build script is told everything by its environment")]
+#![expect(clippy::disallowed_methods, reason = "a build script gets all its input from the environment")]
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -15,13 +15,13 @@ use serde_json::{Value, json};
 const DATA: &str = "sqlx-data.json";
 
 fn main() {
-    // New migrations are embedded, but their directory is not among the sources cargo watches.
+    // New migrations are embedded, but cargo does not watch their directory by itself.
     println!("cargo::rerun-if-changed=migrations");
     println!("cargo::rerun-if-changed={DATA}");
     println!("cargo::rerun-if-env-changed=SQLX_OFFLINE");
     println!("cargo::rerun-if-env-changed=SQLX_OFFLINE_DIR");
     if env::var("SQLX_OFFLINE").is_ok_and(|value| value == "false" || value == "0") {
-        return; // scripts/sqlx-prepare asks a live database
+        return; // scripts/sqlx-prepare uses a live database
     }
     let out = Path::new(&env::var_os("OUT_DIR").expect("cargo sets OUT_DIR")).join("sqlx");
     unpack(&out);
@@ -29,7 +29,7 @@ fn main() {
     println!("cargo::rustc-env=SQLX_OFFLINE_DIR={}", out.display());
 }
 
-/// Writes a file per query, as the macros expect them.
+/// Writes one file per query, as the macros expect.
 fn unpack(out: &Path) {
     if out.exists() {
         fs::remove_dir_all(out).expect("queries of an earlier build can be removed");

@@ -6,7 +6,7 @@
   const TICK_MS = 100;
   const PAUSED = "warmproof.paused";
 
-  // The database's clock says what is due; ours only measures how long ago it said so.
+  // The database's clock decides what is due; our clock only measures how much time has passed since the page.
   let databaseNow = 0;
   let readAt = 0;
   const readClock = (root) => {
@@ -42,7 +42,8 @@
   const charts = new Map();
 
   const stacked = (data) => {
-    // The highest first, so that each lower one is drawn over it. What adds nothing is left out, or its edge shows.
+    // The highest series first, so that each lower one is drawn over it. A series that adds nothing is left out,
+    // because its edge would be visible.
     const sums = data.values.map((own, index) => data.at.map((_, minute) =>
       own[minute] === 0 ? null : data.values.slice(0, index + 1).reduce((sum, series) => sum + series[minute], 0)));
     return [data.at, ...sums.reverse()];
@@ -53,8 +54,8 @@
     if (!data) return;
     const minute = chart.cursor.idx;
     for (const cell of part.querySelectorAll("dd[data-series]")) {
-      const told = minute === null || minute === undefined ? cell.dataset.total : grouped(data.values[cell.dataset.series][minute]);
-      if (cell.textContent !== told) cell.textContent = told;
+      const shown = minute === null || minute === undefined ? cell.dataset.total : grouped(data.values[cell.dataset.series][minute]);
+      if (cell.textContent !== shown) cell.textContent = shown;
     }
   };
 
@@ -98,7 +99,7 @@
     drawAll();
   };
 
-  // What changes is taken from the same page, got again. Ticks, focus and open details stay.
+  // The parts that change are taken from a fresh copy of the page. Ticks, focus and open details stay.
 
   const put = (part, fresh) => {
     if (part.dataset.chart !== undefined && charts.has(part.id)) {
@@ -164,7 +165,7 @@
       button.textContent = failed ? "Offline" : paused ? "Paused" : "Live";
       button.dataset.refresh = failed ? "failed" : paused ? "paused" : "live";
       button.setAttribute("aria-pressed", String(paused));
-      button.title = failed ? "The last refresh failed; it is tried again" : paused ? "Refresh again" : "Stop refreshing";
+      button.title = failed ? "The last refresh failed; the page tries again" : paused ? "Refresh again" : "Stop refreshing";
     };
     button.hidden = false;
     button.addEventListener("click", () => {

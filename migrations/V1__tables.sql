@@ -26,7 +26,7 @@ comment on column pool.shadow is 'Losses are recorded and nothing is created whi
 comment on column pool.delay_ms is 'Milliseconds from schedule to due_at when a call brings none; null: the caller''s default.';
 comment on column pool.cap is 'Most fallbacks permitted in one window over all workers; null: no cap.';
 comment on column pool.on_connect is
-  'confirm: a connect cancels the verification; keep_watching: it is noted, and the look happens all the same.';
+  'confirm: a connect cancels the verification; keep_watching: it is noted, and the probe happens all the same.';
 comment on column pool.cool_down_ms is 'Milliseconds after a brown-out during which losses are still held.';
 comment on column pool.follow_up_after_ms is 'Milliseconds from a created fallback to its follow-up; null: none.';
 
@@ -80,29 +80,29 @@ create table pending (
 ) with (
   -- Room for one new version on the page keeps claims HOT: they touch no indexed column.
   fillfactor = 85,
-  -- The table turns over in seconds, so vacuum goes by count and runs at full speed.
+  -- The table's rows stay for seconds, so vacuum goes by count and runs at full speed.
   autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000,
   autovacuum_vacuum_insert_threshold = -1,
   autovacuum_analyze_scale_factor = 0, autovacuum_analyze_threshold = 50000,
   autovacuum_vacuum_cost_delay = 0
 );
 comment on table pending is 'Verifications that are promised and not ended; one row per run.';
-comment on column pending.due_at is 'The promise: by then somebody looks. Never changes.';
-comment on column pending.probe_at is 'When to look next.';
+comment on column pending.due_at is 'The promised instant: a worker probes by then. Never changes.';
+comment on column pending.probe_at is 'When to probe next.';
 comment on column pending.fence is 'A value no other claim ever had; every write to a claimed row matches it.';
-comment on column pending.probe_failures is 'Probes since the last observation that learned nothing; too many of them end in probe_error.';
-comment on column pending.lost_at is 'When a probe first saw that nothing had acted. From then on the outcome is fallback.';
+comment on column pending.probe_failures is 'Failed probes since the last observation; too many of them end in probe_error.';
+comment on column pending.lost_at is 'When a probe first saw that nothing had acted on the run. From then on the outcome is fallback.';
 comment on column pending.create_permitted_at is 'When a cold start was permitted. A cancel comes too late from then on.';
 comment on column pending.create_count is 'Creates requested, counted before each request.';
-comment on column pending.window_at is 'Start of the window for which a loss over the cap stands in line; null: it never stood in one.';
+comment on column pending.window_at is 'Start of the window in which a loss over the cap is probed again; null: it never waited for one.';
 comment on column pending.hold_reason is
   'What defers the cold start of a loss: cap, brown_out or paused (no permit yet), no_place (its worker had no room); null: nothing.';
-comment on column pending.prepare_failures is 'Times that a create could not be prepared, such as for want of an image.';
+comment on column pending.prepare_failures is 'Times that a create could not be prepared, for example because its image was missing.';
 comment on column pending.workload is 'Name that the next create asks for; null: the name made from the dispatch.';
 comment on column pending.codec is 'How message is stored: 0 as it came, 1 zstd frame.';
 comment on column pending.message is 'The dequeued message as it came, opaque to the server.';
 
--- The pool leads so that rows of a paused or unserved pool cost a claim nothing.
+-- The pool is the first column, so that rows of a paused or unserved pool cost a claim nothing.
 create index pending_probe on pending (pool, probe_at);
 
 do $$
@@ -148,7 +148,7 @@ create table outcome (
     when 'delivered' then reason is not null and reason in ('started', 'finished', 'cancelled', 'requeued', 'unknown')
     when 'cancelled' then reason is not null and reason in ('connected', 'miss', 'operator')
     else reason is null end),
-  -- A row once marked lost ends as a fallback and as nothing else, and only such a row does.
+  -- A row that was marked lost ends as a fallback, and no other row does.
   constraint outcome_loss_is_fallback check ((outcome = 'fallback') = (lost_at is not null)),
   constraint outcome_fallback_has_result check ((outcome = 'fallback') = (fallback_result is not null)),
   constraint outcome_fallback_result_known check (fallback_result in
@@ -162,7 +162,7 @@ create table outcome (
     and (outcome not in ('delivered', 'probe_error') or fence is not null))
 ) partition by range (settled_at);
 comment on table outcome is 'How each verification ended; append-only, one partition a day (UTC).';
-comment on column outcome.reason is 'What acted on the run (delivered) or who cancelled (cancelled).';
+comment on column outcome.reason is 'What acted on the run (delivered) or why it was cancelled (cancelled).';
 comment on column outcome.late is 'Seen later than 55 s after dequeue, when it may show the redriven dispatch; outside the rates.';
 comment on column outcome.fence is 'The fence of the claim that settled; null for a cancel or a supersede.';
 
@@ -170,13 +170,14 @@ create index outcome_run on outcome (run_id);
 -- Both follow the order of insertion, so a few pages of BRIN find an id or an hour.
 create index outcome_settled on outcome using brin (settled_at) with (pages_per_range = 32);
 create index outcome_id on outcome using brin (id) with (pages_per_range = 32);
--- The latest losses of one pool are read off the index. By time alone it would make a reader of a pool that hardly
--- ever loses read every loss of every other. Losses are few among outcomes, so the index stays small.
+-- The index gives the latest losses of one pool. An index by time alone would make a reader of a pool with
+-- few losses read every loss of every other pool. Few outcomes are losses, so the index stays small.
 create index outcome_lost on outcome (pool, settled_at) where outcome = 'fallback' or reason = 'requeued';
-comment on index outcome_lost is 'The latest losses of each pool; all of them together are a merge over the pools.';
+comment on index outcome_lost is 'The latest losses of each pool; a merge over the pools gives all of them.';
 
--- No check: one is read and planned anew by every statement that writes a row, and every schedule, cancel and settle
--- writes here (3 % of a single schedule). outcome_total has them, and refuses what is wrong when deltas are folded.
+-- No check: each statement that writes a row reads and plans every check again, and every schedule, cancel
+-- and settle writes here (3 % of a single schedule). outcome_total has the checks, and refuses bad deltas
+-- when they are folded.
 create table outcome_count (
   minute             timestamptz not null,
   pool               text        collate "C" not null,
@@ -191,14 +192,14 @@ create table outcome_count (
   n                  bigint      not null,
   latencies          smallint[]
 ) with (
-  -- What is here was written in the last minutes, and is read whole.
+  -- Rows here were written in the last minutes, and are always read as a whole.
   autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 10000,
   autovacuum_vacuum_insert_threshold = -1, autovacuum_vacuum_cost_delay = 0);
 comment on table outcome_count is
-  'Deltas not folded yet: every statement that creates or ends a verification appends its own rows. Ask the views count_minutely and count_hourly.';
--- A publication for all tables refuses every update and delete of a table that does not say which of its rows is
--- meant, and with it upkeep. A table without a key of columns that are never null says: the whole row. That costs
--- nothing unless the log is decoded: old rows are written to it only with `wal_level = logical`.
+  'Deltas not folded yet: every statement that creates or ends a verification appends its own rows. Read the views count_minutely and count_hourly.';
+-- A publication for all tables refuses every update and delete of a table without a replica identity, and
+-- upkeep needs both. This table has no key of columns that are never null, so its identity is the whole row.
+-- That costs nothing unless the log is decoded: old rows are written to it only with `wal_level = logical`.
 alter table outcome_count replica identity full;
 
 create table outcome_total (
@@ -227,7 +228,7 @@ create table outcome_hour (
   constraint outcome_hour_positive check (n > 0)
 ) with (fillfactor = 80);
 comment on table outcome_hour is 'Counts by hour (UTC), kept for ever; written by upkeep alone.';
--- Days are asked for by date. The key serves hours.
+-- Reports ask for days by date. The key serves hours.
 create index outcome_hour_day on outcome_hour (((hour at time zone 'utc')::date));
 alter table outcome_hour replica identity full;
 
@@ -266,7 +267,7 @@ create table upkeep_done (
   task    text        collate "C" primary key,
   done_at timestamptz not null
 );
-comment on table upkeep_done is 'When a rare task of upkeep was last taken up.';
+comment on table upkeep_done is 'When a rare task of upkeep last began.';
 
 create table fallback_window (
   pool      text        collate "C" not null,
@@ -277,9 +278,10 @@ create table fallback_window (
   constraint fallback_window_counts_something check (spent >= 0 and awaited >= 0 and spent + awaited > 0)
 );
 comment on table fallback_window is 'Fallbacks permitted per pool and window, over all workers.';
--- Losses over the cap stand in line: each waits for the first window that is not yet awaited by as many as fit.
--- `awaited` only spaces their looks and keeps newcomers from going first; what is permitted is `spent`, never above the cap.
-comment on column fallback_window.awaited is 'Losses that stand in line for this window and have not come back yet.';
+-- A loss over the cap waits for the first window that has room for it. `awaited` only spreads the probes of
+-- these losses and keeps new losses from overtaking them; `spent` counts what is permitted, and is never
+-- above the cap.
+comment on column fallback_window.awaited is 'Losses that wait for this window and were not probed in it yet.';
 
 create table probe_tally (
   pool       text        collate "C" not null,
@@ -308,11 +310,11 @@ create table worker (
   backends   text[]      collate "C" not null,
   problems   text[]      not null,
   constraint worker_name_bounded check (octet_length(name) between 1 and 200),
-  -- One element a pool; a problem that is null is none.
+  -- One element for each pool; null means no problem.
   constraint worker_pools_whole check (cardinality(backends) = cardinality(pools) and cardinality(problems) = cardinality(pools))
 );
-comment on table worker is 'Workers that are running, or were until lately. Nothing is decided by it: claims rest on leases alone.';
-comment on column worker.problems is 'What keeps the worker from cold-starting in a pool, in the order of pools; null: nothing known.';
+comment on table worker is 'Workers that run, or ran until lately. Nothing is decided by it: claims depend on leases alone.';
+comment on column worker.problems is 'What prevents the worker from cold-starting in a pool, in the order of pools; null: nothing known.';
 
 create table follow_up (
   verification_id uuid        primary key,
@@ -328,11 +330,11 @@ create table follow_up (
   late            boolean,
   error           text,
   constraint follow_up_result_known check (result in ('confirmed', 'not_started', 'unknown')),
-  constraint follow_up_told_whole check ((result is null) = (probed_at is null) and (result is null) = (late is null))
+  constraint follow_up_recorded_whole check ((result is null) = (probed_at is null) and (result is null) = (late is null))
 );
-comment on table follow_up is 'One row a fallback that was created: whether its run had started when somebody looked once more.';
-comment on column follow_up.probe_at is 'When to look next; moved on by whoever takes it, so that a look that is lost is made by another.';
-comment on column follow_up.result is 'confirmed: the run moved on; not_started: it did not, or the platform''s redrive took it; unknown: no look learned it.';
+comment on table follow_up is 'One row for each created fallback: whether its run had started at the follow-up.';
+comment on column follow_up.probe_at is 'When to probe next. The worker that takes it moves it forward, so that another worker repeats a lost probe.';
+comment on column follow_up.result is 'confirmed: the run moved on; not_started: it did not, or the platform''s redrive took it; unknown: every probe failed.';
 comment on column follow_up.late is 'Seen later than 55 s after dequeue, when it may show the redriven dispatch.';
 
 create index follow_up_due on follow_up (pool, probe_at) where result is null;
@@ -350,9 +352,9 @@ create table token (
   constraint token_hash_sha256   check (octet_length(hash) = 32),
   constraint token_scopes_known  check (cardinality(scopes) > 0 and scopes <@ array['schedule', 'read', 'operate'])
 );
-comment on table token is 'Bearer tokens of the API. The token itself is shown once, when it is made, and is nowhere stored.';
+comment on table token is 'Bearer tokens of the API. The token itself is shown once, when it is made, and is never stored.';
 comment on column token.hash is 'SHA-256 of the token.';
-comment on column token.scopes is 'schedule: schedule and cancel; read: look; operate: change pools, cancel as operator, look now.';
+comment on column token.scopes is 'schedule: schedule and cancel; read: read everything but messages; operate: change pools, cancel as operator, probe now, see messages.';
 
 create table audit (
   id     bigint      generated always as identity primary key,
@@ -368,15 +370,15 @@ create table audit (
 comment on table audit is 'What operators did, written in the transaction that did it.';
 comment on column audit.actor is 'Name of the token, or `cli:` and the account that ran the command.';
 comment on column token.id is 'The token''s own id.';
-comment on column token.name is 'Who it was made for; stands in audit.';
+comment on column token.name is 'The token''s name; the actor in audit.';
 comment on column token.created_at is 'When it was made.';
-comment on column token.created_by is 'Who made it.';
-comment on column token.revoked_at is 'Since when it is refused; null: it is good.';
-comment on column audit.id is 'In the order of the deeds.';
+comment on column token.created_by is 'The operator that made it.';
+comment on column token.revoked_at is 'When it was revoked; null: it is good.';
+comment on column audit.id is 'A number in the order of the actions.';
 comment on column audit.at is 'When it was done.';
 comment on column audit.action is 'What was done.';
-comment on column audit.target is 'To what: a pool, a run, a token.';
-comment on column audit.detail is 'What was asked for.';
+comment on column audit.target is 'The pool, run or token.';
+comment on column audit.detail is 'The details of the action.';
 
 create table session (
   hash        bytea       primary key,
@@ -387,11 +389,11 @@ create table session (
   constraint session_proof_sha256 check (octet_length(token_proof) = 32),
   constraint session_ends check (expires_at > created_at)
 );
--- For the sweep of what has expired, at each sign-in.
+-- For deleting expired sessions at each sign-in.
 create index session_expires_at on session (expires_at);
-comment on table session is 'Who is signed in to the admin page. Neither the cookie nor the token can be told from a row.';
+comment on table session is 'Sessions of the admin page. A row reveals neither the cookie nor the token.';
 comment on column session.hash is 'SHA-256 of the cookie.';
 comment on column session.token_proof is
-  'SHA-256 of the cookie and the token''s hash together: what the session may is what that token may, as long as it is good.';
-comment on column session.created_at is 'When somebody signed in.';
-comment on column session.expires_at is 'Until when the session is good, should its token be.';
+  'SHA-256 of the cookie and the token''s hash together: the session has the rights of that token, as long as it is good.';
+comment on column session.created_at is 'When the operator signed in.';
+comment on column session.expires_at is 'Until when the session is good, if its token is.';

@@ -1,17 +1,17 @@
 -- Functions: what supervisors, workers and upkeep call. SQL callers, the library and the API run the same rules.
 --
--- `set search_path from current` keeps the migration's path: our schema, then pg_temp. Named last, a caller's temporary
--- table cannot take the place of ours in a function that runs with our rights.
+-- `set search_path from current` keeps the migration's path: our schema, then pg_temp. pg_temp comes last, so
+-- that a caller's temporary table cannot replace one of ours in a function that runs with our rights.
 --
--- schedule_one and cancel_many pin their plans to the index: a plan made while the hot table is nearly empty would
--- read it whole and be kept while the table fills. What is pinned looks dear to the planner, which must not compile
--- it. They need READ COMMITTED, where each statement sees what was committed before it; in a caller's older snapshot
--- a run that has ended would be revived.
+-- schedule_one and cancel_many force their plans to use the index: a plan made while the hot table is nearly
+-- empty would read the whole table, and be kept while the table fills. The forced plan seems expensive to the
+-- planner, which must not compile it. Both need READ COMMITTED, where each statement sees what was committed
+-- before it; in a caller's older snapshot they would revive a run that has ended.
 
 -- Partitions and statistics of outcome ---------------------------------------------------------------------------
 
 create function ensure_outcome_partitions(days_ahead integer) returns integer
--- Partitions belong to the owner of outcome, so that workers need not own anything.
+-- Partitions belong to the owner of outcome, so that workers need to own nothing.
 language plpgsql
 security definer
 set search_path from current
@@ -23,7 +23,7 @@ declare
 begin
   for day in select today + n from generate_series(-1, days_ahead) as n loop
     if to_regclass('outcome_' || to_char(day, 'YYYYMMDD')) is null then
-      -- Made apart and then attached: readers and writers of outcome go on meanwhile.
+      -- Made on its own and then attached: reads and writes of outcome continue meanwhile.
       execute format(
         'create table %I (like outcome including defaults including constraints)',
         'outcome_' || to_char(day, 'YYYYMMDD'));
@@ -37,9 +37,9 @@ begin
   return made;
 end;
 $$;
-comment on function ensure_outcome_partitions is 'Creates the daily partitions from yesterday to so many days ahead; returns how many were missing.';
+comment on function ensure_outcome_partitions is 'Creates the daily partitions from yesterday to this many days ahead; returns how many were missing.';
 
--- One at a time: each needs the table for itself for an instant, which its caller bounds by lock_timeout.
+-- One at a time: each needs the table for itself for a moment, and the caller limits that with lock_timeout.
 create function drop_old_outcomes(keep_days integer) returns text
 language plpgsql
 security definer
@@ -57,7 +57,7 @@ begin
   from pg_inherits i join pg_class c on c.oid = i.inhrelid
   where i.inhparent = 'outcome'::regclass
     and c.relname ~ '^outcome_[0-9]{8}$'
-    -- The youngest row of that day is older than so many days.
+    -- The youngest row of that day is older than keep_days.
     and to_date(right(c.relname, 8), 'YYYYMMDD') < today - keep_days
   order by c.relname
   limit 1;
@@ -69,9 +69,9 @@ begin
 end;
 $$;
 comment on function drop_old_outcomes is
-  'Drops the oldest daily partition of outcome whose rows are all older than so many days; returns its name, or null. No count changes.';
+  'Drops the oldest daily partition of outcome whose rows are all older than keep_days; returns its name, or null. No count changes.';
 
--- Nobody but us analyzes a parent: autovacuum sees the partitions only.
+-- Only we analyze the parent table: autovacuum sees the partitions alone.
 create function analyze_outcomes() returns void
 language plpgsql
 security definer
@@ -90,13 +90,13 @@ comment on function analyze_outcomes is 'Gathers the planner''s statistics of ou
 
 -- What a pending verification is doing -----------------------------------------------------------------------------
 
--- One status a row; the first that fits. Writers, views, API, page and metrics all ask here.
+-- Each row has one status: the first that fits. Writers, views, API, page and metrics all use this function.
 create function pending_status(lease_expires_at timestamptz, probe_at timestamptz, lost_at timestamptz, hold_reason text)
 returns text
 language sql stable parallel safe
 return case
   when lease_expires_at > statement_timestamp() then 'claimed'
-  -- Two seconds are longer than any poll of a healthy worker.
+  -- Two seconds are longer than a healthy worker ever takes between two claims.
   when probe_at < statement_timestamp() - interval '2 seconds' then 'overdue'
   when hold_reason is not null then 'held'
   when lost_at is not null then 'lost'
@@ -105,38 +105,38 @@ end;
 comment on function pending_status is
   'claimed: a worker holds it. overdue: unclaimed two seconds past its probe. held: a loss whose cold start is deferred. lost: marked lost. waiting: not due yet.';
 
--- Rules that several statements ask ---------------------------------------------------------------------------------
+-- Rules that several statements share ----------------------------------------------------------------------------
 
 create function ending_of(lost_at timestamptz, otherwise text) returns text
 language sql immutable parallel safe
 return case when lost_at is null then otherwise else 'fallback' end;
-comment on function ending_of is 'The outcome of a verification that ends: fallback once it is marked lost, whatever follows.';
+comment on function ending_of is 'The outcome of a verification that ends: fallback once it is marked lost.';
 
 create function loss_cancelled_by(reason text) returns text
 language sql immutable parallel safe
 return case when reason = 'connected' then 'overtaken' else 'cancelled' end;
 comment on function loss_cancelled_by is 'The fallback_result of a loss that is cancelled before its permit.';
 
--- A revival within the first second costs one probe and no more, so the look-up is spared.
+-- Reviving a run within the first second costs only a probe, so the search is skipped.
 create function is_just_dispatched(dequeued_at timestamptz, moment timestamptz) returns boolean
 language sql immutable parallel safe
 return moment - dequeued_at between interval '0' and interval '1 second';
 comment on function is_just_dispatched is
-  'Whether a dispatch is so young that it cannot be a late retry of one that has ended: outcomes need not be searched.';
+  'Whether a dispatch is so recent that it cannot be a late retry of one that has ended: outcomes need not be searched.';
 
--- A platform clock that is far off says nothing; the hit was scheduled right after the dequeue.
+-- A platform clock that is far off is ignored; the hit was scheduled right after the dequeue.
 create function left_queue_at(dequeued_at timestamptz, scheduled_at timestamptz) returns timestamptz
 language sql immutable parallel safe
 return case when scheduled_at - dequeued_at between interval '0' and interval '1 minute' then dequeued_at
   else scheduled_at end;
 comment on function left_queue_at is
-  'When the run left the queue: dequeued_at if it is believable, else scheduled_at. The platform''s redrive is reckoned from it.';
+  'When the run left the queue: dequeued_at if it is believable, else scheduled_at. The platform''s redrive counts from it.';
 
 -- Figures of reports --------------------------------------------------------------------------------------------
 
--- Four buckets an octave: bucket b holds what took longer than 2^((b - 1) / 4) ms and at most 2^(b / 4) ms, so that
--- a bucket's upper end is at most 19 % too high. Bucket 0 holds all up to 1 ms. What lies on an edge belongs below it,
--- whatever the last bit of a logarithm says.
+-- Four buckets an octave: bucket b holds what took longer than 2^((b - 1) / 4) ms and at most 2^(b / 4) ms,
+-- so that a bucket's upper end is at most 19 % too high. Bucket 0 holds all up to 1 ms. A duration on an edge
+-- belongs to the bucket below it, even when the last bit of the logarithm is off.
 create function latency_bucket(took interval) returns smallint
 language sql immutable parallel safe
 return least(greatest(
@@ -301,8 +301,8 @@ $$;
 comment on function schedule_one is 'Schedules one dispatch with every rule; what schedule and schedule_many call.';
 
 -- Schedules many dispatches, each run at most once in a call, in the order of run ids so that batches never
--- deadlock. The library comes here with what its own statement for fresh dispatches left out.
--- Answers name their element by the id that was given for it.
+-- deadlock. The library passes what its own statement for fresh dispatches left out.
+-- Each answer names its element by the id given for it.
 create function schedule_many(
   ids uuid[], run_ids text[], snapshot_ids text[], pools text[], supervisors text[], regions text[],
   deployment_versions text[], intents text[], dequeued_ats timestamptz[], delays_ms integer[],
@@ -330,7 +330,7 @@ comment on function schedule_many is 'Schedules a batch of dispatches; answers c
 
 -- Cancels many verifications by run, each run at most once in a call.
 --   before the permit           cancelled: the row ends here
---   the same, a connect in a    noted: stored on the row, the look happens all the same
+--   the same, a connect in a    noted: stored on the row, the probe happens all the same
 --   pool that keeps watching
 --   after the permit            too_late: a connect is noted on the row, nothing else changes
 --   no row, or another snapshot not_found
@@ -354,7 +354,7 @@ declare
 begin
   perform require_read_committed();
   loop
-    -- A cancel waits for the writer that holds its row and then decides on what that writer left.
+    -- A cancel waits for the writer that holds its row and then decides by what that writer left.
     with input as materialized (
       select * from unnest(run_ids, snapshot_ids, reasons) with ordinality as i (run_id, snapshot_id, reason, ordinal)
       where i.ordinal <> all (answered)
@@ -428,7 +428,7 @@ begin
       return;
     end if;
 
-    -- A superseding schedule may have put a new row in the place of the one we waited for.
+    -- A superseding schedule may have replaced the row that we waited for by a new one.
     exit when not exists (
       select 1
       from unnest(run_ids, snapshot_ids) with ordinality as i (run_id, snapshot_id, ordinal)
@@ -440,8 +440,8 @@ begin
     select 1 from unnest(reasons) with ordinality as i (reason, ordinal)
     where i.reason <> 'connected' and i.ordinal <> all (answered)
   ) then
-    -- Somebody is told that there is nothing to cancel. Flush, so that an asynchronous cancel
-    -- that took the row before us cannot be undone by a crash after this answer.
+    -- The caller learns that there is nothing to cancel. Flush, so that after this answer a crash cannot
+    -- undo an asynchronous cancel that took the row before us.
     perform pg_logical_emit_message(true, 'warmproof', 'not_found');
   end if;
 
@@ -455,8 +455,8 @@ comment on function cancel_many is 'Cancels a batch of verifications by run, gua
 -- Permits --------------------------------------------------------------------------------------------------------
 
 -- Brown-outs: while many probes fail, a loss may be a healthy runner whose start is slow.
--- Losses are then held and looked at again, until things have settled down.
--- Whether at least 10 probes of the last 30 s, and a fifth of them, failed to answer; notes it if so.
+-- Losses are then held and probed again, until the brown-out and the cool-down after it are over.
+-- Whether at least 10 probes of the last 30 s, and a fifth of them, failed to answer; records it if so.
 create function observe_brown_out(observed_pool text) returns boolean
 language plpgsql
 set search_path from current
@@ -475,21 +475,21 @@ begin
   return seen;
 end;
 $$;
-comment on function observe_brown_out is 'Whether the pool is in a brown-out now; notes it if so.';
+comment on function observe_brown_out is 'Whether the pool is in a brown-out now; records it if so.';
 
--- Adds what one worker saw since it last told, and notes a brown-out at once.
+-- Adds what one worker saw since its last report, and records a brown-out at once.
 create function tally_probes(pools text[], probe_counts integer[], failure_counts integer[]) returns void
 language plpgsql
 set search_path from current
 as $$
 declare
-  told text;
+  reported text;
 begin
   insert into probe_tally (pool, counted_at, probes, failures)
   select t.pool, clock_timestamp(), t.probes, t.failures
   from unnest(pools, probe_counts, failure_counts) as t (pool, probes, failures);
-  foreach told in array pools loop
-    perform observe_brown_out(told);
+  foreach reported in array pools loop
+    perform observe_brown_out(reported);
   end loop;
 end;
 $$;
@@ -498,7 +498,7 @@ comment on function tally_probes is 'Adds one worker''s probes and failures, by 
 create function window_of(moment timestamptz, width_ms integer) returns timestamptz
 language sql immutable
 return to_timestamp(floor(extract(epoch from moment) * 1000 / width_ms) * width_ms / 1000);
-comment on function window_of is 'Start of the window of so many milliseconds that holds a moment.';
+comment on function window_of is 'Start of the window of this width that contains a moment.';
 
 -- Answers
 --   granted      a create may be requested; asked again, the same permit is granted without a second unit
@@ -547,7 +547,7 @@ begin
     where b.pool = held.pool and b.seen_at > moment - settings.cool_down_ms * interval '1 millisecond'
   ) then
     hold_reason := 'brown_out';
-    -- Rarer than others and spread out: an ailing platform must not be asked each second by every loss.
+    -- Later than other losses, and at random: not every loss may ask a failing platform each second.
     again_at := moment + hold * (3 + 4 * random());
   else
     began := window_of(moment, settings.cap_window_ms);
@@ -555,13 +555,13 @@ begin
       insert into fallback_window as w (pool, starts_at, spent) values (held.pool, began, 1)
       on conflict (pool, starts_at) do update
         set spent = w.spent + 1, awaited = greatest(w.awaited - (held.window_at is not distinct from began)::integer, 0)
-        -- Whoever stands in line goes before those who come anew.
+        -- Losses that already wait for a window go before new ones.
         where settings.cap is null
           or w.spent < settings.cap - case when held.window_at is null then w.awaited else 0 end;
     end if;
     if settings.cap = 0 or not found then
       hold_reason := 'cap';
-      again_at := stand_in_line(held, settings, moment, hold);
+      again_at := take_place_in_line(held, settings, moment, hold);
     end if;
   end if;
 
@@ -579,12 +579,12 @@ begin
   end if;
 end;
 $$;
-comment on function permit_create is 'Spends one unit of the pool''s cap and permits a create for a row marked lost, or says why not.';
+comment on function permit_create is 'Spends one unit of the pool''s cap and permits a create for a row marked lost, or answers why not.';
 
--- When a loss over the cap is looked at again: in the first window that is not yet awaited by as many as fit.
--- Near its redrive the platform itself moves the run on, so a place behind that is worth nothing: the look
--- comes right after the redrive instead, and records it.
-create function stand_in_line(held pending, settings pool, moment timestamptz, hold interval) returns timestamptz
+-- When a loss over the cap is probed again: in the first window that has room for it. Close to the redrive
+-- the platform itself moves the run on, so a window after the redrive helps nothing: the probe comes right
+-- after the redrive instead, and records it.
+create function take_place_in_line(held pending, settings pool, moment timestamptz, hold interval) returns timestamptz
 language plpgsql
 set search_path from current
 as $$
@@ -612,17 +612,17 @@ begin
     on conflict (pool, starts_at) do update set awaited = w.awaited + 1 where w.spent + w.awaited < settings.cap
     returning w.awaited into place;
     if found then
-      -- Spread over the window, with room at its end for the probe that comes first.
+      -- Spread over the window, with time left at its end for the probe that comes before the create.
       return candidate + width * (0.7 * (place - 1) / settings.cap);
     end if;
     candidate := candidate + width;
   end loop;
 end;
 $$;
-comment on function stand_in_line is 'When a loss over its pool''s cap is looked at again; takes a place in line.';
+comment on function take_place_in_line is 'When a loss over its pool''s cap is probed again; reserves room in a window.';
 
--- A new cap makes a new line: what stands in the old one is looked at soon and lines up again. Called by each statement
--- that changes a pool's cap, its window, its shadow or its time to cool-down.
+-- A new cap makes the planned windows wrong: losses that wait are probed soon and get a new window. Each
+-- statement that changes a pool's cap, its window, its shadow or its cool-down calls this.
 create function line_up_again(changed_pool text) returns void
 language plpgsql
 set search_path from current
@@ -633,7 +633,7 @@ begin
   delete from fallback_window w where w.pool = changed_pool and w.starts_at > moment;
   update pending p
   set window_at = null,
-    -- Spread over two seconds, by a figure that each run keeps.
+    -- Spread over two seconds, by a hash that is fixed for each run.
     probe_at = least(p.probe_at, moment + (abs(hashtext(p.run_id)::bigint) % 2000) * interval '1 millisecond')
   from (
     select waiting.run_id from pending waiting
@@ -644,11 +644,11 @@ begin
   where p.run_id = w.run_id;
 end;
 $$;
-comment on function line_up_again is 'When a pool''s cap changes: losses that wait take their places anew.';
+comment on function line_up_again is 'When a pool''s cap changes: losses that wait get a new window.';
 
--- Plain SQL: docs/sql.md shows it at work -------------------------------------------------------------------------
+-- Plain SQL: docs/sql.md shows examples ---------------------------------------------------------------------------
 
--- A UUID of version 7. The server makes them itself only from version 18 on.
+-- A UUID of version 7. The server has its own function only from version 18 on.
 create function fresh_id() returns uuid
 language sql volatile
 return encode(set_bit(set_bit(overlay(uuid_send(gen_random_uuid())
@@ -656,7 +656,7 @@ return encode(set_bit(set_bit(overlay(uuid_send(gen_random_uuid())
   from 1 for 6), 52, 1), 53, 1), 'hex')::uuid;
 comment on function fresh_id is 'A time-ordered UUID (version 7).';
 
--- What people call a name: something, bounded, printable; the same rule as the API's.
+-- A name as people write it: not empty, bounded, printable; the same rule as the API's.
 create function require_name(field text, value text) returns text
 language plpgsql
 as $$
@@ -683,7 +683,7 @@ end;
 $$;
 comment on function require_id is 'The platform''s id, or an error that names the field.';
 
--- Null only where nothing stands and nothing is required.
+-- Null only where the value is absent and not required.
 create function message_text(message json, required boolean, variadic path text[]) returns text
 language plpgsql
 as $$
@@ -697,7 +697,7 @@ begin
     raise exception 'the dequeued message lacks `%`', array_to_string(path, '.')
       using errcode = 'invalid_parameter_value';
   elsif json_typeof(value) <> 'string' then
-    raise exception 'the dequeued message has something else than a string as `%`', array_to_string(path, '.')
+    raise exception 'the dequeued message has no string as `%`', array_to_string(path, '.')
       using errcode = 'invalid_parameter_value';
   end if;
   return message #>> path;
@@ -717,7 +717,7 @@ begin
     return timestamptz '1970-01-01 00:00:00+00' + value::bigint * interval '1 millisecond';
   elsif json_typeof(message -> 'dequeuedAt') = 'string'
     and value ~* '^\d{4}-\d\d-\d\d[t ]\d\d:\d\d:\d\d(\.\d+)?(z|[+-]\d\d:\d\d)$' then
-    -- Cut off, not rounded, as everybody else here does.
+    -- Cut off, not rounded, as everywhere else here.
     return regexp_replace(value, '(\.\d{6})\d+', '\1')::timestamptz;
   end if;
   raise invalid_datetime_format;
@@ -728,7 +728,8 @@ end;
 $$;
 comment on function message_dequeued_at is 'When a dequeued message left the queue, or an error that names the field.';
 
--- The owner's rights and no table of the caller's: a client needs to be allowed this call and nothing else.
+-- Runs with the owner's rights and reads no table of the caller's: a client needs the right to
+-- this call and no other.
 create function schedule(
   message json, pool text default 'default', supervisor text default null, region text default null,
   intent text default 'hit', delay_ms integer default null, timings json default null,
@@ -745,7 +746,7 @@ begin
   if message is null or json_typeof(message) <> 'object' then
     raise exception 'the dequeued message must be a JSON object' using errcode = 'invalid_parameter_value';
   elsif message::text ~ '(^|[^\\])(\\\\)*\\u0000' then
-    raise exception 'the dequeued message holds a NUL (`\u0000`), which the server cannot look past'
+    raise exception 'the dequeued message holds a NUL (`\u0000`), which the server cannot read'
       using errcode = 'invalid_parameter_value', hint = 'schedule it through the API or the library';
   elsif message_text(message, true, 'version') <> '1' then
     raise exception 'the dequeued message has another `version` than `1`' using errcode = 'invalid_parameter_value';
@@ -780,7 +781,7 @@ begin
 end;
 $$;
 comment on function schedule is
-  'Promises to look at one dispatch, in your own transaction (READ COMMITTED). Answers created, superseded, duplicate or outdated, the verification''s id and when it is due. Without delay_ms the pool''s delay, else 10 s.';
+  'Promises to verify one dispatch, in your own transaction (READ COMMITTED). Answers created, superseded, duplicate or outdated, the verification''s id and when it is due. Without delay_ms the pool''s delay, else 10 s.';
 
 create function cancel(
   run_id text, snapshot_id text default null, reason text default 'connected', out result text, out id uuid)

@@ -1,4 +1,4 @@
--- Views: counts, rates and latencies, what is pending and how verifications ended; then the words of all columns.
+-- Views: counts, rates, latencies, what is pending, how verifications ended; then the comments of columns.
 
 create view conservation as
 select
@@ -21,7 +21,7 @@ from outcome_minute
 union all
 select minute, pool, supervisor, region, deployment_version, intent, outcome, reason, fallback_result, late, n
 from outcome_count;
-comment on view count_minutely is 'Counts by minute over the last two days, to the last commit. Several rows may speak of the same: sum n.';
+comment on view count_minutely is 'Counts by minute over the last two days, to the last commit. Several rows may count the same: sum n.';
 
 create view count_hourly as
 select hour, pool, supervisor, region, deployment_version, intent, outcome, reason, fallback_result, late, n
@@ -30,7 +30,7 @@ union all
 select date_trunc('hour', minute, 'UTC'), pool, supervisor, region, deployment_version, intent, outcome, reason,
   fallback_result, late, n
 from outcome_count;
-comment on view count_hourly is 'Counts by hour (UTC), to the last commit. Several rows may speak of the same: sum n.';
+comment on view count_hourly is 'Counts by hour (UTC), to the last commit. Several rows may count the same: sum n.';
 
 create view latency_hourly as
 select hour, pool, kind, bucket, n
@@ -40,7 +40,7 @@ select date_trunc('hour', minute, 'UTC'), pool, case when outcome = 'cancelled' 
   bucket, 1
 from outcome_count
 cross join lateral unnest(latencies) as bucket;
-comment on view latency_hourly is 'Histograms by hour (UTC), to the last commit. Several rows may speak of the same bucket: sum n.';
+comment on view latency_hourly is 'Histograms by hour (UTC), to the last commit. Several rows may count the same bucket: sum n.';
 
 create view latency_quantiles as
 select
@@ -59,7 +59,7 @@ from (
   ) as histogram
 ) as running
 group by hour, pool, kind;
-comment on view latency_quantiles is 'Quantiles of both kinds by hour (UTC) and pool: so much took at most so long, to the next edge of a bucket.';
+comment on view latency_quantiles is 'Quantiles of both kinds by hour (UTC) and pool: the time within which that share was done, to the next edge of a bucket.';
 
 create view due_lag as
 select hour, pool, n, p50_ms, p90_ms, p99_ms, p999_ms, max_ms from latency_quantiles where kind = 'verdict';
@@ -184,7 +184,7 @@ select
 from pool p
 left join pending_counts c on c.pool = p.name
 left join brown_out b on b.pool = p.name;
-comment on view pools is 'Pools, their settings, and what waits in each.';
+comment on view pools is 'Pools, their settings, and what is pending in each.';
 
 do $$
 begin
@@ -198,7 +198,8 @@ begin
 end;
 $$;
 
--- A word means the same wherever it stands, so it is explained once; what a relation explains itself stays.
+-- A word means the same wherever it occurs, so it is explained once; a column that has a comment already
+-- keeps it.
 do $$
 declare
   place record;
@@ -210,22 +211,22 @@ begin
       ('snapshot_id', 'The dispatched snapshot''s friendly id. Compared for equality only.'),
       ('pool', 'The pool: runners with one backend for cold starts.'),
       ('name', 'The pool''s name.'),
-      ('supervisor', 'The supervisor that dispatched; null when it did not say.'),
-      ('region', 'Where that supervisor runs; null when it did not say.'),
+      ('supervisor', 'The supervisor that dispatched; null when it gave no name.'),
+      ('region', 'Where that supervisor runs; null when it gave no region.'),
       ('deployment_version', 'Version of the deployment, from the message.'),
       ('intent', 'hit: the broker reported a hit. dispatch: written before the broker was asked.'),
       ('dequeued_at', 'When the run left the queue, by the platform''s clock.'),
       ('scheduled_at', 'When the promise was made, by the database''s clock.'),
-      ('due_at', 'The promise: by then somebody looks. Never changes.'),
-      ('probe_at', 'When to look next.'),
+      ('due_at', 'The promised instant: a worker probes by then. Never changes.'),
+      ('probe_at', 'When to probe next.'),
       ('lease_expires_at', 'Until when its worker holds it; null: free.'),
-      ('worker', 'Who holds it, or who settled it; for people, rights come from the fence.'),
+      ('worker', 'The worker that holds or settled it, for human readers; only the fence gives rights.'),
       ('claim_count', 'Claims made.'),
       ('probe_count', 'Probes made.'),
-      ('probe_failures', 'Probes since the last observation that learned nothing; too many of them end in probe_error.'),
+      ('probe_failures', 'Failed probes since the last observation; too many of them end in probe_error.'),
       ('create_count', 'Creates requested, counted before each request.'),
-      ('connected_at', 'When the runner''s connect was heard of.'),
-      ('lost_at', 'When a probe first saw that nothing had acted. From then on the outcome is fallback.'),
+      ('connected_at', 'When the runner''s connect was reported.'),
+      ('lost_at', 'When a probe first saw that nothing had acted on the run. From then on the outcome is fallback.'),
       ('create_permitted_at', 'When a cold start was permitted. A cancel comes too late from then on.'),
       ('workload', 'Name of the workload requested last.'),
       ('last_error', 'The last error.'),
@@ -234,7 +235,7 @@ begin
       ('timings', 'The supervisor''s timings, as they came.'),
       ('settled_at', 'When it ended, by the database''s clock; the table is partitioned by it.'),
       ('outcome', 'delivered, fallback, probe_error, cancelled or superseded; in counts also scheduled.'),
-      ('reason', 'What acted on the run (delivered), or who cancelled (cancelled): connected, miss, operator.'),
+      ('reason', 'What acted on the run (delivered), or why it was cancelled (cancelled): connected, miss, operator.'),
       ('fallback_result', 'What came of a fallback: created, existed, overtaken, requeued, failed, suppressed, cancelled or superseded.'),
       ('late', 'Seen later than 55 s after dequeue, when it may show the redriven dispatch; outside the rates.'),
       ('fence', 'The right to write to a claimed row: a value no other claim ever had.'),
@@ -246,23 +247,23 @@ begin
       ('latencies', 'Buckets, one for each verification that has a time: of a connect from scheduled_at to the cancel; of a loss from due_at to lost_at; of another settle from due_at to its end.'),
       ('kind', 'connect: from schedule to connect. verdict: from due_at to the verdict on disk.'),
       ('bucket', 'Four to an octave: longer than 2^((bucket - 1) / 4) ms and at most 2^(bucket / 4) ms; 0: at most 1 ms.'),
-      ('p50_ms', 'Half took at most so many milliseconds.'),
-      ('p90_ms', '90 % took at most so many milliseconds.'),
-      ('p99_ms', '99 % took at most so many milliseconds.'),
-      ('p999_ms', '99.9 % took at most so many milliseconds.'),
-      ('max_ms', 'All took at most so many milliseconds.'),
+      ('p50_ms', 'Half took at most this many milliseconds.'),
+      ('p90_ms', '90 % took at most this many milliseconds.'),
+      ('p99_ms', '99 % took at most this many milliseconds.'),
+      ('p999_ms', '99.9 % took at most this many milliseconds.'),
+      ('max_ms', 'All took at most this many milliseconds.'),
       ('task', 'Which task.'),
-      ('done_at', 'When it was last taken up.'),
+      ('done_at', 'When it last began.'),
       ('paused', 'No row of the pool is claimed while true.'),
       ('shadow', 'Losses are recorded and nothing is created while true.'),
       ('delay_ms', 'Milliseconds from schedule to due_at when a call brings none; null: the caller''s default.'),
       ('cap', 'Most fallbacks permitted in one window over all workers; null: no cap.'),
       ('cap_window_ms', 'Length of the cap''s window in milliseconds.'),
       ('cool_down_ms', 'Milliseconds after a brown-out during which losses are still held.'),
-      ('created_at', 'When the pool was first named.'),
+      ('created_at', 'When the database first learned of the pool.'),
       ('starts_at', 'When the window begins.'),
       ('spent', 'Fallbacks permitted in it.'),
-      ('counted_at', 'When it was told.'),
+      ('counted_at', 'When the worker reported it.'),
       ('probes', 'Probes made.'),
       ('failures', 'Those of them that failed.'),
       ('seen_at', 'When it was last seen.'),
@@ -275,9 +276,9 @@ begin
       ('pools', 'The pools it serves.'),
       ('backends', 'Their backends, in the order of pools.'),
       ('verification_id', 'The verification whose fallback was created.'),
-      ('probe_count', 'Looks taken.'),
-      ('probed_at', 'When it was looked at last; null: not yet.'),
-      ('result', 'What the look saw; null: not known yet.'),
+      ('probe_count', 'Probes made.'),
+      ('probed_at', 'When it was last probed; null: not yet.'),
+      ('result', 'What the follow-up saw; null: not known yet.'),
       ('status', 'claimed: a worker holds it. overdue: unclaimed two seconds past its probe. held: a loss whose cold start is deferred. lost: marked lost. waiting: not due yet.'),
       ('hold_reason', 'What defers the cold start of a loss: cap, brown_out, paused or no_place; null: nothing.'),
       ('overdue_longest_seconds', 'How long the one that is overdue longest is; 0: none is.'),
@@ -292,15 +293,15 @@ begin
       ('ended', 'Verifications that ever ended.'),
       ('unaccounted', 'Scheduled less pending less ended. Must be 0.'),
       ('scheduled', 'Verifications scheduled.'),
-      ('delivered', 'The run had moved on when we looked, and not by the redrive; late ones left out.'),
+      ('delivered', 'The run had moved on before the probe, and not by the redrive; late ones left out.'),
       ('connected', 'Cancelled because the runner connected.'),
-      ('requeued', 'The redrive had taken the run back when we looked: lost; late ones left out.'),
-      ('fallback', 'Marked lost, whatever came of it; late ones left out.'),
+      ('requeued', 'The redrive had taken the run back before the probe: lost; late ones left out.'),
+      ('fallback', 'Marked lost, with any result of the fallback; late ones left out.'),
       ('overtaken', 'Fallbacks that the original runner overtook; late ones left out.'),
-      ('probe_error', 'Nothing could be learned.'),
+      ('probe_error', 'Ended without an observation.'),
       ('missed', 'Cancelled because the broker said no.'),
       ('withdrawn', 'Cancelled by an operator.'),
-      ('superseded', 'A newer dispatch of the run took the place.'),
+      ('superseded', 'A newer dispatch of the run replaced it.'),
       ('lost', 'Lost silently: fallback and delivered by requeued, unless late.'),
       ('observed', 'Lost, delivered and connected: what the rate is of.'),
       ('loss_rate', 'Silent-loss rate: lost / observed; null when nothing was observed.'),

@@ -1,5 +1,5 @@
--- Roles: what is closed to the public. `migrate --roles` makes the roles themselves and grants each its least, which
--- takes rights that a migration may lack.
+-- Roles: closes functions to the public. `migrate --roles` makes the roles themselves and grants each its
+-- minimum, which needs rights that a migration may lack.
 
 revoke execute on function ensure_outcome_partitions from public;
 revoke execute on function drop_old_outcomes from public;

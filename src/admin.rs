@@ -1,8 +1,8 @@
-//! The admin page: what waits, what was lost, who runs, and the few things an operator does about it.
+//! The admin page: what is pending, what was lost, which workers run, and what an operator can change.
 //!
-//! Pages are made here and work without a script; the script only refreshes, counts down and draws. The page
-//! reads the store's reports, over connections of its own and with a bound on each statement, and it has no
-//! rule of its own. Who may look or act is decided by the token of the session; see ADR 0021.
+//! Pages are rendered here and work without a script; the script only refreshes, counts down and draws. The
+//! page reads the store's reports over connections of its own, with a limit on each statement. It has no rule
+//! of its own. The token of the session decides what a visitor may read or do; see ADR 0021.
 
 mod asset;
 mod audit;
@@ -11,6 +11,7 @@ mod cancel;
 mod chart;
 mod cookie;
 mod error;
+mod error_page;
 mod form;
 mod headers;
 mod losses;
@@ -41,15 +42,15 @@ use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::sensitive_headers::SetSensitiveRequestHeadersLayer;
 use tower_http::trace::TraceLayer;
 
+use crate::caller::Tokens;
 use crate::config::admin::AdminConfig;
 use crate::store::Store;
-use crate::store::caller::Tokens;
 
 use error::PageError;
 
 /// Largest form: a page of ticked rows, with ids as long as they may be.
 const FORM_BYTES_MAX: usize = 256 << 10;
-/// How long a page may take altogether; a cancel by filter makes many statements.
+/// How long a page may take in all. A cancel by filter makes many statements.
 const PAGE_MAX: Duration = Duration::from_secs(30);
 
 /// What every page needs. Cheap to clone.
@@ -71,10 +72,10 @@ impl std::ops::Deref for Admin {
     }
 }
 
-/// The page's routes in front of the routes of somebody else, who gets what is not a page.
+/// The page's routes, in front of another router that gets every other request.
 ///
-/// The store should be one of [`Store::connect_for_people`]. Behind a proxy the page answers with and without its
-/// base path, because some proxies take it away.
+/// The store should be one of [`Store::connect_for_people`]. Behind a proxy the page answers with and without
+/// its base path, because some proxies take it away.
 pub fn router(store: Store, config: AdminConfig, token: Option<&SecretString>, rest: Router) -> Router {
     let base = config.address.base.clone();
     let assets = asset::Assets::new(&base);
@@ -90,7 +91,7 @@ pub fn router(store: Store, config: AdminConfig, token: Option<&SecretString>, r
                 .layer(SetSensitiveRequestHeadersLayer::new([header::COOKIE]))
                 .layer(TraceLayer::new_for_http().make_span_with(request_span).on_failure(()))
                 .layer(middleware::from_fn_with_state(admin.clone(), headers::add))
-                .layer(middleware::from_fn_with_state(admin.clone(), error::dress))
+                .layer(middleware::from_fn_with_state(admin.clone(), error_page::dress))
                 .layer(CatchPanicLayer::custom(|panic| error::after_panic(&panic)))
                 .layer(middleware::from_fn(in_time))
                 .layer(DefaultBodyLimit::max(FORM_BYTES_MAX)),
@@ -119,14 +120,14 @@ fn routes() -> Router<Admin> {
         .route("/assets/{name}", get(asset::asset))
 }
 
-/// What is no page: the rest answers it, unless a person looked for a page.
+/// Every request that no page matches: the other router answers it, unless a browser asked for a page.
 async fn elsewhere(admin: Admin, rest: Router, request: Request) -> Response {
     let accepts = request.headers().get(header::ACCEPT).and_then(|accepts| accepts.to_str().ok());
     let is_person = accepts.is_some_and(|accepts| accepts.contains("text/html"));
     let headers = request.headers().clone();
     let response = rest.oneshot(request).await.into_response();
     if is_person && response.status() == axum::http::StatusCode::NOT_FOUND {
-        return headers::secure(error::dressed(&admin, &PageError::NoPage, &headers).await);
+        return headers::secure(error_page::dressed(&admin, &PageError::NoPage, &headers).await);
     }
     response
 }
@@ -138,6 +139,6 @@ async fn in_time(request: Request, next: middleware::Next) -> Response {
 }
 
 fn request_span(request: &Request) -> tracing::Span {
-    // Without the query: it may hold what somebody pasted into the wrong field.
+    // Without the query: it may hold a secret that was pasted into the wrong field.
     tracing::info_span!("page", method = %request.method(), path = request.uri().path())
 }

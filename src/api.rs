@@ -1,8 +1,8 @@
 //! The HTTP API: schedule, cancel and look up, for supervisors in any language.
 //!
-//! It owns parsing, limits and answers, and no rule of its own: what a schedule or a
-//! cancel means is decided in the store. Every refusal is a problem body that names the
-//! field; nothing is half-written.
+//! It owns parsing, limits and answers. It has no rule of its own: the store decides what a schedule
+//! or a cancel means. Every refusal is a problem body that names the field, and a refused request
+//! writes nothing.
 
 mod auth;
 mod body;
@@ -42,10 +42,10 @@ use utoipa::OpenApi as _;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use crate::caller::Tokens;
 use crate::config::api::ApiConfig;
+use crate::scheduler::Calls;
 use crate::store::Store;
-use crate::store::caller::Tokens;
-use crate::store::coalesce::Coalescer;
 
 use problem::Problem;
 
@@ -55,9 +55,8 @@ struct Api(Arc<Inner>);
 
 struct Inner {
     store: Store,
-    coalescer: Coalescer,
+    calls: Calls,
     config: ApiConfig,
-    default_delay: Duration,
     tokens: Tokens,
     pools: pools::KnownPools,
     room: Semaphore,
@@ -98,17 +97,16 @@ pub async fn serve_router(
     connections::serve(listener, router, stop).await
 }
 
-/// The routes with their layers, for callers that bring a server of their own.
+/// The routes with their layers, for callers with a server of their own.
 pub fn router(store: Store, config: ApiConfig, default_delay: Duration) -> Router {
     let request_id = HeaderName::from_static("x-request-id");
     let (limit, timeout) = (config.body_bytes_max, config.request_timeout);
     let api = Api(Arc::new(Inner {
         tokens: Tokens::new(config.token.as_ref()),
-        coalescer: Coalescer::start(&store, default_delay),
+        calls: Calls::start(&store, default_delay),
         store,
         room: room::new(config.body_bytes_max),
         config,
-        default_delay,
         pools: pools::KnownPools::default(),
         gauges: gauges::Gauges::default(),
     }));
@@ -122,7 +120,7 @@ pub fn router(store: Store, config: ApiConfig, default_delay: Duration) -> Route
             ServiceBuilder::new()
                 .layer(SetSensitiveRequestHeadersLayer::new([header::AUTHORIZATION]))
                 .layer(SetRequestIdLayer::new(request_id.clone(), MakeRequestUuid))
-                // Whoever refuses says why, once; a second line at `error` for each 503 would only alarm.
+                // The code that refuses a request logs why. A line at `error` for each 503 would repeat that.
                 .layer(TraceLayer::new_for_http().make_span_with(request_span).on_failure(()))
                 .layer(PropagateRequestIdLayer::new(request_id))
                 .layer(CatchPanicLayer::custom(after_panic))
@@ -135,7 +133,7 @@ pub fn router(store: Store, config: ApiConfig, default_delay: Duration) -> Route
 /// The routes with their descriptions, and what each needs of a token.
 fn routes(api: &Api) -> OpenApiRouter<Api> {
     let state = || api.clone();
-    // The last layer comes first: strangers take no room.
+    // The last layer runs first, so a request without a valid token takes no room.
     let clients = OpenApiRouter::new()
         .routes(routes!(schedule::schedule))
         .routes(routes!(cancel::cancel))
@@ -170,7 +168,7 @@ fn request_span<B>(request: &Request<B>) -> tracing::Span {
     tracing::info_span!("request", method = %request.method(), path = request.uri().path(), request.id = id)
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "the layer hands the panic over")]
+#[expect(clippy::needless_pass_by_value, reason = "the layer passes the panic by value")]
 fn after_panic(panic: Box<dyn Any + Send>) -> Response {
     let message =
         panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref().copied());

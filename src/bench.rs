@@ -1,7 +1,7 @@
 //! Benchmarks of the product on one private PostgreSQL, with the server's own limit beside them.
 //!
-//! Every figure that is compared is measured in one run on one cluster. Loads are bounded in
-//! count and time and stay on this machine. Nothing here is on any path of the product.
+//! Figures are compared only if they come from one run on one cluster. Loads are bounded in
+//! count and time and stay on this machine. The product never calls this module.
 
 pub mod burst;
 pub mod cancel;

@@ -1,4 +1,4 @@
-//! The command line: wires the layers, and is the only place that knows all of them.
+//! The command line: connects the layers, and is the only place that knows all of them.
 
 pub mod api;
 mod audit;
@@ -35,7 +35,7 @@ pub struct Cli {
     /// What to log on stderr, as a tracing directive such as `info` or `warmproof=debug`.
     #[arg(long, global = true, env = "WARMPROOF_LOG", default_value = "info")]
     log: String,
-    /// How log lines look.
+    /// The format of log lines.
     #[arg(long, global = true, env = "WARMPROOF_LOG_FORMAT", value_enum, default_value_t = Format::Text)]
     log_format: Format,
     #[command(subcommand)]
@@ -50,27 +50,27 @@ enum Format {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Show the whole thing at work: losses happen, a worker is killed, every run is recovered.
+    /// Show Warmproof at work: warm starts are lost, a worker is killed, every run is recovered.
     Demo(demo::DemoArgs),
-    /// Claim what falls due, look at it, cold-start what was lost.
+    /// Claim verifications as they come due, probe their runs, and start lost runs cold.
     Worker(Lifetime),
     /// Serve the HTTP API.
     Api(Lifetime),
     /// Bring the database's schema up to date.
     Migrate(migrate::MigrateArgs),
-    /// Show what is pending: totals by pool, and what is looked at next.
+    /// Show what is pending: totals by pool, and the next probes.
     Pending(pending::PendingArgs),
     /// Show what became of a run, as a timeline.
     Show(show::ShowArgs),
-    /// Take promises back: of one run, or of all that a filter means.
+    /// Cancel verifications: of one run, or all that match a filter.
     Cancel(pending::CancelArgs),
-    /// Report losses: rates with their intervals, where and since when.
+    /// Report loss rates with their intervals, in total, by key and over time.
     Report(report::ReportArgs),
     /// Show the latest losses, run by run.
     Losses(losses::LossesArgs),
-    /// Show pools and who serves them; pause, resume, shadow, delay or cap one.
+    /// Show pools and their workers; pause, resume, shadow, delay or cap a pool.
     Pools(pools::PoolsArgs),
-    /// Show who did what: pools changed, promises taken back, tokens made.
+    /// Show what operators did: pools changed, verifications cancelled, tokens made.
     Audit(audit::AuditArgs),
     /// Make, list and revoke tokens of the API.
     Token(token::TokenArgs),
@@ -81,18 +81,18 @@ enum Command {
         /// The shell
         shell: clap_complete::Shell,
     },
-    /// Play the platform: worker API, warm-start broker, runners and a compute gateway.
+    /// Simulate the platform: worker API, warm-start broker, runners and a compute gateway.
     Simulate(simulate::SimulateArgs),
-    /// Measure the product beside the server's own limit, on a private PostgreSQL.
+    /// Measure Warmproof against the limit of the server itself, on a private PostgreSQL.
     Bench(bench::BenchArgs),
-    /// Play a supervisor: dequeue, warm-start, schedule or cold-start, cancel on connect.
+    /// Run a small supervisor: dequeue, warm-start, schedule or cold-start, cancel on connect.
     Supervise(supervise::SuperviseArgs),
     /// One process of a benchmark.
     #[command(hide = true)]
     BenchWorker(bench_worker::BenchWorkerArgs),
 }
 
-/// When a process of ours ends.
+/// When the process ends.
 #[derive(Debug, Args)]
 struct Lifetime {
     /// Stop, as on SIGTERM, when standard input closes: for a parent that may die
@@ -101,7 +101,7 @@ struct Lifetime {
 }
 
 impl Lifetime {
-    /// A token that is cancelled when it is time to stop.
+    /// A token that is cancelled when the process should stop.
     fn stop(&self) -> std::io::Result<CancellationToken> {
         let stop = shutdown::on_signal()?;
         if self.until_stdin_closes {
@@ -111,16 +111,17 @@ impl Lifetime {
     }
 }
 
-/// How long a process that has done its work waits for what still runs.
+/// How long a process that has finished waits for tasks that still run.
 const PARTING_MAX: std::time::Duration = std::time::Duration::from_secs(1);
 
-/// Says that a proxy is named and not used. A probe that cannot leave the network otherwise fails without a word on it.
+/// Warns that a proxy is set but not used: a probe that needs the proxy fails, and its error does not mention
+/// it.
 fn warn_of_proxies() {
     let named = Environment::from_process().proxy_variables();
     if !named.is_empty() {
         tracing::warn!(
             variables = named.join(", "),
-            "a proxy is named in the environment and ignored: Warmproof connects directly (docs/operating.md)"
+            "the environment names a proxy, which is ignored: Warmproof connects directly (docs/operating.md)"
         );
     }
 }
@@ -132,7 +133,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Format::Text => LogFormat::Text,
         Format::Json => LogFormat::Json,
     };
-    // Only workers have something to tell a tracing backend.
+    // Only workers have spans to send.
     let traces = if matches!(cli.command, Command::Worker(_)) { worker::traces() } else { None };
     telemetry::init_logs(&cli.log, format, traces.as_ref());
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
@@ -161,7 +162,7 @@ pub fn run(cli: Cli) -> ExitCode {
             Command::BenchWorker(args) => bench_worker::bench_worker(args).await.map(|()| ExitCode::SUCCESS),
         }
     });
-    // A name that is looked up in vain cannot be given up, and nothing is worth waiting for it.
+    // A blocked name look-up cannot be cancelled, so the process does not wait for it.
     runtime.shutdown_timeout(PARTING_MAX);
     done.unwrap_or_else(|error| fail(&error))
 }
@@ -173,17 +174,19 @@ fn completions(shell: clap_complete::Shell) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-#[expect(clippy::print_stderr, reason = "the last word of a command that failed, whatever the log filter")]
+#[expect(clippy::print_stderr, reason = "the error of a failed command, which no log filter may hide")]
 fn fail(error: &anyhow::Error) -> ExitCode {
     eprintln!("error: {}", reported_once(error));
     let store_error = error.chain().find_map(|cause| cause.downcast_ref::<StoreError>());
     if store_error.is_some_and(StoreError::is_schema_missing) {
-        eprintln!("hint: run `warmproof migrate` first, or say in WARMPROOF_SCHEMA which schema it is");
+        eprintln!(
+            "hint: run `warmproof migrate` first, or set WARMPROOF_SCHEMA to the schema that has our tables"
+        );
     }
     ExitCode::FAILURE
 }
 
-/// The causes of an error, each told once: many errors repeat their cause in their own text.
+/// The causes of an error, each once: many errors repeat their cause in their own text.
 fn reported_once(error: &anyhow::Error) -> String {
     error.chain().map(ToString::to_string).fold(String::new(), |reported, cause| {
         if reported.is_empty() {
@@ -203,7 +206,7 @@ mod tests {
     use super::Cli;
 
     #[test]
-    fn a_cause_is_told_once() {
+    fn a_cause_is_reported_once() {
         let error =
             anyhow::anyhow!("refused").context("could not connect: refused").context("could not start");
         assert_eq!(super::reported_once(&error), "could not start: could not connect: refused");

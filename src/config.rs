@@ -1,13 +1,12 @@
-//! Settings, read from the environment once, checked all at once.
+//! Settings: read from the environment once, and checked together.
 //!
-//! One struct per concern; one aggregate per process that reads what it needs.
-//! Nothing else in the program reads the environment. A start with faults reports
-//! every one of them, each with its variable and a next step, and never repeats
-//! a secret. While verification is off, nothing but its switch is read.
+//! There is one struct per concern, and one aggregate per process that reads what it needs.
+//! Nothing else in the program reads the environment. A start with faults reports every
+//! fault with its variable and a next step, and never repeats a secret. While verification
+//! is off, only its switch is read.
 //!
-//! Names and parsing rules of variables that upstream's supervisor reads too are
-//! upstream's (contract §6); ours begin with `WARMPROOF_`. `docs/configuration.md`
-//! lists them all.
+//! Variables that the platform's supervisor reads too have its names and its parsing rules
+//! (platform.md §6); ours begin with `WARMPROOF_`. `docs/configuration.md` lists all.
 
 pub mod admin;
 pub mod api;
@@ -48,19 +47,20 @@ use workload::WorkloadConfig;
 pub struct SchedulerSettings {
     /// How a hit is verified.
     pub verify: VerifyConfig,
-    /// Where promises are kept.
+    /// The database that stores verifications.
     pub database: DatabaseConfig,
 }
 
-/// What a command needs that only looks after the database.
+/// What a command needs that only uses the database.
 #[derive(Debug, Clone)]
 pub struct DatabaseSettings {
-    /// Where promises are kept.
+    /// The database that stores verifications.
     pub database: DatabaseConfig,
 }
 
 impl DatabaseSettings {
-    /// Reads it whether verification is on or not: a schema is brought up to date before it is used.
+    /// Reads it even if verification is off, because the schema is migrated before verification is switched
+    /// on.
     ///
     /// # Errors
     /// Every fault.
@@ -72,13 +72,13 @@ impl DatabaseSettings {
 /// What the API's process needs.
 #[derive(Debug, Clone)]
 pub struct ApiSettings {
-    /// How a hit is verified, unless a request says otherwise.
+    /// How a hit is verified by default; a request may set its own delay.
     pub verify: VerifyConfig,
-    /// Where promises are kept.
+    /// The database that stores verifications.
     pub database: DatabaseConfig,
     /// The API itself.
     pub api: ApiConfig,
-    /// The page beside it; `None`: it is switched off.
+    /// The admin page; `None` if it is switched off.
     pub admin: Option<AdminConfig>,
     /// What is recorded of it.
     pub metrics: MetricsConfig,
@@ -89,7 +89,7 @@ pub struct ApiSettings {
 pub struct WorkerSettings {
     /// How a hit is verified.
     pub verify: VerifyConfig,
-    /// Where promises are kept.
+    /// The database that stores verifications.
     pub database: DatabaseConfig,
     /// The worker itself.
     pub worker: WorkerConfig,
@@ -145,21 +145,21 @@ impl WorkerSettings {
     }
 }
 
-/// What a supervising process needs: all that a supervisor has, and what a scheduling process has.
+/// What a supervising process needs: the settings of a supervisor and of a scheduling process.
 #[derive(Debug, Clone)]
 pub struct SuperviseSettings {
-    /// Whom to dequeue from.
+    /// The platform to dequeue from.
     pub platform: PlatformConfig,
-    /// `TRIGGER_WARM_START_DISPATCH_URL`, else `TRIGGER_WARM_START_URL`: whom to offer runs to.
+    /// `TRIGGER_WARM_START_DISPATCH_URL`, else `TRIGGER_WARM_START_URL`: the broker to offer runs to.
     pub broker: Url,
     /// How to start a run cold.
     pub workload: WorkloadConfig,
-    /// Off, or where promises are kept.
+    /// Off, or the settings of a scheduling process.
     pub scheduler: Switch<SchedulerSettings>,
 }
 
 impl SuperviseSettings {
-    /// Reads all concerns of a supervising process. A supervisor works with verification off, too.
+    /// Reads all concerns of a supervising process. A supervisor also works with verification off.
     ///
     /// # Errors
     /// Every fault of every concern.
@@ -174,7 +174,7 @@ impl SuperviseSettings {
     }
 }
 
-/// Reads the switch first; the rest is read only behind it.
+/// Reads the switch first, and the rest only if it is on.
 fn read_switched<T>(
     environment: &Environment,
     read: impl FnOnce(VerifyConfig, &mut Reader<'_>) -> Option<T>,

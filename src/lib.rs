@@ -13,6 +13,7 @@ pub mod postgres;
 pub mod store;
 pub mod workload;
 
+pub mod caller;
 pub mod scheduler;
 
 pub mod admin;

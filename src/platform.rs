@@ -1,8 +1,8 @@
-//! The platform's worker API, as a client sees it (contract §1).
+//! The platform's worker API, as a client sees it (platform.md §1).
 //!
 //! [`Client`] makes one request per call: no retry, no redirect, a timeout of its
-//! own. Looking again later is the worker's decision, because a durable row can
-//! wait where a request in flight only holds a slot. Nothing here judges what a
+//! own. The worker decides when to probe again, because a durable row can wait
+//! where a request in flight only holds a slot. Nothing here judges what a
 //! probe saw; that is [`crate::domain::verdict`].
 
 pub mod wire;

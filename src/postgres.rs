@@ -1,13 +1,13 @@
 //! A private PostgreSQL server for the demo and the tests.
 //!
-//! Finds the programs of an installed PostgreSQL, keeps a data directory of its own and runs one
-//! server on it that nobody else can reach: a unix socket in a directory only its account may enter.
-//! The server is as durable as a real one (`fsync` stays on) and dies with the process that started
-//! it, even when that process is killed. What runs in the database is no concern of this module.
+//! Finds the programs of an installed PostgreSQL, keeps its own data directory and runs one server on
+//! it. Other accounts cannot reach the server: its unix socket is in a directory that only its account
+//! may enter. The server is as durable as a real one (`fsync` stays on) and ends with the process that
+//! started it, even when that process is killed. This module does not know what runs in the database.
 //!
-//! Everything here blocks the calling thread, for a second or so at most when things go well. From an
-//! async task, call [`PrivatePostgres::start`] and [`PrivatePostgres::stop`] through
-//! `tokio::task::spawn_blocking`; the server itself belongs to a thread of its own and survives it.
+//! All functions block the calling thread, normally for a second at most. From an async task, call
+//! [`PrivatePostgres::start`] and [`PrivatePostgres::stop`] through `tokio::task::spawn_blocking`; the
+//! server itself belongs to its own thread and outlives the blocking one.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -25,6 +25,7 @@ mod keeper;
 mod launch;
 mod pid_file;
 mod programs;
+mod socket_dir;
 mod temporary;
 #[cfg(test)]
 mod tests;
@@ -37,23 +38,23 @@ pub const MAJOR_MIN: u32 = 15;
 /// How long a start may take: a slow disk needs seconds for `initdb`, crash recovery some more.
 const START_TIMEOUT: Duration = Duration::from_mins(1);
 
-/// The superuser of every private server, and the database everybody connects to first.
+/// The superuser of each private server, and the database that clients connect to first.
 const SUPERUSER: &str = "postgres";
 const DATABASE: &str = "postgres";
 
 /// How and where to start a private server.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Where the data lives.
+    /// Where the data is.
     pub home: Home,
-    /// Who can reach the server.
+    /// Which accounts can reach the server.
     pub listen: Listen,
-    /// Settings added to ours, as `("fsync", "off")`; the later one of a name wins.
+    /// Settings in addition to ours, such as `("fsync", "off")`; the last setting of a name wins.
     pub settings: Vec<(String, String)>,
-    /// Where to look for programs.
+    /// Where to search for programs.
     pub discovery: Discovery,
     /// How long to wait for the server to accept connections; 60 s by default.
-    /// Too low and a recovery after a crash is cut off, too high and a hanging start goes unnoticed.
+    /// If too low, a recovery after a crash is cut off; if too high, a hanging start is noticed late.
     pub start_timeout: Duration,
 }
 
@@ -67,29 +68,29 @@ impl Options {
 /// Where a private server keeps its data.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Home {
-    /// In this directory, which is made when missing and stays; the next start finds the same data.
+    /// In this directory, which is made if missing and kept; the next start finds the same data.
     Kept(PathBuf),
-    /// In a new directory under `/tmp`, removed when the server stops; when this process is killed
-    /// first, the next one that wants a temporary home removes it.
+    /// In a new directory under `/tmp`, removed when the server stops. If this process is killed first,
+    /// the next process that makes a temporary home removes it.
     Temporary,
 }
 
-/// Who can reach a private server.
+/// Which accounts can reach a private server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Listen {
-    /// Only those who may enter the socket's directory: the server's account and root.
+    /// Only accounts that may enter the socket's directory: the server's account and root.
     Socket,
-    /// In addition every account of this machine, on a free port of `127.0.0.1` and without a password.
-    /// For tests that put a faulty network in front of the server.
+    /// Also all accounts of this machine, on a free port of `127.0.0.1` and without a password. For tests
+    /// that put a faulty network in front of the server.
     SocketAndLoopback,
-    /// The same on this port, for a server that is to be found again where it was.
+    /// The same on this port, for a server that must keep its address after a restart.
     SocketAndPort(u16),
 }
 
 /// A running private server; dropping it stops the server.
 #[derive(Debug)]
 pub struct PrivatePostgres {
-    /// `None` when the server was already running: then it is not ours to stop.
+    /// `None` when the server was already running: then this value must not stop it.
     keeper: Option<keeper::Keeper>,
     socket_dir: PathBuf,
     port: u16,
@@ -102,7 +103,7 @@ pub struct PrivatePostgres {
 impl PrivatePostgres {
     /// Starts a server, or attaches to the one that already serves this home.
     ///
-    /// An attached server is stopped by the process that started it, not by this value.
+    /// The process that started an attached server stops it; this value does not.
     pub fn start(options: &Options) -> Result<Self, LaunchError> {
         launch::launch(options)
     }
@@ -118,7 +119,7 @@ impl PrivatePostgres {
             .ssl_mode(PgSslMode::Disable)
     }
 
-    /// The same as a URL, for other programs and other processes of the same account.
+    /// The same as a URL, for other processes of the same account.
     pub fn url(&self) -> String {
         self.url_of(DATABASE)
     }
@@ -133,7 +134,7 @@ impl PrivatePostgres {
         format!("postgres:///{database}?{}", query.finish())
     }
 
-    /// Where the server listens on TCP, if it was asked to.
+    /// The server's TCP address, if it has one.
     pub fn tcp_addr(&self) -> Option<SocketAddr> {
         match self.listen {
             Listen::Socket => None,
@@ -153,22 +154,22 @@ impl PrivatePostgres {
         self.major
     }
 
-    /// Whether somebody else had started the server, so that stopping it is theirs.
+    /// Whether another process started the server, and so must stop it.
     pub fn is_attached(&self) -> bool {
         self.keeper.is_none()
     }
 
-    /// Where the server writes its log.
+    /// The server's log file.
     pub fn log(&self) -> PathBuf {
         self.home.log()
     }
 
-    /// The directory that holds the data, the log and the settings of access.
+    /// The directory that holds the data, the log and the access rules.
     pub fn home(&self) -> &Path {
         self.home.path()
     }
 
-    /// Stops the server: connections are cut, a checkpoint is written, nothing is lost.
+    /// Stops the server: it cuts connections and writes a checkpoint, so no data is lost.
     pub fn stop(mut self) {
         self.halt();
     }
@@ -176,7 +177,7 @@ impl PrivatePostgres {
     fn halt(&mut self) {
         if let Some(keeper) = self.keeper.take() {
             keeper.stop();
-            home::remove_socket_dir(&self.socket_dir);
+            socket_dir::remove_socket_dir(&self.socket_dir);
             self.home.close();
         }
     }

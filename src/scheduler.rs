@@ -1,18 +1,32 @@
 //! What a supervisor calls: schedule after a hit, cancel when the runner connects.
 //!
 //! ```no_run
-//! # async fn supervise(message: Box<serde_json::value::RawValue>) -> Result<(), Box<dyn std::error::Error>> {
 //! use warmproof::config::{SchedulerSettings, environment::Environment};
 //! use warmproof::domain::dispatch::Dispatch;
+//! use warmproof::domain::verification::{CancelReason, Cancellation};
 //! use warmproof::scheduler::{Hit, Scheduler};
 //!
+//! # async fn supervise(message: Box<serde_json::value::RawValue>) -> Result<(), Box<dyn std::error::Error>> {
+//! // Reads TRIGGER_WARM_START_VERIFY_ENABLED, WARMPROOF_DATABASE_URL and the like; names each that is wrong.
 //! let settings = SchedulerSettings::from_environment(&Environment::from_process())?;
 //! let scheduler = Scheduler::connect(&settings).await?;
-//! // The broker answered `didWarmStart: true`:
-//! scheduler.schedule(Hit::new(Dispatch::parse(message, None)?)).await?;
+//!
+//! // The broker answered `didWarmStart: true` for this dequeued message.
+//! let dispatch = Dispatch::parse(message, None)?;
+//! let (run_id, snapshot_id) = (dispatch.run_id.clone(), dispatch.snapshot_id.clone());
+//! scheduler.schedule(Hit::new(dispatch).supervisor("node-7")).await?;
+//!
+//! // The runner connected.
+//! let reason = CancelReason::Connected;
+//! scheduler.cancel(Cancellation { run_id, snapshot_id: Some(snapshot_id), reason }).await?;
+//!
+//! // On shutdown, after the last call.
+//! scheduler.close().await;
 //! # Ok(())
 //! # }
 //! ```
+//!
+//! [`Scheduler::schedule_in`] schedules in a transaction of the caller's own.
 //!
 //! With `TRIGGER_WARM_START_VERIFY_ENABLED` unset or false every call answers `None`:
 //! no connection is opened, no task started, no row written.
@@ -28,24 +42,18 @@ use crate::domain::ids::{IdError, PoolName, parse_name};
 use crate::domain::verification::{
     Cancellation, Cancelled, DELAY_MAX, DELAY_MIN, Intent, NewVerification, ScheduleRefusal, Scheduled,
 };
-use crate::store::coalesce::{Coalescer, SharedError};
+use crate::store::coalesce::SharedError;
 use crate::store::connect::Role;
-use crate::store::{self, Store, StoreError};
-use crate::telemetry::metrics;
+use crate::store::{Store, StoreError};
+
+mod calls;
+
+pub use calls::Calls;
 
 /// Schedules and cancels verifications, or does nothing when verification is off.
 #[derive(Debug, Clone)]
 pub struct Scheduler {
-    active: Option<Active>,
-}
-
-#[derive(Debug, Clone)]
-struct Active {
-    coalescer: Coalescer,
-    schema: String,
-    default_delay: Duration,
-    /// Whether statements may be prepared by name.
-    named: bool,
+    active: Option<Calls>,
 }
 
 /// Why a schedule call was not carried out. Nothing was written.
@@ -88,14 +96,14 @@ impl Hit {
         })
     }
 
-    /// Whose backend would cold-start the run.
+    /// The pool whose backend would cold-start the run.
     #[must_use]
     pub fn pool(mut self, pool: PoolName) -> Self {
         self.0.pool = pool;
         self
     }
 
-    /// Which supervisor dispatched it, for reports.
+    /// The supervisor that dispatched it, for reports.
     #[must_use]
     pub fn supervisor(mut self, supervisor: impl Into<String>) -> Self {
         self.0.supervisor = Some(supervisor.into());
@@ -118,7 +126,7 @@ impl Hit {
         self
     }
 
-    /// From schedule to the first look, 1 s to 60 s.
+    /// From schedule to the first probe, 1 s to 60 s.
     #[must_use]
     pub fn delay(mut self, delay: Duration) -> Self {
         self.0.delay = Some(delay);
@@ -127,7 +135,7 @@ impl Hit {
 }
 
 impl Scheduler {
-    /// Connects, unless verification is off: then nothing is opened and it is said once at debug.
+    /// Connects, unless verification is off: then it opens nothing and says so once at debug level.
     ///
     /// # Errors
     /// The database could not be reached.
@@ -139,35 +147,30 @@ impl Scheduler {
             }
             Switch::Enabled(settings) => {
                 let store = Store::connect(&settings.database, Role::Callers).await?;
-                Ok(Self::new(&store, settings.database.schema.clone(), settings.verify.delay))
+                Ok(Self::new(&store, settings.verify.delay))
             }
         }
     }
 
     /// A scheduler on a store that is connected already.
     ///
-    /// Must be called within a runtime, which the lanes of coalesced calls run on.
+    /// Call it within a runtime, which the lanes of coalesced calls run on.
     #[must_use]
-    pub fn new(store: &Store, schema: impl Into<String>, default_delay: Duration) -> Self {
-        let coalescer = Coalescer::start(store, default_delay);
-        let named = !store.db().is_behind_a_pooler();
-        Self { active: Some(Active { coalescer, schema: schema.into(), default_delay, named }) }
+    pub fn new(store: &Store, default_delay: Duration) -> Self {
+        Self { active: Some(Calls::start(store, default_delay)) }
     }
 
-    /// Promises that somebody looks at this dispatch. Returned means durable; `None` means off.
+    /// Schedules one dispatch. Returned means durable; `None` means off.
     ///
     /// # Errors
     /// See [`ScheduleError`]; on any of them nothing was promised.
     pub async fn schedule(&self, hit: Hit) -> Result<Option<Scheduled>, ScheduleError> {
-        let Some(active) = &self.active else { return Ok(None) };
+        let Some(calls) = &self.active else { return Ok(None) };
         check(&hit.0)?;
-        let pool = hit.0.pool.clone();
-        let scheduled = active.coalescer.schedule(hit.0).await??;
-        metrics::scheduled(&pool, scheduled.result);
-        Ok(Some(scheduled))
+        Ok(Some(calls.schedule(hit.0).await??))
     }
 
-    /// The same inside the caller's own transaction: the promise holds when it commits.
+    /// The same inside the caller's own transaction: the promise holds once that commits.
     ///
     /// # Errors
     /// See [`ScheduleError`]; on [`ScheduleError::Store`] roll the transaction back.
@@ -176,18 +179,9 @@ impl Scheduler {
         transaction: &mut PgConnection,
         hit: Hit,
     ) -> Result<Option<Scheduled>, ScheduleError> {
-        let Some(active) = &self.active else { return Ok(None) };
+        let Some(calls) = &self.active else { return Ok(None) };
         check(&hit.0)?;
-        let answer = store::schedule::schedule_in(
-            transaction,
-            &active.schema,
-            &hit.0,
-            active.default_delay,
-            active.named,
-        )
-        .await;
-        let answer = answer.map_err(SharedError::new)?;
-        Ok(Some(answer?))
+        Ok(Some(calls.schedule_in(transaction, &hit.0).await??))
     }
 
     /// Takes a promise back; `None` means off.
@@ -195,11 +189,15 @@ impl Scheduler {
     /// # Errors
     /// The database could not be reached; the call may be repeated as it is.
     pub async fn cancel(&self, cancellation: Cancellation) -> Result<Option<Cancelled>, SharedError> {
-        let Some(active) = &self.active else { return Ok(None) };
-        let reason = cancellation.reason;
-        let cancelled = active.coalescer.cancel(cancellation).await?;
-        metrics::cancelled(reason, &cancelled);
-        Ok(Some(cancelled))
+        let Some(calls) = &self.active else { return Ok(None) };
+        Ok(Some(calls.cancel(cancellation).await?))
+    }
+
+    /// Closes the connections to the database. What was answered stays; calls that are under way end first.
+    pub async fn close(self) {
+        if let Some(calls) = self.active {
+            calls.close().await;
+        }
     }
 }
 

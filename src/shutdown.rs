@@ -1,4 +1,4 @@
-//! SIGTERM and SIGINT to a token that everybody may watch.
+//! Turns SIGTERM and SIGINT into a token that any task may watch.
 
 use std::io;
 
@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 
 /// A token that is cancelled by the first SIGTERM or SIGINT of this process.
 ///
-/// Later signals change nothing: whoever drains has a deadline of its own.
+/// Later signals change nothing: each process drains under a deadline of its own.
 ///
 /// # Errors
 /// The process may not register signal handlers.
@@ -29,7 +29,7 @@ pub fn on_signal() -> io::Result<CancellationToken> {
 
 /// Cancels `stop` when standard input ends, which is how a child learns that its parent died.
 pub fn on_stdin_closed(stop: CancellationToken) {
-    // A thread of its own: a read of standard input cannot be given up.
+    // A separate thread, because a read of standard input cannot be cancelled.
     std::thread::spawn(move || {
         let ended = io::copy(&mut io::stdin().lock(), &mut io::sink());
         tracing::info!(

@@ -1,8 +1,8 @@
 //! A faithful platform to test against: worker API, run engine, broker, runners, gateway, faults.
 //!
-//! Everything speaks real HTTP on one port, as the platform's parts do on theirs.
-//! The simulator shares the wire types with the product and nothing else of it, so
-//! it can judge: its [`Report`] holds what really happened to each run.
+//! All parts speak real HTTP, as the platform's parts do, but on one port. The
+//! simulator shares only the wire types with the product, so it can check the
+//! product: its [`Report`] holds what really happened to each run.
 
 mod broker;
 mod changes;
@@ -14,9 +14,11 @@ mod engine;
 mod fault;
 mod gateway;
 mod ids;
+mod instances;
 mod ledger;
 mod message;
 mod options;
+mod polls;
 mod record;
 mod run;
 mod runner;
@@ -49,13 +51,13 @@ use crate::platform::{self, ClientError, wire};
 /// Why a simulation could not start.
 #[derive(Debug, thiserror::Error)]
 pub enum SimulatorError {
-    /// The worker token is not of the form that the platform accepts.
+    /// The worker token does not have the form that the platform accepts.
     #[error("the worker token must begin with `{}`", wire::WORKER_TOKEN_PREFIX)]
     WorkerToken,
-    /// A share is not between 0 and 1, or together they are above 1.
+    /// A share is not between 0 and 1, or the shares add up to more than 1.
     #[error("shares must lie between 0 and 1 and sum up to at most 1")]
     Shares,
-    /// A rate of runs that is not above 0.
+    /// The rate of runs is not above 0.
     #[error("runs per second must be above 0")]
     RunsPerSecond,
     /// The listener has no address.
@@ -66,7 +68,7 @@ pub enum SimulatorError {
     Client(#[from] ClientError),
 }
 
-/// A running simulation. It stops when this is dropped; [`Simulator::shutdown`] also waits for it.
+/// A running simulation. Dropping it stops the simulation; [`Simulator::shutdown`] also waits for the end.
 pub struct Simulator {
     core: Arc<Core>,
 }
@@ -96,7 +98,7 @@ impl Simulator {
         Ok(Self { core })
     }
 
-    /// Where it listens, such as `http://127.0.0.1:34567`, without a trailing slash.
+    /// The address it listens on, such as `http://127.0.0.1:34567`, without a trailing slash.
     pub fn base_url(&self) -> &str {
         &self.core.base_url
     }
@@ -111,12 +113,12 @@ impl Simulator {
         (0..count).map(|_| self.queue_run()).collect()
     }
 
-    /// Cancels a run; false if it is unknown, over or being cancelled already.
+    /// Cancels a run; false if it is unknown, has ended or is already being cancelled.
     pub async fn cancel_run(&self, run: &RunId) -> bool {
         self.core.engine.cancel(run).await
     }
 
-    /// Dequeues as the HTTP route does, without HTTP and without blocking.
+    /// Dequeues as the HTTP route does, but without HTTP and without blocking.
     pub async fn dequeue_now(&self) -> Option<Box<RawValue>> {
         self.core.engine.dequeue().await
     }
@@ -126,7 +128,7 @@ impl Simulator {
         self.core.engine.latest(run).await
     }
 
-    /// Adds a runner that is of this kind for every message.
+    /// Adds a runner that treats every message as this kind does.
     pub fn spawn_runner(&self, kind: RunnerKind) {
         self.core.spawn(runner::warm(Arc::clone(&self.core), Character::Fixed(kind)));
     }
@@ -136,12 +138,12 @@ impl Simulator {
         &self.core.faults
     }
 
-    /// Announcements of runners, from this call on.
+    /// The announcements of runners after this call.
     pub fn connected(&self) -> broadcast::Receiver<RunConnected> {
         self.core.connected.subscribe()
     }
 
-    /// Everything that really happened so far.
+    /// All that really happened so far.
     pub fn report(&self) -> Report {
         self.core.ledger.report()
     }
@@ -176,17 +178,17 @@ impl Simulator {
         self.core.changes.until(|| self.core.creates.nth(run.as_str(), nth.saturating_sub(1))).await
     }
 
-    /// Waits until so many polls wait for a message.
+    /// Waits until this many polls wait for a message.
     pub async fn wait_for_pollers(&self, count: usize) {
         self.core.changes.until(|| (self.core.broker.waiting() >= count).then_some(())).await;
     }
 
-    /// Waits until one run's record is as wanted.
+    /// Waits until one run's record meets the condition.
     pub async fn wait_for_record(&self, run: &RunId, wanted: impl Fn(&RunRecord) -> bool) -> Arc<RunRecord> {
         self.core.changes.until(|| self.record_of(run).filter(|record| wanted(record))).await
     }
 
-    /// Waits until the totals are as wanted.
+    /// Waits until the totals meet the condition.
     pub async fn wait_for_counters(&self, wanted: impl Fn(&Counters) -> bool) -> Counters {
         self.core.changes.until(|| Some(self.counters()).filter(|counters| wanted(counters))).await
     }
@@ -221,7 +223,7 @@ fn check(options: &SimulatorOptions) -> Result<(), SimulatorError> {
     Ok(())
 }
 
-/// Runners cannot call `0.0.0.0`; they are on the same machine.
+/// Runners cannot call `0.0.0.0`; they are on the same machine, so loopback reaches the simulator.
 fn reachable(address: SocketAddr) -> SocketAddr {
     match (address.ip().is_unspecified(), address) {
         (true, SocketAddr::V4(_)) => SocketAddr::from(([127, 0, 0, 1], address.port())),
@@ -239,7 +241,7 @@ fn serve(core: &Arc<Core>, listener: TcpListener) {
         .into_make_service_with_connect_info::<Connection>();
     let listener = CuttableListener { inner: listener, stop: core.stop.clone() };
     core.spawn(async move {
-        // Never ends by itself: the listener repeats failed accepts.
+        // Never ends by itself: the listener retries failed accepts.
         let _ = axum::serve(listener, app).await;
     });
 }

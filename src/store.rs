@@ -1,13 +1,12 @@
 //! All SQL lives below here: one file per verb of a verification's life.
 //!
 //! The store owns the statements and the connection pool, and nothing else: it
-//! never decides what a observation means and never waits for a network call of
+//! never decides what an observation means and never waits for a network call of
 //! another service. Each statement commits by itself, so no transaction is ever
-//! open while anybody probes or creates. Every write to a claimed row matches
+//! open during a probe or a create. Every write to a claimed row matches
 //! its fence; a write that matches nothing answers `Stale` and is no error.
 
 pub mod audit;
-pub mod caller;
 pub mod cancel;
 pub mod claim;
 pub mod coalesce;
@@ -61,24 +60,24 @@ impl Store {
         Self { compression, ..self }
     }
 
-    /// The same store with so many statements of coalesced calls under way at a time.
+    /// The same store with this many statements of coalesced calls under way at a time.
     #[must_use]
     pub fn with_lanes(self, lanes: u32) -> Self {
         Self { lanes: lanes as usize, ..self }
     }
 
-    /// The database, for statements of one's own: [`Db::on`] is their executor.
+    /// The database, for a caller's own statements: [`Db::on`] is their executor.
     #[must_use]
     pub fn db(&self) -> &Db {
         &self.db
     }
 
-    /// For one statement, durably, that waits but shortly for rows that others hold: a session's own terms.
+    /// For one durable statement with a short wait for rows that others hold: the defaults of a session.
     fn durable(&self) -> On<'_> {
         self.db.on(Terms::DURABLE)
     }
 
-    /// For one statement that waits as long as it may run, where others hold what it wants.
+    /// For one statement that waits for held rows as long as it may run.
     fn patient(&self) -> On<'_> {
         self.db.on(Terms::PATIENT)
     }
@@ -89,7 +88,7 @@ impl Store {
     }
 }
 
-/// `i32` for the columns that count, which never come near its end.
+/// As `i32`, for the columns that count; their values never come near its end.
 fn count(value: u32) -> i32 {
     i32::try_from(value).unwrap_or(i32::MAX)
 }
@@ -99,10 +98,10 @@ fn millis(duration: std::time::Duration) -> i32 {
     i32::try_from(duration.as_millis()).unwrap_or(i32::MAX)
 }
 
-/// The positions of a batch in waves in which each run stands once, in the order of the batch.
+/// Splits the positions of a batch into waves, each run at most once in a wave, in the order of the batch.
 ///
-/// One statement may touch a run only once: `on conflict` refuses a second time, and
-/// the order of a caller's calls for one run must be kept.
+/// One statement may write a run only once: `on conflict` refuses a second time, and
+/// a caller's calls for one run must keep their order.
 fn waves<'a>(run_ids: impl Iterator<Item = &'a str>) -> Vec<Vec<usize>> {
     let mut seen = std::collections::HashMap::new();
     let mut waves: Vec<Vec<usize>> = Vec::new();
@@ -121,7 +120,7 @@ mod tests {
     use super::waves;
 
     #[test]
-    fn a_run_stands_once_in_each_wave_and_keeps_its_order() {
+    fn a_run_is_once_in_each_wave_and_keeps_its_order() {
         let runs = ["a", "b", "a", "c", "a", "b"];
         assert_eq!(waves(runs.into_iter()), vec![vec![0, 1, 3], vec![2, 5], vec![4]]);
         assert!(waves(std::iter::empty()).is_empty());

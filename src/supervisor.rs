@@ -1,8 +1,8 @@
 //! A small supervisor: dequeue, warm-start, schedule or cold-start, cancel on connect.
 //!
-//! It uses the library as a Rust supervisor would, and the demo and the tests use it as
-//! their supervisor. It is no product: a real one also restores checkpoints, scales its
-//! consumers and serves the workload API.
+//! It uses the library as a Rust supervisor would. The demo and the tests use it as their
+//! supervisor. It is not for production: a real supervisor also restores checkpoints,
+//! scales its consumers and serves the workload API.
 
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError};
@@ -24,26 +24,26 @@ use crate::platform::{self, wire::WarmStartAnswer};
 use crate::scheduler::{Hit, ScheduleError, Scheduler};
 use crate::workload::{CreateRequest, Workload};
 
-/// How long a broker may take; a hung one must not hold a dequeued run (contract §9.21).
+/// How long a broker may take; a hung one must not block a dequeued run (platform.md §9.21).
 const BROKER_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long to stay away from a platform or a database that fails.
+/// How long to wait after a failure of the platform or the database.
 const BACKOFF: Backoff = Backoff { base: Duration::from_millis(100), max: Duration::from_secs(2) };
-/// Tries to make a promise before a hit is left to the platform's redrive.
+/// How often to try to schedule a hit before it is left to the platform's redrive.
 const SCHEDULE_ATTEMPTS: u32 = 8;
-/// Messages handled at a time; a slow one must not hold up the queue.
+/// Most messages handled at a time; a slow one must not block the queue.
 const MESSAGES_IN_FLIGHT: usize = 64;
 
-/// A runner has connected, as the supervisor's workload socket tells.
+/// A runner has connected, as the supervisor's workload socket reports.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Deserialize)]
 pub struct Connected {
-    /// The run it took.
+    /// The run that it took.
     pub run: RunId,
-    /// The snapshot it took it at.
+    /// The snapshot at which it took the run.
     pub snapshot: SnapshotId,
 }
 
-/// The runs whose dispatch is under way. A runner may connect before the broker's answer and the
-/// schedule are through; its cancel waits here, or it would find nothing to cancel.
+/// The runs whose dispatch is in progress. A runner may connect before the broker has answered and the
+/// verification is scheduled. Its cancel waits here; otherwise it would find nothing to cancel.
 #[derive(Debug, Default)]
 struct UnderWay(std::sync::Mutex<HashMap<RunId, Arc<Mutex<()>>>>);
 
@@ -64,18 +64,18 @@ impl UnderWay {
     }
 }
 
-/// What a supervisor works with.
+/// A supervisor and the clients that it uses.
 #[derive(Debug, Clone)]
 pub struct Supervisor {
     /// Its name in reports.
     pub name: String,
     /// The platform's worker API.
     pub platform: platform::Client,
-    /// The broker's base; `/warm-start` below it (contract §4.1).
+    /// The broker's base; `/warm-start` is below it (platform.md §4.1).
     pub broker: Url,
     /// Client for the broker.
     pub http: reqwest::Client,
-    /// Keeps the promises; does nothing when verification is off.
+    /// Schedules and cancels verifications; does nothing when verification is off.
     pub scheduler: Scheduler,
     /// Makes workloads for runs that found no warm runner.
     pub workload: Workload,
@@ -95,7 +95,7 @@ impl Supervisor {
         tasks.wait().await;
     }
 
-    /// Dequeues until `stop`. A dequeue in flight is never given up: its run would be handed out to nobody.
+    /// Dequeues until `stop`. It never drops a dequeue in flight: no supervisor would get its run.
     async fn dequeue(
         self: &Arc<Self>,
         tasks: &TaskTracker,
@@ -128,7 +128,7 @@ impl Supervisor {
         }
     }
 
-    /// Cancels what connects, each behind its own dispatch.
+    /// Cancels the verification of each connected run, after the run's dispatch has ended.
     async fn hear(
         self: Arc<Self>,
         mut connected: mpsc::Receiver<Connected>,
@@ -152,7 +152,7 @@ impl Supervisor {
     async fn handle(&self, message: Box<RawValue>, under_way: &UnderWay) {
         let dispatch = match Dispatch::parse(message, None) {
             Ok(dispatch) => dispatch,
-            Err(error) => return tracing::error!(%error, "a dequeued message cannot be read"),
+            Err(error) => return tracing::error!(%error, "could not read a dequeued message"),
         };
         let run = dispatch.run_id.clone();
         let gate = under_way.begin(&run).await;
@@ -169,7 +169,7 @@ impl Supervisor {
         }
     }
 
-    /// Offers the run to the broker. Anything but a clear yes is a miss.
+    /// Offers the run to the broker. Every answer except a clear yes is a miss.
     async fn warm_start(&self, message: &RawValue) -> bool {
         let mut url = self.broker.clone();
         url.set_path("/warm-start");
@@ -180,13 +180,13 @@ impl Supervisor {
         match answered {
             Ok(answer) => answer.did_warm_start,
             Err(error) => {
-                tracing::warn!(error = %error.without_url(), "the broker gave no answer");
+                tracing::warn!(error = %error.without_url(), "could not offer a run to the broker");
                 false
             }
         }
     }
 
-    /// A hit proves nothing: promise to look.
+    /// Schedules a verification: a hit proves nothing.
     async fn schedule(&self, dispatch: Dispatch) {
         for attempt in 1..=SCHEDULE_ATTEMPTS {
             let hit = Hit::new(dispatch.clone()).supervisor(&self.name);
@@ -197,17 +197,17 @@ impl Supervisor {
                     tokio::time::sleep(BACKOFF.delay(attempt, rand::random())).await;
                 }
                 Err(error) => {
-                    return tracing::error!(%error, run.id = %dispatch.run_id, "a hit is not verified");
+                    return tracing::error!(%error, run.id = %dispatch.run_id, "could not schedule a hit");
                 }
             }
         }
-        tracing::error!(run.id = %dispatch.run_id, "a hit is not verified; the platform's redrive remains");
+        tracing::error!(run.id = %dispatch.run_id, "gave up on scheduling a hit: only the redrive remains");
     }
 
     async fn cold_start(&self, message: &RawValue) {
         let request = match ColdStartRequest::parse(message.get()) {
             Ok(request) => request,
-            Err(error) => return tracing::error!(%error, "a run cannot be cold-started"),
+            Err(error) => return tracing::error!(%error, "could not read a run to cold-start"),
         };
         let create = CreateRequest {
             name: request.workload_name(),
@@ -224,25 +224,25 @@ impl Supervisor {
             Err(error) => Err(error),
         };
         if let Err(error) = created {
-            tracing::error!(%error, "a cold start failed; the platform's redrive remains");
+            tracing::error!(%error, "could not cold-start a run; the platform's redrive remains");
         }
     }
 
-    /// The runner is there: nobody needs to look.
+    /// The runner has connected, so no probe is needed.
     async fn cancel(&self, connected: Connected) {
         let cancellation = Cancellation {
             run_id: connected.run,
             snapshot_id: Some(connected.snapshot),
             reason: CancelReason::Connected,
         };
-        // Not repeated: a lost cancel costs one probe.
+        // Not retried: a lost cancel costs one probe.
         if let Err(error) = self.scheduler.cancel(cancellation).await {
             tracing::warn!(%error, "could not cancel");
         }
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "the platform's own field wants the wall clock of who creates")]
+#[expect(clippy::disallowed_methods, reason = "the platform's field needs the wall clock of the caller")]
 fn now_ms() -> i64 {
     Utc::now().timestamp_millis()
 }

@@ -1,7 +1,7 @@
-//! What the process says about itself: logs on stderr, wide events on stdout, metrics, traces.
+//! What the process reports about itself: logs on stderr, wide events on stdout, metrics, traces.
 //!
-//! Nothing here knows what is said. Secrets never reach this layer: callers hold
-//! them in types that print nothing.
+//! This layer does not know the content. Secrets never reach it: callers keep them in
+//! types that print nothing.
 
 pub mod event;
 pub mod metrics;
@@ -15,7 +15,7 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer};
 
-/// How log lines look.
+/// The format of log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogFormat {
     /// For people.
@@ -24,11 +24,12 @@ pub enum LogFormat {
     Json,
 }
 
-/// Sends logs to stderr, and spans of ours to `traces`. `filter` is a tracing directive such as `warmproof=debug`.
+/// Sends logs to stderr, and spans of ours to `traces`. `filter` is a tracing directive such as
+/// `warmproof=debug`.
 ///
 /// A second call in one process changes nothing, so tests may call it freely.
 pub fn init_logs(filter: &str, format: LogFormat, traces: Option<&traces::Exporter>) {
-    // Spans that only traces want would stand in every line of a verbose log.
+    // Without this, spans that are only for traces would appear in every line of a verbose log.
     let without_spans = |filter: &str| EnvFilter::try_new(format!("{filter},{}=off", traces::TARGET));
     let filter = without_spans(filter).unwrap_or_else(|_| EnvFilter::new("info"));
     // Colours are for a person at a terminal; a log collector would store them as noise.
@@ -40,7 +41,7 @@ pub fn init_logs(filter: &str, format: LogFormat, traces: Option<&traces::Export
     };
     let spans = traces.map(|exporter| {
         let ours = Targets::new().with_target(traces::TARGET, tracing::Level::TRACE);
-        // Where the code stands and which thread ran it tell nothing about a verification.
+        // File, line and thread add nothing about a verification.
         let layer = tracing_opentelemetry::layer().with_tracer(exporter.tracer()).with_location(false);
         layer.with_threads(false).with_tracked_inactivity(false).with_target(false).with_filter(ours)
     });

@@ -1,8 +1,8 @@
-//! How bytes travel: the HTTP client's construction, bounded bodies, plain error texts.
+//! HTTP transport: how clients are built, bounded bodies, plain error texts.
 //!
-//! Whoever talks HTTP to the outside begins here, so that all have the same TLS.
-//! Nothing that leaves this file carries a URL or a header, so that no log line
-//! and no stored error can carry a credential.
+//! Every HTTP client of Warmproof is built here, so that all use the same TLS settings.
+//! No error from this file holds a URL or a header, so that no log line and no stored
+//! error can hold a credential.
 
 use std::error::Error;
 use std::fmt::Write as _;
@@ -17,7 +17,7 @@ use rustls_platform_verifier::BuilderVerifierExt;
 /// a forgotten one costs a probe its whole timeout.
 const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 const USER_AGENT: &str = concat!("warmproof/", env!("CARGO_PKG_VERSION"));
-/// Most causes of an error that are told; the chain below adds nothing a reader needs.
+/// Most causes of an error that its text shows. Deeper causes do not help a reader.
 const CAUSES_MAX: usize = 4;
 
 /// Why no HTTP client could be built.
@@ -42,13 +42,13 @@ pub(crate) fn http_client(scheme: &str, headers: HeaderMap) -> Result<reqwest::C
 
 /// The start of every client: no redirect, no retry, no proxy, connections kept alive.
 ///
-/// A proxy that the environment names is not used: only `config` reads the environment, and a proxy that only some
-/// clients went through would fail them alone. Start-up says so where one is named.
+/// A proxy in the environment is not used: only `config` reads the environment, and a proxy that only some
+/// clients used would make only those fail. Start-up logs a warning if a proxy is set.
 ///
-/// A redirect would carry credentials to an address nobody configured, and whether
-/// to ask again is for somebody to decide who knows what the first request may have done.
+/// A redirect would send credentials to an address that no operator configured. The caller decides
+/// about retries, because only the caller knows what the first request may have done.
 ///
-/// The crypto provider is handed over with the TLS settings instead of installed
+/// The crypto provider is passed with the TLS settings instead of installed
 /// for the process: a library must not decide that for the program it is part of.
 /// Roots are the operating system's; plain HTTP loads none, so that it works on
 /// machines that have none.
@@ -62,7 +62,8 @@ pub(crate) fn builder(scheme: &str) -> Result<reqwest::ClientBuilder, TransportE
         .pool_idle_timeout(POOL_IDLE_TIMEOUT))
 }
 
-/// A client for threads of somebody else's, with the same rules. Not to be built on a runtime's thread.
+/// A blocking client for threads of other libraries, with the same rules. Do not build it on a runtime's
+/// thread.
 pub(crate) fn blocking_client(
     scheme: &str,
     timeout: Duration,
@@ -90,12 +91,12 @@ fn tls(scheme: &str) -> Result<rustls::ClientConfig, rustls::Error> {
     Ok(tls)
 }
 
-/// Ends what [`builder`] began.
+/// Builds the client from a [`builder`].
 pub(crate) fn build(builder: reqwest::ClientBuilder) -> Result<reqwest::Client, TransportError> {
     builder.build().map_err(|error| TransportError::Build(describe(error)))
 }
 
-/// Reads a body chunk by chunk and stops at the limit, whatever the headers promised.
+/// Reads a body chunk by chunk and stops at the limit, even if the headers declare a shorter body.
 pub(crate) async fn read_body(
     mut response: reqwest::Response,
     limit_bytes: usize,

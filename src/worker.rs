@@ -1,7 +1,7 @@
-//! The worker: claims what falls due, looks, falls back, settles.
+//! The worker: claims what falls due, probes, falls back, settles.
 //!
-//! It owns a handful of tasks and no state that must survive: every promise stands
-//! in the database, so a worker may die at any instant and another one goes on.
+//! It owns a few tasks and no state that must survive: every promise is in the
+//! database, so a worker may die at any instant and another one takes over.
 //!
 //! ```text
 //! claim_ahead ─ claims ─▶ verify (one task a claim: wait, probe, judge, fall back)
@@ -21,7 +21,9 @@ mod fallback;
 mod follow_up;
 mod in_flight;
 mod listen;
+mod probe;
 mod renew;
+mod served;
 mod settle;
 mod tally;
 mod upkeep;
@@ -39,72 +41,27 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::config::pools::PoolConfig;
 use crate::config::worker::WorkerConfig;
 use crate::domain::backoff::Backoff;
 use crate::domain::claim::ClaimKey;
-use crate::domain::ids::{PoolName, RunId};
+use crate::domain::ids::PoolName;
 use crate::domain::pool::PoolSettings;
-use crate::domain::verdict::{LatestSnapshot, Observation};
-use crate::platform;
 use crate::store::lease::Release;
 use crate::store::{self, Store, StoreError};
 use crate::telemetry::event::Events;
-use crate::workload::{BuildError, Workload};
 
 use in_flight::{InFlight, InFlightRegister};
+pub use served::{Probe, ProbeSource, Served, SetUpError};
 use tally::Tallies;
 
-/// How long a stopping worker waits for a database that does not answer, once for a claim in flight
-/// and once to give claims back. They come on top of the grace; leases do the rest.
+/// How long a stopping worker waits for a database that does not answer: once for a claim in flight
+/// and once to give claims back. Both come on top of the grace period; leases do the rest.
 pub const PARTING_MAX: Duration = Duration::from_secs(1);
 
 /// A worker, ready to run.
 #[derive(Debug)]
 pub struct Worker {
     shared: Arc<Shared>,
-}
-
-/// Whom a worker asks for latest snapshots.
-#[derive(Debug, Clone)]
-pub enum Probe {
-    /// The platform.
-    Platform(platform::Client),
-    /// Nobody: every look sees this. For benchmarks of all the rest.
-    Fixed(Box<LatestSnapshot>),
-    /// The same, telling of each look when it began, by nobody's reckoning but the stopwatch's.
-    Noted(Box<LatestSnapshot>, mpsc::UnboundedSender<(RunId, Instant)>),
-}
-
-impl From<platform::Client> for Probe {
-    fn from(client: platform::Client) -> Self {
-        Self::Platform(client)
-    }
-}
-
-impl Probe {
-    async fn latest_snapshot(&self, run_id: &RunId) -> Observation {
-        match self {
-            Self::Platform(client) => client.latest_snapshot(run_id).await,
-            Self::Fixed(latest) => Ok((**latest).clone()),
-            Self::Noted(latest, probes) => {
-                // Nobody may be listening any more at the end of a benchmark.
-                let _ = probes.send((run_id.clone(), Instant::now()));
-                Ok((**latest).clone())
-            }
-        }
-    }
-}
-
-/// A pool as a worker serves it.
-#[derive(Debug, Clone)]
-pub struct Served {
-    /// Whom to ask about its runs.
-    pub probe: Probe,
-    /// What makes its workloads.
-    pub workload: Workload,
-    /// Its settings, should the database not know it yet.
-    pub initial: PoolSettings,
 }
 
 /// What all tasks of a worker share.
@@ -119,63 +76,12 @@ struct Shared {
     tally: Tallies,
     probe_slots: Semaphore,
     fallback_slots: Semaphore,
-    /// Claims that may be in flight for a cold start, those that wait for an image or a slot included.
+    /// Claims that may be in flight for a cold start, including those that wait for an image or a slot.
     fallback_places: Semaphore,
     stop: CancellationToken,
-    /// The grace period is over: whatever still runs is dropped where it stands.
+    /// The grace period is over: tasks that still run are dropped at once.
     halt: CancellationToken,
     settle: mpsc::Sender<settle::Ended>,
-}
-
-/// Why a pool could not be set up; checked configuration does not lead here.
-#[derive(Debug, thiserror::Error)]
-pub enum SetUpError {
-    /// The platform's client.
-    #[error("could not set up the platform's client of pool `{pool}`: {source}")]
-    Platform {
-        /// Which pool.
-        pool: PoolName,
-        /// Why.
-        source: platform::ClientError,
-    },
-    /// The backend.
-    #[error("could not set up the backend of pool `{pool}`: {source}")]
-    Backend {
-        /// Which pool.
-        pool: PoolName,
-        /// Why.
-        source: BuildError,
-    },
-}
-
-impl Served {
-    /// Sets up every configured pool; connects to nothing. Pools without settings of their own share their clients.
-    ///
-    /// # Errors
-    /// [`SetUpError`], where the configuration was not read by `config`.
-    pub fn set_up(pools: &[PoolConfig]) -> Result<BTreeMap<PoolName, Self>, SetUpError> {
-        let mut served = BTreeMap::new();
-        let mut shared: Option<Self> = None;
-        for config in pools {
-            let pool = || config.name.clone();
-            let one = match &shared {
-                Some(shared) if !config.own => Self { initial: config.initial.clone(), ..shared.clone() },
-                Some(_) | None => Self {
-                    probe: platform::Client::new(&config.platform)
-                        .map_err(|source| SetUpError::Platform { pool: pool(), source })?
-                        .into(),
-                    workload: Workload::new(&config.workload)
-                        .map_err(|source| SetUpError::Backend { pool: pool(), source })?,
-                    initial: config.initial.clone(),
-                },
-            };
-            if !config.own && shared.is_none() {
-                shared = Some(one.clone());
-            }
-            served.insert(pool(), one);
-        }
-        Ok(served)
-    }
 }
 
 impl Shared {
@@ -232,11 +138,11 @@ impl WorkerBuilder {
     }
 
     /// Runs the worker until `stop` is cancelled, then drains it: no new claim, no new
-    /// fallback; what is in flight may finish within the grace period, the rest is given back.
+    /// fallback. What is in flight may finish within the grace period; the rest is given back.
     ///
     /// # Errors
-    /// The database refused at the start, such as when its schema is missing. Other trouble with the database or
-    /// the platform is waited out.
+    /// The database refused at the start, for example because its schema is missing. The worker waits
+    /// out any other trouble with the database or the platform.
     pub async fn run(mut self, stop: CancellationToken) -> Result<Drained, StoreError> {
         let (in_flight, health) = (Arc::<InFlightRegister>::default(), Arc::<listen::Health>::default());
         let _listening = self.listener.take().map(|listener| {
@@ -274,7 +180,7 @@ impl WorkerBuilder {
     }
 }
 
-/// How long a starting worker stays away from a database that is not there yet.
+/// How long a starting worker waits before it tries an unreachable database again.
 const START_BACKOFF: Backoff = Backoff { base: Duration::from_millis(500), max: Duration::from_secs(3) };
 
 impl WorkerBuilder {
@@ -283,10 +189,10 @@ impl WorkerBuilder {
         let mut failures = 0;
         let pools: Vec<(PoolName, PoolSettings)> =
             self.pools.iter().map(|(name, served)| (name.clone(), served.initial.clone())).collect();
-        // Nothing here outlasts `stop`: a database that does not answer must not keep the process.
+        // Nothing here outlasts `stop`: a database that does not answer must not delay the exit.
         while let Some(registered) = stop.run_until_cancelled(self.store.ensure_pools(&pools)).await {
             match registered {
-                // Waiting would not help: the schema is missing, a right is, or the address is wrong.
+                // Waiting would not help: the schema or a right is missing, or the address is wrong.
                 Err(error) if !error.is_passing() => return Err(error),
                 Err(error) => {
                     health.failed(&error);
@@ -347,7 +253,7 @@ impl Worker {
                 "the grace period is over, giving back what is in flight"
             );
         }
-        // Nobody acts on a claim any more before it is given back.
+        // The tasks have ended, so none acts on a claim after it is given back.
         shared.in_flight.forsake();
         let keys = shared.in_flight.keys();
         shared.halt.cancel();
@@ -356,14 +262,14 @@ impl Worker {
         for task in lanes.into_iter().chain([leases, tally, tables, upkeep, follow_ups]) {
             task.abort();
         }
-        // It signs off; bounded, as everything at the end.
+        // It signs off, within a limit, like every step at the end.
         let _ = timeout(PARTING_MAX, beat).await;
         tracing::info!(worker = %shared.config.name, released, "worker stopped");
         Ok(Drained { released })
     }
 }
 
-/// Releases everything still in flight at once; what cannot be released runs out by itself.
+/// Releases everything still in flight at once; the lease of what cannot be released runs out.
 async fn give_back(shared: &Shared, keys: Vec<ClaimKey>) -> usize {
     let left: Vec<Release> = keys.into_iter().map(Release::untouched).collect();
     if left.is_empty() {

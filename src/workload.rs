@@ -1,9 +1,9 @@
 //! Cold starts: asks a backend for one workload and says what came of it.
 //!
-//! It does not decide whether to start anything, does not retry and does not
-//! remember: a create is one request, and its error says what the next one may
-//! do. A name is asked for by one dispatch only, because it carries the snapshot,
-//! so a name that is taken is our own earlier request and counts as success.
+//! It does not decide whether to start anything, does not retry and keeps no
+//! state: a create is one request, and its error says what the next one may do.
+//! A name contains the snapshot, so only one dispatch uses it. A name that is
+//! taken therefore comes from our own earlier request and counts as success.
 //! No error text holds a secret or the body of an answer.
 
 use crate::config::runner::RunnerEnvConfig;
@@ -48,25 +48,25 @@ enum Backend {
 /// One request for a workload.
 #[derive(Debug, Clone)]
 pub struct CreateRequest {
-    /// The workload's name, [`ColdStartRequest::workload_name`] or that with [`next_name`]; the runner's id too.
+    /// The workload's name and the runner's id: [`ColdStartRequest::workload_name`], or its [`next_name`].
     pub name: String,
-    /// Which verification asks, if one does; stays on the workload for people who look.
+    /// The verification that asks, if there is one. The workload keeps it, so that people can find it.
     pub verification_id: Option<VerificationId>,
-    /// The dispatched message, as far as a cold start reads it.
+    /// The parts of the dispatched message that a cold start reads.
     pub request: ColdStartRequest,
-    /// The same message as it came, byte for byte, for backends that pass the dispatch on.
+    /// The same message byte for byte, for backends that pass the dispatch on.
     pub message: String,
-    /// The supervisor's timings as they came, for backends that pass the dispatch on.
+    /// The supervisor's timings, unchanged, for backends that pass the dispatch on.
     pub timings: Option<String>,
-    /// When the workload is asked for, in milliseconds since the epoch; runners report their start time by it.
+    /// When this request is made, in milliseconds since the epoch; runners compute their start time from it.
     pub pod_scheduled_at_ms: i64,
     /// Correlates the backend's logs with the wide event.
     pub request_id: Option<String>,
-    /// W3C trace context to go on with.
+    /// The W3C trace context to continue.
     pub traceparent: Option<String>,
 }
 
-/// A workload is there.
+/// The workload exists.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Created {
     /// This request made it.
@@ -74,32 +74,32 @@ pub enum Created {
         /// Its name.
         workload: String,
     },
-    /// It was there: an earlier request of the same dispatch made it.
+    /// An earlier request of the same dispatch had made it.
     Existed {
         /// Its name.
         workload: String,
     },
 }
 
-/// No workload is known to be there, and what may be done next.
+/// We do not know of a workload; says what the next request may do.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CreateError {
-    /// Asking again would fail in the same way.
+    /// The same request would fail again.
     #[error("{reason}")]
     Permanent {
         /// Why.
         reason: String,
     },
-    /// Nothing was made; asking again may help.
+    /// Nothing was made; another request may succeed.
     #[error("{reason}")]
     Transient {
         /// Why.
         reason: String,
-        /// The failed request may hold its name: ask with [`next_name`]. Otherwise keep the name, so that
-        /// a workload that was made after all is met instead of doubled.
+        /// The failed request may hold its name: use [`next_name`]. Otherwise keep the name, so that the
+        /// next request finds a workload that was made after all and does not make a second one.
         name_may_be_taken: bool,
     },
-    /// A workload may be on its way: probe before asking again, and then with the same name.
+    /// A workload may be starting: probe before the next request, and keep the same name.
     #[error("{reason}")]
     Uncertain {
         /// Why.
@@ -107,28 +107,28 @@ pub enum CreateError {
     },
 }
 
-/// A backend that cannot be used as it should be; says why without naming a secret.
+/// Why a backend is not usable; holds no secret.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct BackendError(pub String);
 
-/// Why a backend could not be set up; checked configuration does not lead here.
+/// Why a backend could not be set up. Configuration that `config` has checked does not lead here.
 #[derive(Debug, thiserror::Error)]
 pub enum BuildError {
-    /// The backend's address is none.
+    /// The backend's address is not valid.
     #[error("could not use the backend's address: {0}")]
     Address(url::ParseError),
     /// The backend's token does not fit a header.
-    #[error("could not use the backend's token: it holds something else than printable ASCII")]
+    #[error("could not use the backend's token: it holds characters other than printable ASCII")]
     AuthToken,
     /// The HTTP client could not be built.
     #[error("could not build the backend's client: {problem}")]
     Client {
-        /// What was refused.
+        /// The cause.
         problem: String,
     },
-    /// A webhook's key is none.
-    #[error("could not use the webhook's key: it is not `whsec_` and base64")]
+    /// A webhook's key is not valid.
+    #[error("could not use the webhook's key: it is not `whsec_` followed by base64")]
     Key,
 }
 
@@ -139,10 +139,10 @@ impl From<TransportError> for BuildError {
 }
 
 impl Workload {
-    /// Sets the configured backend up; connects to nothing.
+    /// Sets up the configured backend, without connecting to anything.
     ///
     /// # Errors
-    /// [`BuildError`], where the configuration was not read by `config`.
+    /// [`BuildError`], if the configuration does not come from `config`.
     pub fn new(config: &WorkloadConfig) -> Result<Self, BuildError> {
         let backend = match &config.backend {
             workload::BackendConfig::Docker(docker) => Backend::Docker(Docker::new(docker)),
@@ -156,8 +156,8 @@ impl Workload {
         Ok(Self { backend, deployment_id, runner: config.runner.clone() })
     }
 
-    /// Gets ready what a create needs and may take minutes, such as an image. It makes no workload and may be
-    /// repeated; look again before the create when it took long.
+    /// Prepares what a create needs, such as an image; this may take minutes. It makes no workload and may be
+    /// repeated. When it took long, probe again before the create.
     ///
     /// # Errors
     /// [`CreateError`]; no create was requested.
@@ -165,41 +165,41 @@ impl Workload {
         let order = Order::check(create)?;
         match &self.backend {
             Backend::Docker(docker) => docker.prepare(&order).await,
-            // A pod's image is pulled by its node.
+            // The node pulls a pod's image.
             Backend::Gateway(_) | Backend::Kubernetes(_) | Backend::Webhook(_) => Ok(()),
         }
     }
 
-    /// Removes what requests under this name left behind without ever starting it: the run needs it no more.
+    /// Removes what earlier requests under this name made and never started, once the run no longer needs it.
     ///
     /// # Errors
     /// Why it may still be there.
     pub async fn discard(&self, name: &str, snapshot_id: &SnapshotId) -> Result<(), BackendError> {
         match &self.backend {
             Backend::Docker(docker) => docker.discard(name, snapshot_id).await,
-            // What they make they start.
+            // These backends start each workload they make.
             Backend::Gateway(_) | Backend::Kubernetes(_) | Backend::Webhook(_) => Ok(()),
         }
     }
 
-    /// Removes what requests of any worker left behind without ever starting it, minutes ago; answers how many.
+    /// Removes what any worker made minutes ago and never started; returns how many.
     ///
-    /// For what [`Self::discard`] never hears of, such as the container of a worker that died after its last look.
+    /// [`Self::discard`] misses some, such as the container of a worker that died after its last probe.
     ///
     /// # Errors
     /// Why some may still be there.
     pub async fn reap(&self) -> Result<usize, BackendError> {
         match &self.backend {
             Backend::Docker(docker) => docker.reap().await,
-            // What they make they start.
+            // These backends start each workload they make.
             Backend::Gateway(_) | Backend::Kubernetes(_) | Backend::Webhook(_) => Ok(0),
         }
     }
 
-    /// Whether the backend answers and would take our requests, as far as it can be asked without a create.
+    /// Checks that the backend answers and would accept our requests, as far as possible without a create.
     ///
     /// # Errors
-    /// What is wrong, for people.
+    /// What is wrong, as text for people.
     pub async fn check(&self) -> Result<(), BackendError> {
         match &self.backend {
             Backend::Docker(docker) => docker.check().await,
@@ -218,7 +218,7 @@ impl Workload {
         }
     }
 
-    /// Asks for one workload, once.
+    /// Requests one workload, once.
     ///
     /// # Errors
     /// [`CreateError`] says what the next request may do.
@@ -239,7 +239,8 @@ impl Workload {
 
 /// The name for the `request_number`th request of one dispatch: the base first, then with `-r2`, `-r3`, …
 ///
-/// Only after [`CreateError::Transient`] with `name_may_be_taken`; upstream counts the same way (contract §5.6).
+/// Only after [`CreateError::Transient`] with `name_may_be_taken`. The platform's supervisor counts the same
+/// way (platform.md §5.6).
 #[must_use]
 pub fn next_name(base: &str, request_number: u32) -> String {
     match request_number {
@@ -248,18 +249,18 @@ pub fn next_name(base: &str, request_number: u32) -> String {
     }
 }
 
-/// A request with what no workload can do without.
+/// A request that has all that every workload needs.
 struct Order<'a> {
     image: &'a str,
     deployment: &'a str,
 }
 
 impl<'a> Order<'a> {
-    /// Upstream's preconditions, in its order and words (contract §5.1).
+    /// The preconditions of the platform's supervisor, in its order and words (platform.md §5.1).
     fn check(create: &'a CreateRequest) -> Result<Self, CreateError> {
         let permanent = |reason: &str| CreateError::Permanent { reason: reason.to_owned() };
         let request = &create.request;
-        // `null` is none, as it is for the supervisor.
+        // `null` counts as absent, as in the platform's supervisor.
         if request.checkpoint.as_ref().is_some_and(|checkpoint| !checkpoint.is_null()) {
             return Err(permanent("the run resumes from a checkpoint, which a cold start would lose"));
         }

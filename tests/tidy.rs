@@ -1,14 +1,17 @@
 //! Rules of the source tree that no compiler checks. Needs no database.
 //!
 //! Each rule is a function from a file's path and text to complaints, so that a test can show it a
-//! good tree and a bad snippet: a rule that cannot fail is no rule. Limits only tighten.
+//! good tree and a bad snippet, which proves that the rule can fail. Limits only tighten.
 
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+#[path = "tidy/prose.rs"]
+mod prose;
+
 /// A module names only modules of lower rank; see ARCHITECTURE.md.
-const RANKS: [(&str, u8); 17] = [
+const RANKS: [(&str, u8); 18] = [
     ("domain", 0),
     ("config", 1),
     ("telemetry", 1),
@@ -18,6 +21,7 @@ const RANKS: [(&str, u8); 17] = [
     ("platform", 2),
     ("workload", 2),
     ("postgres", 2),
+    ("caller", 3),
     ("scheduler", 3),
     ("worker", 4),
     ("api", 4),
@@ -33,7 +37,7 @@ const FILE_LINES_MAX: usize = 400;
 /// Names that say nothing about what is inside.
 const NAMES_BANNED: [&str; 6] = ["util", "utils", "helper", "helpers", "common", "misc"];
 
-/// Unfinished code, and tests that do not run or do not say what they expect.
+/// Unfinished code, tests that do not run, and tests that do not name what they expect.
 const TEXTS_BANNED: [&str; 4] = ["todo!", "unimplemented!", "#[ignore", "#[should_panic"];
 
 /// Waiting for time instead of for the thing that should happen makes tests slow and flaky.
@@ -41,7 +45,7 @@ const SLEEPS: [&str; 2] = ["thread::sleep", "time::sleep"];
 
 /// Files below tests/ that may sleep all the same, each with its reason.
 const SLEEPS_ALLOWED: [(&str, &str); 1] =
-    [("tests/it/support/proxy.rs", "a network that takes time is what it plays")];
+    [("tests/it/support/proxy.rs", "it simulates a network that takes time")];
 
 /// The first also means `vars` and `var_os`.
 const ENVIRONMENT: [&str; 3] = ["env::var", "env::set_var", "env::remove_var"];
@@ -67,7 +71,7 @@ fn a_module_names_only_modules_of_lower_rank() {
 }
 
 #[test]
-fn a_file_fits_into_a_head() {
+fn no_file_is_longer_than_the_limit() {
     expect_none(of_sources(".", length_complaints));
     assert_eq!(length_complaints("a.rs", &"\n".repeat(FILE_LINES_MAX)), [""; 0]);
     assert_eq!(length_complaints("a.rs", &"\n".repeat(FILE_LINES_MAX + 1)).len(), 1);
@@ -182,7 +186,7 @@ fn modules_named(module: &[String], code: &str) -> Vec<String> {
     named
 }
 
-/// Drops what stands between `mod tests {` and its closing brace, which rustfmt puts below the `mod`.
+/// Drops the lines between `mod tests {` and its closing brace, which rustfmt puts below the `mod`.
 fn without_inline_tests(code: &str) -> String {
     let mut kept = String::new();
     let mut closing: Option<String> = None;
@@ -235,7 +239,7 @@ fn name_complaints(path: &str, text: &str) -> Vec<String> {
     let code = code(text);
     let inline = code.lines().filter_map(|line| line.trim().strip_prefix("mod ")?.strip_suffix(" {"));
     let banned = stem.split('/').chain(inline).filter(|name| NAMES_BANNED.contains(name));
-    complaints.extend(banned.map(|name| format!("{path}: `{name}` is no name, say what is inside")));
+    complaints.extend(banned.map(|name| format!("{path}: `{name}` describes nothing, name what is inside")));
     complaints
 }
 
@@ -269,7 +273,7 @@ fn environment_complaints(path: &str, text: &str) -> Vec<String> {
     if path == "src/config.rs" || path.starts_with("src/config/") {
         return Vec::new();
     }
-    found(path, text, &ENVIRONMENT, "is for `config` alone, or for nobody")
+    found(path, text, &ENVIRONMENT, "is for `config` alone")
 }
 
 fn path_complaints(path: &str, text: &str) -> Vec<String> {
@@ -296,7 +300,7 @@ fn code(text: &str) -> String {
     code
 }
 
-/// What a rule has to say about every Rust file below a directory.
+/// The complaints of a rule about every Rust file below a directory.
 fn of_sources(dir: &str, rule: impl Fn(&str, &str) -> Vec<String>) -> Vec<String> {
     let all = files(&root().join(dir));
     let sources = all.iter().filter(|(path, _)| Path::new(path).extension().is_some_and(|end| end == "rs"));

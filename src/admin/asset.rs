@@ -1,4 +1,4 @@
-//! Style, script and icon, held in the program. Each is named with its hash, so that browsers may keep it.
+//! Style, script and icon, compiled in. The address of each holds its hash, so that browsers may cache it.
 
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 use super::Admin;
 use super::error::PageError;
 
-/// Its address changes with its content.
+/// For ever, because the address changes with the content.
 const FOR_EVER: HeaderValue = HeaderValue::from_static("public, max-age=31536000, immutable");
 
 struct Asset {
@@ -41,7 +41,7 @@ const ALL: [Asset; 5] = [
     Asset { name: "icon.svg", content_type: "image/svg+xml", bytes: include_bytes!("../../assets/icon.svg") },
 ];
 
-/// Where each of them is.
+/// The address of each asset.
 #[derive(Debug, Clone)]
 pub(super) struct Assets {
     pub(super) style: String,
@@ -63,7 +63,7 @@ fn hash(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().take(8).fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
 }
 
-/// One of them.
+/// Serves one asset.
 pub(super) async fn asset(
     State(_): State<Admin>,
     Path(name): Path<String>,

@@ -25,7 +25,7 @@ struct Row {
     action: String,
     target: String,
     detail: String,
-    /// All of it, if it is longer than what is shown at once.
+    /// The whole detail, if it is longer than what is shown at once.
     whole: Option<String>,
 }
 
@@ -86,7 +86,7 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn a_detail_is_told_in_words_as_far_as_it_has_any() {
+    fn a_flat_detail_is_shown_in_words() {
         assert_eq!(reported(&json!({})), "");
         assert_eq!(reported(&json!({"cap": null, "paused": true})), "cap null, paused true");
         assert_eq!(reported(&json!({"filter": {"pool": "a"}})), r#"filter {"pool":"a"}"#);

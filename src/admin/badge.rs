@@ -1,4 +1,4 @@
-//! Badges: a word with a colour, for how a pool or a verification stands.
+//! Badges: a word with a colour, for the state of a pool or a verification.
 
 use crate::domain::outcome::{FallbackResult, Outcome, OutcomeKind, Reason};
 use crate::domain::status::{HoldReason, Status};
@@ -20,7 +20,7 @@ impl Badge {
     }
 }
 
-/// How a pool stands.
+/// The state of a pool.
 pub(super) fn of_pool(gauges: &PoolGauges, settings: Option<&Pool>) -> Vec<Badge> {
     let shadow = settings.is_some_and(|pool| pool.shadow);
     let stopped = settings.is_some_and(|pool| pool.cap == Some(0));
@@ -38,7 +38,7 @@ pub(super) fn of_pool(gauges: &PoolGauges, settings: Option<&Pool>) -> Vec<Badge
     badges
 }
 
-/// What a pending verification is doing: its status, and what is to know beside it.
+/// The status of a pending verification, with a detail if there is one.
 pub(super) fn of_pending(row: &Pending) -> Badge {
     let beside = match row.status {
         Status::Held => row.hold_reason.map(HoldReason::as_str),

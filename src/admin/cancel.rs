@@ -1,4 +1,4 @@
-//! Cancelling: what would be cancelled, and then doing it.
+//! Cancelling: a preview, then the cancel.
 
 use std::time::Duration;
 
@@ -20,14 +20,14 @@ use crate::store::pending::PendingFilter;
 
 /// Most verifications that one confirmation cancels by a filter.
 const CANCEL_MAX: u32 = 100_000;
-/// How long a visitor waits for it; then it goes on without.
+/// How long a visitor waits for the cancel. After that it continues in the background.
 const PATIENCE: Duration = Duration::from_secs(15);
-/// Most rows that are shown beforehand.
+/// Most rows of the preview.
 const SAMPLE: u32 = 20;
 
 /// What is to be cancelled.
 enum Asked {
-    /// These, each only for the dispatch that was seen.
+    /// These rows, each only for the dispatch that the visitor saw.
     Rows(Vec<(RunId, Option<SnapshotId>)>),
     /// All that match.
     Filter(PendingFilter),
@@ -40,7 +40,7 @@ struct CancelPage {
     matching: u32,
     count: String,
     filter: Vec<(&'static str, String)>,
-    /// What the confirmation repeats.
+    /// The fields that the confirmation repeats.
     fields: Vec<(&'static str, String)>,
     sample: Vec<Row>,
     sample_is_all: bool,
@@ -81,19 +81,19 @@ pub(super) async fn preview(State(admin): State<Admin>, operating: Operating) ->
     })
 }
 
-/// Does it, as it was asked for and shown.
+/// Cancels what the preview showed.
 pub(super) async fn confirmed(
     State(admin): State<Admin>,
     operating: Operating,
 ) -> Result<Response, PageError> {
     let base = admin.config.address.base.clone();
     let asked = asked(&operating.fields)?;
-    // A task of its own: whoever closes the page must not leave a cancel half done and without its entry.
+    // A separate task: a closed page must not leave a cancel half done and without its entry.
     let doing = tokio::spawn(cancel(admin, asked, operating.actor));
     let reported = match timeout(PATIENCE, doing).await {
         Ok(Ok(reported)) => reported?,
         Ok(Err(error)) => {
-            tracing::error!(%error, "a cancel broke off");
+            tracing::error!(%error, "could not finish a cancel");
             return Err(PageError::Broken);
         }
         Err(_) => "cancelling=1".to_owned(),
@@ -101,7 +101,7 @@ pub(super) async fn confirmed(
     Ok(redirect(&format!("{base}/pending?{reported}")))
 }
 
-/// Cancels, and answers what the list says of it.
+/// Cancels, and returns the query that makes the list show the result.
 async fn cancel(admin: Admin, asked: Asked, actor: Actor) -> Result<String, PageError> {
     Ok(match asked {
         Asked::Rows(rows) => {
@@ -128,7 +128,7 @@ fn asked(fields: &Fields) -> Result<Asked, PageError> {
         let filter = pending::filter(fields)?;
         if filter == PendingFilter::default() {
             return Err(invalid(
-                "Name something to filter by: to cancel all that is pending, go pool by pool.",
+                "The filter is empty. To cancel everything that is pending, cancel it pool by pool.",
             ));
         }
         return Ok(Asked::Filter(filter));
@@ -139,14 +139,14 @@ fn asked(fields: &Fields) -> Result<Asked, PageError> {
     };
     let rows: Option<Vec<_>> = fields.all("row").map(read).collect();
     match rows {
-        Some(rows) if rows.is_empty() => Err(invalid("Nothing was chosen. Tick some rows first.")),
+        Some(rows) if rows.is_empty() => Err(invalid("Choose at least one row first.")),
         Some(mut rows) => {
             // The same run ticked twice is one.
             rows.sort();
             rows.dedup();
             Ok(Asked::Rows(rows))
         }
-        None => Err(invalid("A row is not as this page made it. Open the list anew.")),
+        None => Err(invalid("A row is not valid. Reload the list.")),
     }
 }
 

@@ -1,6 +1,6 @@
-//! Drawings: outcomes by minute for the chart, spark lines, and where a share lies.
+//! Drawings: outcomes by minute for the chart, spark lines, and gauges of shares.
 //!
-//! All are SVG made of numbers alone. The chart is drawn again by the script from the same numbers.
+//! All are SVG made from numbers only. The script draws the chart again from the same numbers.
 
 use std::fmt::Write as _;
 
@@ -16,10 +16,10 @@ const MINUTES: usize = 60;
 /// The drawing's own measures.
 const WIDTH: f64 = 1200.0;
 const HEIGHT: f64 = 220.0;
-/// The least share that fills a gauge, so that none looks like much.
+/// The smallest share that fills a gauge, so that a small share does not fill it.
 const GAUGE_LEAST: f64 = 0.02;
 
-/// What is told apart.
+/// A series of the chart.
 struct Kind {
     label: &'static str,
     class: &'static str,
@@ -29,7 +29,7 @@ struct Kind {
 /// All kinds, from the bottom of the chart up.
 const KINDS: [Kind; 5] = [
     Kind { label: "runner connected", class: "connected", count: |line| line.connected },
-    Kind { label: "delivered when looked at", class: "delivered", count: |line| line.delivered },
+    Kind { label: "delivered when probed", class: "delivered", count: |line| line.delivered },
     Kind {
         label: "missed, withdrawn, superseded, late",
         class: "other",
@@ -50,7 +50,7 @@ pub(super) struct Series {
 pub(super) struct Chart {
     /// For the script.
     pub(super) data: String,
-    /// For everybody without one.
+    /// For visitors without a script.
     pub(super) svg: String,
     pub(super) series: Vec<Series>,
 }
@@ -116,7 +116,7 @@ fn stack(values: &[Vec<i64>]) -> String {
     svg
 }
 
-/// Rates over time, scaled to the highest; a gap where nothing was observed.
+/// Rates over time, scaled to the highest; a gap where there is no observation.
 #[expect(clippy::cast_precision_loss, reason = "a drawing")]
 pub(super) fn spark(rates: &[Option<f64>]) -> String {
     const WIDE: f64 = 132.0;
@@ -132,7 +132,7 @@ pub(super) fn spark(rates: &[Option<f64>]) -> String {
             let mut points: Vec<(f64, f64)> = run.iter().map(|(at, rate)| place(*at, *rate)).collect();
             let (mut first, last) = (points[0].0, points[points.len() - 1].0);
             if points.len() == 1 {
-                // A single point would not show.
+                // A single point would not be visible.
                 first = (first - step.max(2.0)).max(0.0);
                 points.insert(0, (first, points[0].1));
             }
@@ -151,7 +151,7 @@ pub(super) fn spark(rates: &[Option<f64>]) -> String {
     svg
 }
 
-/// The stretches in which there is something.
+/// The stretches that have values.
 fn runs(rates: &[Option<f64>]) -> Vec<Vec<(usize, f64)>> {
     let mut runs: Vec<Vec<(usize, f64)>> = Vec::new();
     let mut is_open = false;
@@ -170,7 +170,7 @@ fn runs(rates: &[Option<f64>]) -> Vec<Vec<(usize, f64)>> {
     runs
 }
 
-/// Where a share lies, on a scale up to `most`.
+/// A share with its interval, on a scale up to `most`.
 pub(super) fn gauge(share: &Share, most: f64) -> String {
     let place = |value: f64| (value / most.max(GAUGE_LEAST) * 100.0).clamp(0.0, 100.0);
     let (low, high, rate) = (place(share.low), place(share.high), place(share.rate));

@@ -1,7 +1,7 @@
 //! Cookies: the session's, and one that only the sign-in form needs.
 //!
-//! Each holds 256 random bits. What a form must repeat is a hash of its cookie: the cookie is known to nobody but
-//! the browser, so nobody else can make such a form, and no process has to remember any.
+//! Each holds 256 random bits. A form must repeat a hash of its cookie. Only the browser knows the cookie, so
+//! no other site can make such a form, and no process has to store forms.
 
 use axum::http::{HeaderMap, HeaderValue, header};
 use rand::TryRngCore;
@@ -16,12 +16,12 @@ use crate::store::token::hash;
 /// Random bytes in a cookie.
 const BYTES: usize = 32;
 
-/// Which of the two.
+/// Which of the two cookies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// Who is signed in.
+    /// The session of a signed-in visitor.
     Session,
-    /// That a sign-in form was asked for by this browser.
+    /// This browser asked for a sign-in form.
     SignIn,
 }
 
@@ -33,14 +33,15 @@ pub(super) struct Jar {
 }
 
 impl Jar {
-    /// As the address says, or as a proxy tells. A browser that lies about it harms its own cookie alone.
+    /// As the configured address says, or else as the proxy reports. A browser with a false header harms only
+    /// its own cookie.
     pub(super) fn of(address: &Address, headers: &HeaderMap) -> Self {
         let reported =
             || headers.get("x-forwarded-proto").is_some_and(|scheme| scheme.as_bytes() == b"https");
         Self { base: address.base.clone(), secure: address.secure.unwrap_or_else(reported) }
     }
 
-    /// Browsers hold a prefix to its word: no plain connection and no neighbouring host can set such a cookie.
+    /// Browsers enforce the prefix: no plain connection and no neighbouring host can set such a cookie.
     fn name(&self, kind: Kind) -> String {
         let prefix = match (self.secure, self.base.is_empty()) {
             (true, true) => "__Host-",
@@ -69,7 +70,7 @@ impl Jar {
         self.line(kind, value.expose_secret(), "")
     }
 
-    /// Takes it away.
+    /// Removes the cookie.
     pub(super) fn clear(&self, kind: Kind) -> Result<HeaderValue, PageError> {
         self.line(kind, "", "; Max-Age=0")
     }
@@ -86,13 +87,13 @@ impl Jar {
 pub(super) fn fresh() -> Result<SecretString, PageError> {
     let mut bytes = [0_u8; BYTES];
     OsRng.try_fill_bytes(&mut bytes).map_err(|error| {
-        tracing::error!(%error, "the operating system gives no random bits");
+        tracing::error!(%error, "could not get random bits from the operating system");
         PageError::Broken
     })?;
     Ok(SecretString::from(hex(&bytes)))
 }
 
-/// What a form of this cookie must repeat.
+/// The token that a form of this cookie must repeat.
 pub(super) fn form_token(cookie: &SecretString) -> String {
     hex(&hash(&format!("form of {}", cookie.expose_secret())))
 }
@@ -115,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cookie_says_how_it_is_bounded() {
+    fn a_cookie_is_bound_to_its_path_and_scheme() {
         let value = SecretString::from("a1".repeat(BYTES));
         let line = jar("", true).set(Kind::Session, &value).expect("a line");
         let line = line.to_str().expect("ASCII");

@@ -15,7 +15,7 @@ use crate::store::audit::Actor;
 /// The field that every form repeats.
 pub(super) const FORM_TOKEN: &str = "form_token";
 
-/// The fields of a form or a query. An empty one is as good as none: browsers send all they have.
+/// The fields of a form or a query. Browsers send empty fields too, so an empty field counts as absent.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Fields(Vec<(String, String)>);
 
@@ -24,13 +24,13 @@ impl Fields {
         Self(form_urlencoded::parse(bytes).into_owned().collect())
     }
 
-    /// The first of this name.
+    /// The first field of this name.
     pub(super) fn get(&self, name: &str) -> Option<&str> {
         let named = self.0.iter().find(|(key, value)| key == name && !value.is_empty());
         named.map(|(_, value)| value.as_str())
     }
 
-    /// All of this name.
+    /// All fields of this name.
     pub(super) fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
         let named = self.0.iter().filter(move |(key, value)| key == name && !value.is_empty());
         named.map(|(_, value)| value.as_str())
@@ -45,7 +45,7 @@ impl FromRequestParts<Admin> for Fields {
     }
 }
 
-/// What a signed-in visitor has sent with a form that we made for this session.
+/// A form that was made for this session, sent by its signed-in visitor.
 #[derive(Debug)]
 pub(super) struct Posted {
     pub(super) visitor: Visitor,
@@ -67,7 +67,7 @@ impl FromRequest<Admin> for Posted {
     }
 }
 
-/// The same from somebody who may act.
+/// The same from a visitor with permission to act.
 #[derive(Debug)]
 pub(super) struct Operating {
     pub(super) visitor: Visitor,
@@ -85,13 +85,13 @@ impl FromRequest<Admin> for Operating {
     }
 }
 
-/// The fields of a form, whoever sent it.
+/// The fields of a form from any sender.
 pub(super) async fn read(request: Request, admin: &Admin) -> Result<Fields, PageError> {
     let bytes = Bytes::from_request(request, admin).await.map_err(|_| PageError::TooLarge)?;
     Ok(Fields::parse(&bytes))
 }
 
-/// What browsers tell about where a form stood; a second line behind the form's own token.
+/// Checks the origin that browsers report for a form: a second protection besides the form's token.
 pub(super) fn require_same_origin(admin: &Admin, headers: &HeaderMap) -> Result<(), PageError> {
     let reported = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
     let from_elsewhere =
@@ -112,6 +112,6 @@ mod tests {
         let fields = Fields::parse(b"run=a+b&run=c%3D&pool=&x=%FF");
         assert_eq!(fields.all("run").collect::<Vec<_>>(), ["a b", "c="]);
         assert_eq!((fields.get("pool"), fields.get("none")), (None, None));
-        assert_eq!(fields.get("x"), Some("\u{fffd}"), "what is no text does no harm");
+        assert_eq!(fields.get("x"), Some("\u{fffd}"), "bytes that are not text do no harm");
     }
 }

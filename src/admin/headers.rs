@@ -1,4 +1,4 @@
-//! What every answer says to the browser: no script but ours, no frame, nothing kept.
+//! The security headers of every answer: no script but ours, no frame, no caching.
 
 use axum::extract::{Request, State};
 use axum::http::{HeaderValue, header};
@@ -7,13 +7,14 @@ use axum::response::Response;
 
 use super::Admin;
 
-/// Nothing inline and nothing from elsewhere. Scripts may set styles through the CSSOM, which needs no exception.
+/// Nothing inline and nothing from another origin. The script sets styles through the CSSOM, which this
+/// allows.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; \
      connect-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'";
-/// Two years, as browsers' lists want it.
+/// Two years, as the preload lists of browsers require.
 const HTTPS_ONLY: &str = "max-age=63072000";
 
-/// Adds them to what the page answers.
+/// Adds the headers to every answer of the page.
 pub(super) async fn add(State(admin): State<Admin>, request: Request, next: Next) -> Response {
     let mut response = secure(next.run(request).await);
     if admin.config.address.secure == Some(true) {
@@ -24,14 +25,14 @@ pub(super) async fn add(State(admin): State<Admin>, request: Request, next: Next
     response
 }
 
-/// The same for one answer. What may be kept says so itself.
+/// Adds them to one answer. An answer that may be cached has its own `Cache-Control`.
 pub(super) fn secure(mut response: Response) -> Response {
     let headers = response.headers_mut();
     let all = [
         (header::CONTENT_SECURITY_POLICY, POLICY),
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
         (header::X_FRAME_OPTIONS, "DENY"),
-        // Ids stand in addresses. Not `no-referrer`, which would take `Origin` from our own forms.
+        // Addresses hold ids. `no-referrer` would remove `Origin` from our own forms.
         (header::REFERRER_POLICY, "same-origin"),
     ];
     for (name, value) in all {

@@ -1,4 +1,4 @@
-//! Losses: how many, where, since when, and how sure that is.
+//! Losses: how many, where, since when, and how certain the rate is.
 
 use std::collections::HashMap;
 
@@ -18,7 +18,7 @@ use crate::domain::wilson::Share;
 use crate::store::latest_losses::Lost;
 use crate::store::report::{LossBy, LossRates, Step, Total, totals};
 
-/// Rows at most; more than that nobody reads.
+/// Most rows of the table; a longer one would not be read.
 const ROWS_MAX: usize = 200;
 /// Latest losses that are listed.
 const LATEST_MAX: u32 = 20;
@@ -34,7 +34,7 @@ const SPANS: [(&str, &str, TimeDelta); 5] = [
     ("30d", "30 days", TimeDelta::days(30)),
 ];
 
-/// What can be told apart, and how the column is called.
+/// What losses can be grouped by, and the heading of the column.
 const KINDS: [(&str, &str, LossBy); 5] = [
     ("pool", "Pool", LossBy::Pool),
     ("supervisor", "Supervisor", LossBy::Supervisor),
@@ -50,7 +50,7 @@ struct Choice {
     is_here: bool,
 }
 
-/// The sums of all.
+/// The totals.
 struct Sum {
     rate: String,
     interval: String,
@@ -150,7 +150,7 @@ pub(super) async fn page(
     let times = times(since, chrome.clock(), step);
     let query = |since: &str, by: &str| format!("?since={since}&by={by}");
     let mut totals = totals(&lines);
-    // The surest first: a single loss of a single hit says little.
+    // Highest lower bound first: a single loss of a single hit is weak evidence.
     let low = |total: &Total| total.loss_rate_low.unwrap_or(-1.0);
     totals.sort_by(|one, other| low(other).total_cmp(&low(one)).then_with(|| one.key.cmp(&other.key)));
     page::write(&LossesPage {
@@ -193,7 +193,7 @@ fn begin(at: DateTime<Utc>, step: Step) -> DateTime<Utc> {
 /// The places of a spark line.
 fn times(since: DateTime<Utc>, now: DateTime<Utc>, step: Step) -> Vec<DateTime<Utc>> {
     let (first, length) = (begin(since, step), TimeDelta::seconds(seconds(step)));
-    // Losses come later than the connects of their hits, so a minute that still runs would lie.
+    // Losses are settled later than connects, so the rate of the current minute would be too low.
     let end = if step == Step::Minute { now - length } else { now };
     let all = std::iter::successors(Some(first), |at| Some(*at + length)).take_while(|at| *at <= end);
     let mut times: Vec<_> = all.collect();
@@ -218,7 +218,7 @@ fn sum(lines: &[LossRates], times: &[DateTime<Utc>]) -> Sum {
     let share = Share::of(lost, observed);
     Sum {
         rate: rate(share),
-        interval: share.map_or("nothing was observed".to_owned(), |share| shown::interval(&share)),
+        interval: share.map_or("no observations".to_owned(), |share| shown::interval(&share)),
         gauge: share.map(|share| chart::gauge(&share, share.high * 1.25)),
         spark: chart::spark(
             &times.iter().map(|time| of_time(time).map(|share| share.rate)).collect::<Vec<_>>(),
@@ -247,7 +247,7 @@ fn rows(totals: &[Total], lines: &[LossRates], times: &[DateTime<Utc>]) -> Vec<R
         let of_key = rates.get(&total.key.as_deref());
         let rates = times.iter().map(|time| of_key.and_then(|rates| rates.get(time).copied().flatten()));
         Row {
-            key: total.key.clone().unwrap_or_else(|| "not told".to_owned()),
+            key: total.key.clone().unwrap_or_else(|| "not reported".to_owned()),
             rate: share.map_or(shown::NOTHING.to_owned(), |share| shown::percent(share.rate)),
             interval: share.map_or(String::new(), |share| shown::interval(&share)),
             gauge: share.map(|share| chart::gauge(&share, most)),

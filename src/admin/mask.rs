@@ -1,12 +1,12 @@
-//! Masks what may be a secret in a message before anybody sees it.
+//! Masks everything in a message that may be a secret before a person sees it.
 //!
-//! Messages are the platform's, so nobody knows all that may stand in them. Whatever is named like a secret, or
-//! looks like one, is replaced; and whatever is below `env`-like names is replaced by value, since its names are
-//! the user's own. It is better to mask too much: the database still has it.
+//! The platform makes the messages, so Warmproof does not know every field. Each value whose name suggests a
+//! secret, or that looks like one, is replaced. Every value below an `env`-like name is replaced too, because
+//! the user chose the names there. It is better to mask too much: the database still has the message.
 
 use serde_json::Value;
 
-/// What stands in its place.
+/// What replaces a masked value.
 const MASKED: &str = "••••••";
 
 /// Parts of names that secrets have, in lower case without `_` and `-`.
@@ -49,21 +49,21 @@ const BEGINNINGS: [&str; 16] = [
     "Bearer ",
 ];
 
-/// The message, for people. What is no JSON is not shown at all: nobody could tell what is in it.
+/// The message, for people. A message that is not JSON is not shown, because no rule could mask it.
 pub(super) fn masked(message: &str) -> String {
     match serde_json::from_str::<Value>(message) {
         Ok(mut value) => {
             mask(&mut value, false);
             serde_json::to_string_pretty(&value).unwrap_or_default()
         }
-        Err(_) => format!("({} bytes that are no JSON)", message.len()),
+        Err(_) => format!("({} bytes that are not JSON)", message.len()),
     }
 }
 
 fn mask(value: &mut Value, is_own: bool) {
     match value {
         Value::Object(map) => {
-            // Pairs of a name and a value are lists of variables, whatever they are called.
+            // A pair of a name and a value is a variable, no matter what the list is called.
             let named = map
                 .get("name")
                 .or_else(|| map.get("key"))
@@ -85,7 +85,7 @@ fn mask(value: &mut Value, is_own: bool) {
     }
 }
 
-/// Everything below a secret's name, but not that there is nothing.
+/// Masks a value below a secret's name. Null and booleans stay: they cannot be secrets.
 fn hide(value: &mut Value) {
     match value {
         Value::Null | Value::Bool(_) => {}
@@ -122,7 +122,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_named_or_looks_like_a_secret_is_masked() {
+    fn a_value_that_is_named_or_reads_like_a_secret_is_masked() {
         let message = r#"{
             "run": {"id": "run_a", "publicAccessToken": "abc", "client_secret": {"a": 1}, "isTest": false},
             "dsn": "postgres://u:p@db/x", "url": "postgres://u:p4ss@db/x", "plain": "https://a.example/x@y:z",
@@ -146,6 +146,6 @@ mod tests {
         let shown = masked(message);
         assert!(!shown.contains(MASKED), "{shown}");
         assert!(shown.contains("snapshot_cmelv0q2h000408l2dyx4b7nk"), "{shown}");
-        assert_eq!(masked("p4ss"), "(4 bytes that are no JSON)");
+        assert_eq!(masked("p4ss"), "(4 bytes that are not JSON)");
     }
 }

@@ -1,4 +1,4 @@
-//! The message of a pending verification, for operators, masked, and noted in the audit.
+//! The message of a pending verification, for operators: masked, with an entry in the audit.
 
 use askama::Template;
 use axum::extract::rejection::PathRejection;
@@ -21,7 +21,7 @@ struct MessagePage {
     timings: Option<String>,
 }
 
-/// The page. It is asked for with a form, because looking leaves an entry.
+/// The page. A form asks for it, because opening it adds an entry to the audit.
 pub(super) async fn page(
     State(admin): State<Admin>,
     run: Result<Path<String>, PathRejection>,

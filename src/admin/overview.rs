@@ -1,4 +1,4 @@
-//! The overview: what is going on, and what needs attention.
+//! The overview: the current state, and what needs attention.
 
 mod warnings;
 
@@ -62,7 +62,7 @@ struct OverviewPage {
     pools: Vec<Row>,
 }
 
-/// All that is asked for it. Nothing of it grows with history.
+/// The readings for the page. None of them slows down as history grows.
 struct Readings {
     gauges: Vec<PoolGauges>,
     conservation: Conservation,
@@ -134,7 +134,7 @@ fn loss(facts: &Readings) -> Tile {
         id: "loss",
         label: "Silent-loss rate, last hour",
         value: share.map_or(shown::NOTHING.to_owned(), |share| shown::percent(share.rate)),
-        reported: share.map_or("nothing was observed".to_owned(), |share| {
+        reported: share.map_or("no observations".to_owned(), |share| {
             format!(
                 "95 %: {} · {} of {}",
                 shown::interval(&share),
@@ -165,18 +165,18 @@ fn lag(facts: &Readings) -> Tile {
 
 fn probe_errors(facts: &Readings) -> Tile {
     let failed: i64 = facts.minutes.iter().map(|line| line.probe_error).sum();
-    let ailing: Vec<&str> =
+    let browned_out: Vec<&str> =
         facts.gauges.iter().filter(|pool| pool.brown_out).map(|pool| pool.pool.as_str()).collect();
     Tile {
         id: "probe-errors",
         label: "Probe errors, last hour",
         value: shown::number(failed),
-        reported: match ailing.as_slice() {
+        reported: match browned_out.as_slice() {
             [] => "no pool in a brown-out".to_owned(),
             [one] => format!("{} is in a brown-out", shown::plain(one)),
             more => format!("{} pools are in a brown-out", more.len()),
         },
-        level: if ailing.is_empty() { "" } else { "warn" },
+        level: if browned_out.is_empty() { "" } else { "warn" },
         path: "/losses",
         gauge: None,
     }

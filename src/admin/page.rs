@@ -1,4 +1,4 @@
-//! What all pages share: navigation, who is signed in, the clock, and the word about what was just done.
+//! What all pages share: navigation, the signed-in visitor, the clock, and the notice of what was just done.
 
 use askama::Template;
 use axum::response::{Html, IntoResponse, Response};
@@ -36,26 +36,26 @@ pub(super) struct Chrome {
     pub(super) base: String,
     pub(super) assets: Assets,
     pub(super) tab: Tab,
-    /// The name of the token, if somebody is signed in.
+    /// The name of the token, if the visitor is signed in.
     pub(super) name: Option<String>,
     pub(super) may_operate: bool,
     pub(super) form_token: String,
-    /// The database's clock, for countdowns; `None` on pages that stand still.
+    /// The database's clock, for countdowns; `None` on pages that do not refresh.
     pub(super) now: Option<DateTime<Utc>>,
     /// What was just done.
     pub(super) notice: Option<String>,
-    /// What was looked for.
+    /// The id that the visitor searched for.
     pub(super) sought: String,
 }
 
 impl Chrome {
-    /// A page that is refreshed while it is looked at.
+    /// A page that refreshes while it is open.
     pub(super) async fn live(admin: &Admin, visitor: &Visitor, tab: Tab) -> Result<Self, PageError> {
         let now = admin.store.clock().await?;
         Ok(Self { now: Some(now), ..Self::still(admin, visitor, tab) })
     }
 
-    /// A page that stays as it is.
+    /// A page that does not refresh.
     pub(super) fn still(admin: &Admin, visitor: &Visitor, tab: Tab) -> Self {
         Self {
             base: admin.config.address.base.clone(),
@@ -92,12 +92,12 @@ impl Chrome {
         self.now.map_or(0, |now| now.timestamp_millis())
     }
 
-    /// The clock for a page that certainly has one.
+    /// The clock, for a page that has one.
     pub(super) fn clock(&self) -> DateTime<Utc> {
         self.now.unwrap_or(DateTime::UNIX_EPOCH)
     }
 
-    /// The clock as people read it.
+    /// The clock for people.
     pub(super) fn clock_shown(&self) -> String {
         shown::instant(self.clock())
     }
@@ -115,7 +115,7 @@ impl Chrome {
     }
 }
 
-/// A page, written.
+/// A page as HTML.
 pub(super) fn write(page: &impl Template) -> Result<Response, PageError> {
     Ok(Html(page.render()?).into_response())
 }

@@ -1,4 +1,4 @@
-//! What is pending, in the order in which it is looked at.
+//! Pending verifications, in the order of their next probes.
 
 use askama::Template;
 use axum::extract::State;
@@ -56,7 +56,7 @@ impl Row {
             due_ms: row.probe_at.timestamp_millis(),
             due_machine: shown::machine(row.probe_at),
             due_title: format!(
-                "promised {}, looked at {}",
+                "due {}, next probe {}",
                 shown::instant(row.due_at),
                 shown::instant(row.probe_at)
             ),
@@ -99,7 +99,7 @@ pub(super) async fn page(
     let after = fields.get("after").map(|word| {
         let unreadable = || {
             PageError::Invalid(vec![
-                "That page cannot be found any more: start with the first one.".to_owned(),
+                "This page does not exist any more: start with the first page.".to_owned(),
             ])
         };
         PageKey::parse(word).ok_or_else(unreadable)
@@ -135,7 +135,7 @@ pub(super) async fn page(
     })
 }
 
-/// What a query or a form means. Names are checked as they are when they are stored.
+/// The filter of a query or a form. Names are checked as a schedule checks them.
 pub(super) fn filter(fields: &Fields) -> Result<PendingFilter, PageError> {
     let mut problems = Vec::new();
     let mut name = |field: &str| {
@@ -161,7 +161,7 @@ pub(super) fn filter(fields: &Fields) -> Result<PendingFilter, PageError> {
     }
 }
 
-/// The same as fields of a form.
+/// A filter as fields of a form.
 pub(super) fn filter_fields(filter: &PendingFilter) -> Vec<(&'static str, String)> {
     let fields = [
         ("pool", filter.pool.clone()),
@@ -203,15 +203,18 @@ fn reported(totals: &[PendingCounts]) -> String {
     )
 }
 
-/// What a cancel did, told by numbers alone.
+/// What a cancel did, in numbers.
 fn notice(fields: &Fields) -> Option<String> {
     if fields.get("cancelling").is_some() {
-        return Some("They are being cancelled. The audit tells how many when it is done.".to_owned());
+        return Some(
+            "The cancel is still running. When it is done, the audit shows how many were cancelled."
+                .to_owned(),
+        );
     }
     let cancelled: u32 = fields.get("cancelled")?.parse().ok()?;
     let asked: Option<u32> = fields.get("of").and_then(|asked| asked.parse().ok());
     let of = asked.map_or(String::new(), |asked| format!(" of {}", shown::number(asked.into())));
-    Some(format!("{}{of} cancelled. The audit keeps who did it.", shown::number(cancelled.into())))
+    Some(format!("{}{of} cancelled. The audit records this.", shown::number(cancelled.into())))
 }
 
 #[cfg(test)]
@@ -229,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn all_that_is_wrong_with_a_filter_is_told() {
+    fn every_fault_of_a_filter_is_reported() {
         let fields = Fields::parse(b"pool=a%00b&status=odd");
         assert!(matches!(filter(&fields), Err(PageError::Invalid(problems)) if problems.len() == 2));
     }

@@ -1,4 +1,4 @@
-//! Pools: how they stand, and their settings to change.
+//! Pools: their state, and a form to change their settings.
 
 use askama::Template;
 use axum::extract::State;
@@ -23,7 +23,7 @@ struct Reported {
     facts: Vec<(&'static str, String)>,
     problems: Vec<String>,
     keeps_watching: bool,
-    /// For the form: empty where there is none.
+    /// For the form: empty if not set.
     delay_ms: String,
     cap: String,
     follow_up_after_ms: String,
@@ -52,7 +52,7 @@ pub(super) async fn page(
         reported(pool, gauges, served)
     };
     let notice =
-        fields.get("changed").map(|_| "Changed. Workers feel it with their next statement.".to_owned());
+        fields.get("changed").map(|_| "Changed. Workers apply it from their next statement on.".to_owned());
     page::write(&PoolsPage {
         pools: settings.into_iter().map(reported).collect(),
         chrome: chrome.with_notice(notice),
@@ -77,9 +77,9 @@ fn reported(pool: Pool, gauges: Option<&PoolGauges>, served: Option<&PoolService
             ("Overdue", count(|pool| pool.overdue)),
             ("Workers", count(|pool| pool.workers)),
             ("Backend", shown::or_dash(backends.as_deref())),
-            ("Delay", ms(pool.delay_ms, "the caller’s")),
+            ("Delay", ms(pool.delay_ms, "set by the caller")),
             ("Cap", cap),
-            ("A connect", if keeps_watching { "is only noted" } else { "ends it" }.to_owned()),
+            ("On connect", if keeps_watching { "keep watching" } else { "confirm" }.to_owned()),
             ("Cool-down", ms(Some(pool.cool_down_ms), "")),
             ("Follow-up", ms(pool.follow_up_after_ms, "none")),
         ],
@@ -92,14 +92,14 @@ fn reported(pool: Pool, gauges: Option<&PoolGauges>, served: Option<&PoolService
     }
 }
 
-/// Changes one.
+/// Changes one pool.
 pub(super) async fn change(State(admin): State<Admin>, operating: Operating) -> Result<Response, PageError> {
     let fields = &operating.fields;
     let invalid = |problem: String| PageError::Invalid(vec![problem]);
-    let name = fields.get("pool").ok_or_else(|| invalid("No pool was named.".to_owned()))?;
+    let name = fields.get("pool").ok_or_else(|| invalid("The form names no pool.".to_owned()))?;
     let change = read(fields)?;
     if change == PoolChange::default() {
-        return Err(invalid("Nothing was to be changed.".to_owned()));
+        return Err(invalid("The form changes nothing.".to_owned()));
     }
     change.check().map_err(|faults| PageError::Invalid(faults.iter().map(ToString::to_string).collect()))?;
     let changed = match crate::domain::ids::parse_name(name) {
@@ -107,12 +107,12 @@ pub(super) async fn change(State(admin): State<Admin>, operating: Operating) -> 
         Err(_) => None,
     };
     if changed.is_none() {
-        return Err(invalid("There is no such pool; a worker that serves it makes it known.".to_owned()));
+        return Err(invalid("There is no such pool. A worker that serves it registers it.".to_owned()));
     }
     Ok(redirect(&format!("{}/pools?changed=1", admin.config.address.base)))
 }
 
-/// What a form changes: a switch alone, or all settings together.
+/// What a form changes: one switch, or all settings together.
 fn read(fields: &Fields) -> Result<PoolChange, PageError> {
     let mut change = PoolChange {
         paused: fields.get("paused").map(|word| word == "yes"),
@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_setting_is_taken_away_and_a_wrong_one_refused() {
+    fn an_empty_setting_is_removed_and_a_wrong_one_refused() {
         let form = "settings=1&delay_ms=&cap=0&cap_window_ms=1000&cool_down_ms=0&follow_up_after_ms=&on_connect=keep_watching";
         let all = change(form).expect("a change");
         assert_eq!((all.delay_ms, all.cap), (Some(None), Some(Some(0))));

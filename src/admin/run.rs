@@ -1,4 +1,4 @@
-//! A run: its verifications as timelines, and what can be done about the pending one.
+//! A run: its verifications as timelines, and the actions on the pending one.
 
 use askama::Template;
 use axum::extract::rejection::PathRejection;
@@ -45,7 +45,7 @@ struct Reported {
 struct RunPage {
     chrome: Chrome,
     run_id: String,
-    /// The dispatch of the pending one, which a cancel is bound to.
+    /// The dispatch of the pending verification. A cancel applies only to this dispatch.
     pending_snapshot: Option<String>,
     verifications: Vec<Reported>,
 }
@@ -61,10 +61,13 @@ pub(super) async fn search(
     let problem = match (RunId::parse(sought.as_str()), sought.parse::<Uuid>()) {
         _ if sought.is_empty() => None,
         (Ok(run), _) => return Ok(redirect(&format!("{base}/runs/{run}"))),
-        (Err(_), Ok(id)) => match admin.store.run_of(VerificationId(id)).await? {
-            Some(run) => return Ok(redirect(&format!("{base}/runs/{run}"))),
-            None => Some("There is no verification of that id: never scheduled here, or pruned.".to_owned()),
-        },
+        (Err(_), Ok(id)) => {
+            if let Some(run) = admin.store.run_of(VerificationId(id)).await? {
+                return Ok(redirect(&format!("{base}/runs/{run}")));
+            }
+            let reason = "it was never scheduled here, or its outcome was pruned";
+            Some(format!("There is no verification with this id: {reason}."))
+        }
         (Err(error), Err(_)) => Some(format!("A run’s id {error}; a verification’s id is a UUID.")),
     };
     let chrome = Chrome { sought, ..Chrome::still(&admin, &visitor, Tab::Runs) };
@@ -87,21 +90,23 @@ pub(super) async fn page(
     let pending = admin.store.pending_of(&run_id).await?;
     let past = admin.store.outcomes_of(&run_id, HISTORY_MAX).await?;
     let ids: Vec<Uuid> = past.iter().map(|outcome| outcome.id).collect();
-    let looks = admin.store.follow_ups_of(&ids).await?;
+    let follow_ups = admin.store.follow_ups_of(&ids).await?;
     let pending = pending.filter(|pending| past.iter().all(|outcome| outcome.id != pending.id));
     if pending.is_none() && past.is_empty() {
         let chrome = Chrome { sought: run_id.to_string(), ..chrome };
-        let problem = format!("There is no verification of {run_id}: never scheduled here, or pruned.");
+        let problem = format!(
+            "There is no verification of {run_id}: it was never scheduled here, or its outcome was pruned."
+        );
         let mut response = page::write(&SearchPage { chrome, problem: Some(problem) })?;
         *response.status_mut() = StatusCode::NOT_FOUND;
         return Ok(response);
     }
     let now = chrome.clock();
-    let look = |outcome: &Outcome| looks.iter().find(|look| look.verification_id == outcome.id);
+    let follow_up = |outcome: &Outcome| follow_ups.iter().find(|one| one.verification_id == outcome.id);
     let present = pending.as_ref().map(|pending| reported_pending(pending, now));
     let verifications = present
         .into_iter()
-        .chain(past.iter().map(|outcome| reported_outcome(outcome, look(outcome))))
+        .chain(past.iter().map(|outcome| reported_outcome(outcome, follow_up(outcome))))
         .collect();
     page::write(&RunPage {
         chrome: chrome.with_notice(notice(&fields)),
@@ -111,7 +116,7 @@ pub(super) async fn page(
     })
 }
 
-/// Has it looked at now.
+/// Probes the run now instead of later.
 pub(super) async fn probe_now(
     State(admin): State<Admin>,
     run: Result<Path<String>, PathRejection>,
@@ -120,7 +125,7 @@ pub(super) async fn probe_now(
     let run_id = parse(run)?;
     let moved = admin.store.probe_now(&run_id, &operating.actor).await?;
     let reported = if moved { "now" } else { "not" };
-    Ok(redirect(&format!("{}/runs/{run_id}?looks={reported}", admin.config.address.base)))
+    Ok(redirect(&format!("{}/runs/{run_id}?probes={reported}", admin.config.address.base)))
 }
 
 /// The run of a path.
@@ -131,9 +136,9 @@ pub(super) fn parse(run: Result<Path<String>, PathRejection>) -> Result<RunId, P
 }
 
 fn notice(fields: &Fields) -> Option<String> {
-    let reported = match fields.get("looks")? {
-        "now" => "It is looked at now.",
-        _ => "Nothing of it waits: a worker has it in flight already, or it has ended.",
+    let reported = match fields.get("probes")? {
+        "now" => "It is probed now.",
+        _ => "Nothing changed: a worker has the verification in flight already, or it has ended.",
     };
     Some(reported.to_owned())
 }
@@ -154,7 +159,7 @@ fn reported_pending(pending: &Pending, now: chrono::DateTime<chrono::Utc>) -> Re
     }
 }
 
-fn reported_outcome(outcome: &Outcome, look: Option<&FollowUpRecord>) -> Reported {
+fn reported_outcome(outcome: &Outcome, follow_up: Option<&FollowUpRecord>) -> Reported {
     Reported {
         badge: badge::of_outcome(outcome),
         is_pending: false,
@@ -166,7 +171,7 @@ fn reported_outcome(outcome: &Outcome, look: Option<&FollowUpRecord>) -> Reporte
             [&outcome.supervisor, &outcome.region, &outcome.deployment_version],
             outcome.traceparent.as_deref(),
         ),
-        moments: timeline::past(outcome, look),
+        moments: timeline::past(outcome, follow_up),
     }
 }
 

@@ -4,7 +4,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 
 use crate::domain::wilson::Share;
 
-/// What stands where there is nothing.
+/// Shown for an empty value.
 pub(super) const NOTHING: &str = "–";
 
 /// A text or a dash.
@@ -12,9 +12,9 @@ pub(super) fn or_dash(text: Option<&str>) -> String {
     text.unwrap_or(NOTHING).to_owned()
 }
 
-/// A name inside a sentence of ours: what would turn our own words around is shown as a sign of its own.
+/// A name inside a sentence of ours. Characters that change the direction of text are replaced.
 ///
-/// A name that stands alone is isolated by its element instead.
+/// A name outside of a sentence is isolated by its own element instead.
 pub(super) fn plain(text: &str) -> String {
     let turns = |c: char| {
         c.is_control()
@@ -41,7 +41,7 @@ pub(super) fn times(n: i64, what: &str) -> String {
     format!("{} {what}{}", number(n), if n == 1 { "" } else { "s" })
 }
 
-/// A share as per cent, with as many places as it takes to tell it from 0.
+/// A share as per cent, with enough places to differ from 0.
 pub(super) fn percent(share: f64) -> String {
     let percent = share * 100.0;
     let places = match percent {
@@ -52,7 +52,7 @@ pub(super) fn percent(share: f64) -> String {
     format!("{percent:.places$}\u{202f}%")
 }
 
-/// Where a share lies: `0.35 % – 1.2 %`.
+/// The interval of a share: `0.35 % – 1.2 %`.
 pub(super) fn interval(share: &Share) -> String {
     format!("{} – {}", percent(share.low), percent(share.high))
 }
@@ -67,7 +67,7 @@ pub(super) fn machine(at: DateTime<Utc>) -> String {
     at.format("%Y-%m-%dT%H:%M:%S%.3fZ").to_string()
 }
 
-/// A span in the unit that fits. Its sign is left to the words around it.
+/// A span in the unit that fits, without its sign.
 pub(super) fn span(span: TimeDelta) -> String {
     let ms = span.num_milliseconds().abs();
     let seconds = ms / 1000;
@@ -102,7 +102,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_are_told_in_groups() {
+    fn numbers_are_shown_in_groups() {
         let reported = |value| number(value).replace('\u{202f}', " ");
         assert_eq!((reported(0), reported(999), reported(1000)), ("0".into(), "999".into(), "1 000".into()));
         assert_eq!((times(1, "claim"), times(0, "claim")), ("1 claim".into(), "0 claims".into()));
@@ -110,12 +110,12 @@ mod tests {
     }
 
     #[test]
-    fn nothing_turns_our_own_words_around() {
+    fn a_name_cannot_change_the_direction_of_our_words() {
         assert_eq!(plain("a\u{202e}b\u{2067}c\nä"), "a\u{fffd}b\u{fffd}c\u{fffd}ä");
     }
 
     #[test]
-    fn a_small_share_is_told_from_none() {
+    fn a_small_share_differs_from_none() {
         let reported = |share| percent(share).replace('\u{202f}', " ");
         assert_eq!(
             (reported(0.0), reported(0.1234), reported(0.0123)),

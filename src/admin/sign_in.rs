@@ -17,11 +17,11 @@ use super::visitor::{Visitor, local};
 #[template(path = "sign_in.html")]
 struct SignInPage {
     chrome: Chrome,
-    /// What this form repeats; it belongs to a cookie of its own.
+    /// The form's token, which belongs to a cookie of its own.
     form_token: String,
-    /// Where to go then.
+    /// Where to go after the sign-in.
     next: String,
-    /// Why it did not work.
+    /// Why the sign-in failed.
     problem: Option<&'static str>,
 }
 
@@ -45,7 +45,7 @@ fn show(
     problem: Option<&'static str>,
 ) -> Result<Response, PageError> {
     let jar = Jar::of(&admin.config.address, headers);
-    // The same for all open forms of a browser, so that two tabs do not spoil each other's.
+    // One cookie for all open forms of a browser, so that two tabs do not invalidate each other's form.
     let cookie = jar.read(Kind::SignIn, headers).map_or_else(cookie::fresh, Ok)?;
     let (chrome, form_token) = (Chrome::still(admin, visitor, Tab::None), cookie::form_token(&cookie));
     let mut response = page::write(&SignInPage { chrome, form_token, next: next.to_owned(), problem })?;
@@ -56,7 +56,7 @@ fn show(
     Ok(response)
 }
 
-/// Takes a token, and gives a session for it.
+/// Takes a token and starts a session.
 pub(super) async fn sign_in(State(admin): State<Admin>, request: Request) -> Result<Response, PageError> {
     let headers = request.headers().clone();
     form::require_same_origin(&admin, &headers)?;
@@ -67,18 +67,18 @@ pub(super) async fn sign_in(State(admin): State<Admin>, request: Request) -> Res
     let refuse = |problem| show(&admin, &headers, &Visitor::STRANGER, next, Some(problem));
     if !jar.read(Kind::SignIn, &headers).is_some_and(|cookie| cookie::is_form_of(&cookie, repeated)) {
         return refuse(
-            "Your browser did not bring this form's cookie. Allow cookies here and try once more.",
+            "Your browser did not send this form's cookie. Allow cookies for this page and try again.",
         );
     }
     let token = fields.get("token").unwrap_or_default().trim();
     let Some(caller) = admin.tokens.recognise(&admin.store, token).await? else {
-        tracing::warn!("a sign-in with a token that is nobody's");
-        return refuse("That token is not good. `warmproof token list` shows which there are.");
+        tracing::warn!("a sign-in with an unknown token");
+        return refuse("This token is unknown or revoked. `warmproof token list` shows all tokens.");
     };
     if !Visitor::may_read(&caller) {
-        return refuse("That token may only schedule. Take one with the scope `read` or `operate`.");
+        return refuse("This token may only schedule. Use one with the scope `read` or `operate`.");
     }
-    // Whoever signs in anew, perhaps as somebody else, leaves no session behind.
+    // A new sign-in ends the earlier session, which may have had another token.
     if let Some((cookie, actor)) = Visitor::of(&admin, &headers).await?.session() {
         admin.store.close_session(cookie, &actor).await?;
     }

@@ -1,4 +1,4 @@
-//! A verification's life as moments: hit, look, verdict, fallback, outcome.
+//! A verification's life as moments: hit, probe, verdict, fallback, outcome.
 
 use chrono::{DateTime, TimeDelta, Utc};
 
@@ -11,9 +11,9 @@ use crate::store::lookup::Pending;
 /// One thing that happened, or will.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Moment {
-    /// When, where it is known: claims and probes are not kept with their instants.
+    /// When, if known: the instants of claims and probes are not stored.
     pub(super) at: Option<DateTime<Utc>>,
-    /// After the first moment.
+    /// The time since the first moment.
     pub(super) since: String,
     pub(super) what: String,
     pub(super) reported: String,
@@ -46,8 +46,8 @@ impl Moment {
     }
 }
 
-/// How it went for one that has ended.
-pub(super) fn past(outcome: &Outcome, look: Option<&FollowUpRecord>) -> Vec<Moment> {
+/// The moments of a verification that has ended.
+pub(super) fn past(outcome: &Outcome, record: Option<&FollowUpRecord>) -> Vec<Moment> {
     let mut moments = begin(
         outcome.dequeued_at,
         outcome.scheduled_at,
@@ -62,9 +62,9 @@ pub(super) fn past(outcome: &Outcome, look: Option<&FollowUpRecord>) -> Vec<Mome
         );
     }
     if outcome.claim_count > 0 {
-        let who = outcome.worker.as_deref().unwrap_or("a worker");
+        let worker = outcome.worker.as_deref().unwrap_or("a worker");
         moments.push(
-            Moment::new(None, "info", format!("Claimed by {who}"))
+            Moment::new(None, "info", format!("Claimed by {worker}"))
                 .reported([Some(shown::times(outcome.claim_count.into(), "claim"))]),
         );
     }
@@ -83,13 +83,13 @@ pub(super) fn past(outcome: &Outcome, look: Option<&FollowUpRecord>) -> Vec<Mome
         ]));
     }
     moments.push(end(outcome));
-    if let Some(look) = look {
-        moments.push(follow_up(look));
+    if let Some(record) = record {
+        moments.push(follow_up(record));
     }
     in_order(moments)
 }
 
-/// How it stands for one that has not.
+/// The moments of a pending verification.
 pub(super) fn present(pending: &Pending, now: DateTime<Utc>) -> Vec<Moment> {
     let mut moments = begin(
         pending.dequeued_at,
@@ -117,16 +117,16 @@ pub(super) fn present(pending: &Pending, now: DateTime<Utc>) -> Vec<Moment> {
         ]));
     }
     if is_claimed {
-        let who = pending.worker.as_deref().unwrap_or("a worker");
+        let worker = pending.worker.as_deref().unwrap_or("a worker");
         let lease = pending.lease_expires_at.map(|end| format!("its lease ends {}", shown::instant(end)));
         moments.push(
-            Moment::new(None, "info", format!("In the hand of {who}"))
+            Moment::new(None, "info", format!("In flight at {worker}"))
                 .reported([lease, Some(shown::times(pending.claim_count.into(), "claim"))]),
         );
     }
     if pending.probe_at != pending.due_at || is_due {
         let why = pending.hold_reason.map(|reason| format!("held: {}", reason.as_str().replace('_', " ")));
-        moments.push(Moment::new(pending.probe_at, "next", "Looked at next").reported([why]));
+        moments.push(Moment::new(pending.probe_at, "next", "Next probe").reported([why]));
     }
     in_order(moments)
 }
@@ -180,12 +180,14 @@ fn end(outcome: &Outcome) -> Moment {
         },
         OutcomeKind::Superseded => ("", "Superseded by a newer dispatch".to_owned()),
         OutcomeKind::ProbeError => {
-            ("warn", "Ended without an answer: nothing was started on a guess".to_owned())
+            ("warn", "Ended without an answer from the platform: nothing was started".to_owned())
         }
         OutcomeKind::Fallback => fell_back(outcome.fallback_result),
     };
     Moment::new(outcome.settled_at, level, what).reported([
-        outcome.late.then(|| "late: it may show the redriven dispatch, and is outside the rates".to_owned()),
+        outcome
+            .late
+            .then(|| "late: the probe may have seen the redriven dispatch, so no rate counts it".to_owned()),
         outcome
             .workload
             .as_ref()
@@ -201,30 +203,30 @@ fn end(outcome: &Outcome) -> Moment {
 
 fn fell_back(result: Option<FallbackResult>) -> (&'static str, String) {
     let (level, reported) = match result {
-        None => ("", "nothing is known of it"),
+        None => ("", "its result is not known"),
         Some(FallbackResult::Created) => ("good", "a workload was created"),
-        Some(FallbackResult::Existed) => ("good", "its workload was there already"),
+        Some(FallbackResult::Existed) => ("good", "its workload existed already"),
         Some(FallbackResult::Overtaken) => ("warn", "the original runner acted after all"),
         Some(FallbackResult::Requeued) => ("warn", "the platform’s redrive came first"),
         Some(FallbackResult::Failed) => ("bad", "no create was confirmed"),
         Some(FallbackResult::Suppressed) => ("warn", "the pool is in shadow, nothing was created"),
-        Some(FallbackResult::Cancelled) => ("warn", "cancelled after the loss was seen"),
-        Some(FallbackResult::Superseded) => ("", "a newer dispatch took its place"),
+        Some(FallbackResult::Cancelled) => ("warn", "cancelled after the loss was marked"),
+        Some(FallbackResult::Superseded) => ("", "superseded by a newer dispatch"),
     };
     (level, format!("Fallback: {reported}"))
 }
 
-fn follow_up(look: &FollowUpRecord) -> Moment {
-    let (level, what) = match look.result {
+fn follow_up(record: &FollowUpRecord) -> Moment {
+    let (level, what) = match record.result {
         Some(FollowUpResult::Confirmed) => ("good", "Follow-up: the run has started"),
         Some(FollowUpResult::NotStarted) => ("bad", "Follow-up: the run has not started"),
-        Some(FollowUpResult::Unknown) => ("warn", "Follow-up: nothing was learned"),
+        Some(FollowUpResult::Unknown) => ("warn", "Follow-up: the probe failed"),
         None => ("next", "Follow-up"),
     };
-    Moment::new(look.probed_at.unwrap_or(look.probe_at), level, what).reported([look.error.clone()])
+    Moment::new(record.probed_at.unwrap_or(record.probe_at), level, what).reported([record.error.clone()])
 }
 
-/// By time. What has none stays behind what it follows from.
+/// Sorts moments by time. A moment without a time follows the moment before it.
 fn in_order(moments: Vec<Moment>) -> Vec<Moment> {
     let mut known = DateTime::<Utc>::MIN_UTC;
     let mut placed: Vec<(DateTime<Utc>, Moment)> = Vec::with_capacity(moments.len());
@@ -241,7 +243,7 @@ fn in_order(moments: Vec<Moment>) -> Vec<Moment> {
     placed.into_iter().map(|(_, moment)| Moment { since: since(moment.at), ..moment }).collect()
 }
 
-/// To the millisecond while that tells something.
+/// To the millisecond below a minute.
 fn elapsed(span: TimeDelta) -> String {
     let ms = span.num_milliseconds();
     if ms < 60_000 { format!("{}.{:03} s", ms / 1000, ms % 1000) } else { shown::span(span) }
@@ -256,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn moments_stand_in_their_order_and_unknown_ones_behind_their_cause() {
+    fn moments_are_in_order_and_those_without_a_time_follow_their_cause() {
         let moments = in_order(vec![
             Moment::new(at(10), "", "due"),
             Moment::new(None, "", "claimed"),
@@ -272,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn every_result_of_a_fallback_is_told() {
+    fn every_result_of_a_fallback_has_words() {
         use crate::domain::outcome::FallbackResult as Result;
         let all = [
             Result::Created,

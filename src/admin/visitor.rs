@@ -1,4 +1,4 @@
-//! Visitors: who asks for a page, and what they may.
+//! Visitors: the sender of a request, and what it may read or do.
 
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
@@ -8,21 +8,21 @@ use secrecy::SecretString;
 use super::Admin;
 use super::cookie::{self, Jar, Kind};
 use super::error::PageError;
+use crate::caller::Caller;
 use crate::store::audit::Actor;
-use crate::store::caller::Caller;
 use crate::store::token::Scope;
 
-/// Who asks.
+/// The sender of a request.
 #[derive(Debug, Clone)]
 pub(super) struct Visitor {
     session: Option<(SecretString, Caller)>,
 }
 
 impl Visitor {
-    /// Nobody we know.
+    /// A visitor without a session.
     pub(super) const STRANGER: Self = Self { session: None };
 
-    /// Whose session the request belongs to. A session whose token is good no more is none.
+    /// The visitor of a request. A session whose token was revoked does not count.
     pub(super) async fn of(admin: &Admin, headers: &HeaderMap) -> Result<Self, PageError> {
         let jar = Jar::of(&admin.config.address, headers);
         let Some(cookie) = jar.read(Kind::Session, headers) else { return Ok(Self::STRANGER) };
@@ -36,7 +36,7 @@ impl Visitor {
         self.session.as_ref().map(|(_, caller)| caller.name.as_str())
     }
 
-    /// Whether this token may look: whoever may act must see what there is.
+    /// Whether this token may read. A token that may act may also read.
     pub(super) fn may_read(caller: &Caller) -> bool {
         caller.may(Scope::Read) || caller.may(Scope::Operate)
     }
@@ -46,7 +46,7 @@ impl Visitor {
         self.session.as_ref().is_some_and(|(_, caller)| caller.may(Scope::Operate))
     }
 
-    /// For the audit; `None` for whoever may not act.
+    /// For the audit; `None` if the visitor may not act.
     pub(super) fn operator(&self) -> Option<Actor> {
         self.session
             .as_ref()
@@ -54,18 +54,18 @@ impl Visitor {
             .map(|(_, caller)| caller.actor())
     }
 
-    /// Whoever is signed in, with the cookie.
+    /// The session and its cookie, if the visitor is signed in.
     pub(super) fn session(&self) -> Option<(&SecretString, Actor)> {
         self.session.as_ref().map(|(cookie, caller)| (cookie, caller.actor()))
     }
 
-    /// What this visitor's forms must repeat.
+    /// The token that this visitor's forms must repeat.
     pub(super) fn form_token(&self) -> String {
         self.session.as_ref().map(|(cookie, _)| cookie::form_token(cookie)).unwrap_or_default()
     }
 }
 
-/// A visitor who may look.
+/// A visitor with permission to read.
 #[derive(Debug, Clone)]
 pub(super) struct Reading(pub(super) Visitor);
 
@@ -78,22 +78,31 @@ impl FromRequestParts<Admin> for Reading {
         match may {
             Some(true) => Ok(Self(visitor)),
             _ if admin.config.read_without_token => Ok(Self(visitor)),
-            Some(false) | None => Err(PageError::sign_in(admin, &parts.headers, &parts.uri)),
+            Some(false) | None => Err(to_sign_in(admin, &parts.headers, &parts.uri)),
         }
     }
 }
 
-/// Where a visitor wanted to go: a path of ours, without the base. Anything else is the overview.
+/// The page that the visitor wanted: one of our paths, without the base. Any other path becomes the overview.
 pub(super) fn wanted(uri: &Uri, base: &str) -> String {
     let path = uri.path_and_query().map_or("/", |path| path.as_str());
     local(path.strip_prefix(base).unwrap_or(path)).to_owned()
 }
 
-/// A path that a browser can only take for one of ours.
+/// The path, if a browser cannot read it as another site's address; otherwise the overview.
 pub(super) fn local(path: &str) -> &str {
     let is_path = path.starts_with('/') && !path.starts_with("//");
     let is_plain = path.bytes().all(|byte| matches!(byte, b'!'..=b'~') && byte != b'\\');
     if is_path && is_plain { path } else { "/" }
+}
+
+/// Sends a visitor to the sign-in and back.
+pub(super) fn to_sign_in(admin: &Admin, headers: &HeaderMap, uri: &Uri) -> PageError {
+    let site = headers.get("sec-fetch-site").and_then(|site| site.to_str().ok());
+    PageError::SignIn {
+        next: wanted(uri, &admin.config.address.base),
+        from_elsewhere: matches!(site, Some("cross-site" | "same-site")),
+    }
 }
 
 #[cfg(test)]
@@ -101,7 +110,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nobody_is_sent_elsewhere_after_the_sign_in() {
+    fn a_sign_in_leads_only_to_our_own_paths() {
         assert_eq!(local("/pending?pool=a%20b"), "/pending?pool=a%20b");
         for bad in
             ["", "pending", "//evil.example", "/\\evil.example", "https://evil.example", "/a\r\nb", "/a b"]
@@ -111,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn the_base_is_no_part_of_where_somebody_wanted_to_go() {
+    fn the_wanted_path_does_not_hold_the_base() {
         let uri: Uri = "/ops/pending?pool=a".parse().expect("a URI");
         assert_eq!(wanted(&uri, "/ops"), "/pending?pool=a");
         assert_eq!(wanted(&uri, ""), "/ops/pending?pool=a");

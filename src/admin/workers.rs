@@ -1,4 +1,4 @@
-//! Workers: who runs, serves what, and is kept from it by what.
+//! Workers: which run, which pools they serve, and what keeps them from cold starts.
 
 use askama::Template;
 use axum::extract::State;

@@ -1,4 +1,4 @@
-//! Bearer tokens of requests; whose they are, the store knows.
+//! Bearer tokens of requests. The store knows which caller each token belongs to.
 
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, header};
@@ -16,7 +16,7 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
     scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
 }
 
-/// Lets a request pass whose token has the scope, and tells the handler who calls.
+/// Lets a request pass if its token has the scope, and gives its caller to the handler.
 pub(super) async fn require(
     scope: Scope,
     State(api): State<Api>,
@@ -35,7 +35,7 @@ pub(super) async fn require(
     }
 }
 
-/// The same for each scope, as a layer wants it.
+/// [`require`] for each scope, in the form that a layer takes.
 pub(super) async fn require_schedule(api: State<Api>, request: Request, next: Next) -> Response {
     require(Scope::Schedule, api, request, next).await
 }

@@ -1,4 +1,4 @@
-//! Reading a body: one object or an array of them, every fault named by its place.
+//! Reads a body: one object or an array of objects. Each fault is reported with its place.
 
 use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
@@ -96,7 +96,7 @@ pub(super) fn read_one<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
 }
 
 fn from_json<T: DeserializeOwned>(json: &str) -> Result<T, Vec<FieldError>> {
-    // A derived reader takes an array for a struct, by position. Nobody means that.
+    // A derived reader would also accept an array as a struct, by position. No caller means that.
     if !json.starts_with('{') {
         return Err(vec![FieldError::new("", "must be an object")]);
     }

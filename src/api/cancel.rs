@@ -1,6 +1,4 @@
-//! `POST /v1/cancellations`: promises are taken back.
-
-use std::sync::Arc;
+//! `POST /v1/cancellations`: cancels verifications.
 
 use axum::body::Bytes;
 use axum::extract::State;
@@ -15,11 +13,10 @@ use super::Api;
 use super::body::{self, OneOrMany};
 use super::openapi::{BodyRefusals, Refusals};
 use super::problem::Problem;
+use crate::caller::Caller;
 use crate::domain::ids::{RunId, SnapshotId};
 use crate::domain::verification::{CancelReason, Cancellation, Cancelled};
-use crate::store::caller::Caller;
 use crate::store::token::Scope;
-use crate::telemetry::metrics;
 
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -27,10 +24,10 @@ use crate::telemetry::metrics;
 pub(super) struct Request {
     /// The run.
     run_id: RunId,
-    /// The dispatch the caller speaks of; one for another snapshot is left alone.
+    /// The snapshot of the dispatch to cancel. A pending verification for another snapshot stays.
     #[serde(default)]
     snapshot_id: Option<SnapshotId>,
-    /// Why. `operator` needs the scope `operate` as well.
+    /// The reason. `operator` also needs the scope `operate`.
     reason: CancelReason,
 }
 
@@ -49,7 +46,7 @@ pub(super) struct Answer {
     cancelled: Cancelled,
 }
 
-/// Cancel: a promise is taken back. 200 when all results agree, 207 when an array has mixed ones.
+/// Cancels verifications. 200 when all results agree, 207 when an array has mixed ones.
 #[utoipa::path(
     post, path = "/v1/cancellations", tag = "supervisors", security(("token" = ["schedule"])),
     request_body = OneOrMany<Request>,
@@ -73,13 +70,14 @@ pub(super) async fn cancel(
         }
         let runs: Vec<&RunId> =
             batch.iter().filter(|one| one.reason == CancelReason::Operator).map(|one| &one.run_id).collect();
-        // Before the deed: what fails afterwards was tried, and what was done is never without its entry.
+        // Written before the cancel, so that no cancel lacks its entry. An entry alone means that one was
+        // tried.
         api.store.note_cancels(&runs, &caller.actor()).await.map_err(|error| Problem::database(&error))?;
     }
     let cancelled = match batch.as_slice() {
-        // Single calls of many callers share a statement, and stay behind their schedules.
-        [one] if !is_array => api.coalescer.cancel(one.clone()).await.map(|cancelled| vec![cancelled]),
-        all => api.store.cancel(all).await.map_err(Arc::new),
+        // Single calls of many callers share a statement, and each runs after its own schedule.
+        [one] if !is_array => api.calls.cancel(one.clone()).await.map(|cancelled| vec![cancelled]),
+        all => api.calls.cancel_batch(all).await,
     };
     let cancelled = cancelled.map_err(|error| Problem::database(&error))?;
     let kind = std::mem::discriminant::<Cancelled>;
@@ -88,10 +86,7 @@ pub(super) async fn cancel(
     let mut answers: Vec<Answer> = batch
         .into_iter()
         .zip(cancelled)
-        .map(|(cancellation, cancelled)| {
-            metrics::cancelled(cancellation.reason, &cancelled);
-            Answer { run_id: cancellation.run_id, cancelled }
-        })
+        .map(|(cancellation, cancelled)| Answer { run_id: cancellation.run_id, cancelled })
         .collect();
     Ok(match (is_array, answers.pop()) {
         (false, Some(one)) => (status, Json(one)).into_response(),

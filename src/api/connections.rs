@@ -1,7 +1,7 @@
-//! Connections: what each may hold before anybody looks at it.
+//! Connections: how much each may hold before a handler reads it.
 //!
-//! A server reads ahead of the handler, and reads more the more a connection brings: up to 400 KB of each by default,
-//! which over 256 connections is more than all bodies that are in flight. So reading ahead has a bound of its own.
+//! The server reads ahead of the handler, by default up to 400 KB of each connection. Over 256 connections
+//! that is more than all bodies in flight, so reading ahead has a bound of its own.
 
 use std::io;
 use std::time::Duration;
@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 /// Most bytes of a connection that are read ahead: heads fit, and bodies are read as they are taken.
 const READ_AHEAD_MAX: usize = 64 << 10;
-/// The same for a stream, and for a connection, of HTTP/2.
+/// The same bound for HTTP/2, for each stream and for each connection.
 const WINDOW: u32 = 64 << 10;
 /// How long connections may stay open after `stop`: a client that never ends its request must not
 /// keep the process.
@@ -34,14 +34,14 @@ pub(super) async fn serve(
     builder.http1().max_buf_size(READ_AHEAD_MAX);
     builder.http2().initial_stream_window_size(WINDOW).initial_connection_window_size(WINDOW);
     let open = GracefulShutdown::new();
-    // Refused connections are tried again in there, and a lack of descriptors is waited out.
+    // `accept` retries connections that failed, and waits while the process has no descriptor left.
     while let Some((stream, _)) = stop.run_until_cancelled(Listener::accept(&mut listener)).await {
         let service = TowerToHyperService::new(router.clone());
         let connection = builder.serve_connection(TokioIo::new(stream), service).into_owned();
         let connection = open.watch(connection);
         tokio::spawn(async move {
             if let Err(error) = connection.await {
-                tracing::debug!(error, "a connection broke");
+                tracing::debug!(error, "a connection failed");
             }
         });
     }

@@ -1,6 +1,6 @@
-//! `/metrics`: what this process counted, and how the fleet stands by the database.
+//! `/metrics`: what this process counted, and the state of the fleet as the database has it.
 //!
-//! The database is asked at most every few seconds, however often and by however many it is scraped.
+//! The database is asked at most every few seconds, no matter how often `/metrics` is scraped.
 
 use std::time::Duration;
 
@@ -21,10 +21,11 @@ const POOLS_EVERY: Duration = Duration::from_secs(5);
 /// How long a reading of the account is good. It adds up all counts ever made.
 const CONSERVATION_EVERY: Duration = Duration::from_secs(30);
 
-/// How long a reading may take with the wait for a connection; two of them fit into a scrape's usual 10 s.
+/// How long a reading may take, including the wait for a connection. Two readings fit into a scrape's usual
+/// 10 s.
 const READING_MAX: Duration = Duration::from_secs(3);
 
-/// When the database was asked last, and the pools it told of.
+/// When the database was last asked, and which pools it reported.
 #[derive(Debug, Default)]
 pub(super) struct Gauges(tokio::sync::Mutex<Readings>);
 
@@ -45,7 +46,7 @@ struct Readings {
     )
 )]
 pub(super) async fn metrics(State(api): State<Api>) -> Response {
-    // Asked for nobody, the database is left alone.
+    // While metrics are off, the database is not asked.
     if metrics::render().is_none() {
         return Problem::not_found("metrics are off (METRICS_ENABLED)").into_response();
     }
@@ -78,22 +79,22 @@ impl Readings {
             pools.iter().for_each(show);
             self.pools = pools.into_iter().map(|pool| pool.pool).collect();
         } else {
-            // Nobody shall take an old reading for how things stand.
+            // An old reading must not pass for the current state.
             self.pools.iter().for_each(|pool| show_unknown(pool));
         }
     }
 }
 
-/// A reading, if the database gives it in time, and whether it did.
+/// A reading, or `None` if the database does not give it in time. Records which of the two it was.
 async fn soon<T>(what: &'static str, reading: impl Future<Output = Result<T, StoreError>>) -> Option<T> {
     let read = match timeout(READING_MAX, reading).await {
         Ok(Ok(read)) => Some(read),
         Ok(Err(error)) => {
-            tracing::warn!(%error, reading = what, "no gauges");
+            tracing::warn!(%error, reading = what, "could not read gauges");
             None
         }
         Err(_elapsed) => {
-            tracing::warn!(reading = what, "no gauges: the database does not answer");
+            tracing::warn!(reading = what, "could not read gauges: the database does not answer");
             None
         }
     };

@@ -13,11 +13,10 @@ use super::problem::Problem;
 use crate::store::fleet::PoolService;
 use crate::telemetry::readiness::{Check, Readiness};
 
-/// How long the database may take to tell how pools are served.
+/// How long the database may take to report how pools are served.
 const READING_MAX: Duration = Duration::from_secs(2);
 
-/// A pool that nobody serves is no reason to turn schedules away: their promises stand in the database until
-/// somebody does.
+/// An unserved pool is no reason to refuse schedules: the database keeps them until a worker serves the pool.
 fn of_pool(served: &PoolService) -> Check {
     let mut reasons = Vec::new();
     if served.workers == 0 {
@@ -42,7 +41,7 @@ pub(super) async fn healthz() -> &'static str {
 
 /// Whether a promise can be kept now.
 ///
-/// 200 when schedules are written, by what they achieved lately; else 503 with the reasons. Pools are told of as well.
+/// 200 if recent schedules were written, else 503 with the reasons. The state of pools does not change that.
 #[utoipa::path(
     get, path = "/readyz", tag = "health",
     responses(
@@ -52,9 +51,9 @@ pub(super) async fn healthz() -> &'static str {
     )
 )]
 pub(super) async fn readyz(State(api): State<Api>) -> Response {
-    let database = Check::required("database", api.coalescer.problem().await);
+    let database = Check::required("database", api.calls.problem().await);
     if !database.ok {
-        // Whatever else would be asked now waits for the same database.
+        // Every other question would wait for the same database.
         return answer(vec![database]);
     }
     let reading = async {
@@ -73,7 +72,7 @@ pub(super) async fn readyz(State(api): State<Api>) -> Response {
     }
     match served {
         Ok(served) => checks.extend(served.iter().map(of_pool)),
-        Err(error) => tracing::warn!(%error, "how pools are served is not known"),
+        Err(error) => tracing::warn!(%error, "could not read how pools are served"),
     }
     answer(checks)
 }

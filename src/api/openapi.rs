@@ -17,19 +17,19 @@ use utoipa::{IntoResponses, Modify, OpenApi, ToSchema};
 
 use super::problem::{FieldError, Problem};
 
-/// What stands around the routes.
+/// The document around the routes.
 #[derive(OpenApi)]
 #[openapi(
     info(
         title = "Warmproof",
-        description = "Durable verification of warm starts. docs/api.md tells the whole story.",
+        description = "Durable verification of warm starts. docs/api.md has the full description.",
         license(name = "Apache-2.0 OR MIT", identifier = "Apache-2.0 OR MIT")
     ),
     components(schemas(Problem, FieldError)),
     modifiers(&Tokens),
     tags(
         (name = "supervisors", description = "For supervisors: the scope `schedule`"),
-        (name = "lookup", description = "For people who look: the scope `read`"),
+        (name = "lookup", description = "For people and dashboards: the scope `read`"),
         (name = "operators", description = "For operators: the scope `operate`"),
         (name = "health", description = "For orchestrators and Prometheus: no token")
     )
@@ -41,7 +41,7 @@ struct Tokens;
 impl Modify for Tokens {
     fn modify(&self, document: &mut utoipa::openapi::OpenApi) {
         let about =
-            "`warmproof token create NAME --scope SCOPE` makes one. A route names the scope it needs.";
+            "`warmproof token create NAME --scope SCOPE` makes a token. Each route names the scope it needs.";
         let scheme = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).description(Some(about)).build();
         let components = document.components.get_or_insert_default();
         components.add_security_scheme("token", SecurityScheme::Http(scheme));
@@ -59,13 +59,13 @@ pub(super) fn handler(
     move || ready(([(header::CONTENT_TYPE, "application/json")], text.clone()).into_response())
 }
 
-/// Refusals of every route that wants a token.
+/// Refusals of every route that needs a token.
 pub(super) struct Refusals;
 
 impl IntoResponses for Refusals {
     fn responses() -> BTreeMap<String, RefOr<Response>> {
         problems(&[
-            (401, "`unauthorized`: no token, or not ours"),
+            (401, "`unauthorized`: no token, or an unknown one"),
             (403, "`forbidden`: the token does not have the scope"),
             (500, "`internal`: a defect of Warmproof"),
             (503, "`database` or `conflict`: repeat the request, it is safe to repeat"),
@@ -80,28 +80,28 @@ pub(super) struct BodyRefusals;
 impl IntoResponses for BodyRefusals {
     fn responses() -> BTreeMap<String, RefOr<Response>> {
         problems(&[
-            (400, "`malformed-json`: no JSON, cut off, or not UTF-8"),
+            (400, "`malformed-json`: not JSON, cut off, or not UTF-8"),
             (413, "`too-large`: the body or the array is above its limit"),
             (422, "`invalid`: fields are missing, wrong or unknown; nothing was written"),
         ])
     }
 }
 
-/// A path or query that does not fit.
+/// A path or query that is not valid.
 pub(super) struct Invalid;
 
 impl IntoResponses for Invalid {
     fn responses() -> BTreeMap<String, RefOr<Response>> {
-        problems(&[(422, "`invalid`: a part of the path or the query does not fit")])
+        problems(&[(422, "`invalid`: a part of the path or the query is not valid")])
     }
 }
 
-/// Nothing there.
+/// Refusals of routes that name one thing.
 pub(super) struct NotFound;
 
 impl IntoResponses for NotFound {
     fn responses() -> BTreeMap<String, RefOr<Response>> {
-        problems(&[(404, "`not-found`: nothing is known by this name")])
+        problems(&[(404, "`not-found`: nothing has this name or id")])
     }
 }
 
@@ -113,7 +113,7 @@ fn problems(of: &[(u16, &str)]) -> BTreeMap<String, RefOr<Response>> {
     of.iter().map(|(status, about)| (status.to_string(), RefOr::T(problem(about)))).collect()
 }
 
-/// What is read of a dequeued message. All of it is kept, byte for byte, whatever else it holds.
+/// The fields that Warmproof reads from a dequeued message. It stores the whole message, byte for byte.
 #[derive(Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[expect(dead_code, reason = "a description; `domain::dispatch` reads it")]

@@ -1,4 +1,5 @@
-//! `GET /v1/pools`, `PATCH /v1/pools/{pool}`, `GET /v1/workers`, `GET /v1/audit`: the fleet in an operator's hand.
+//! `GET /v1/pools`, `PATCH /v1/pools/{pool}`, `GET /v1/workers`, `GET /v1/audit`: what operators see and
+//! change.
 
 use axum::body::Bytes;
 use axum::extract::rejection::{BytesRejection, PathRejection, QueryRejection};
@@ -11,15 +12,15 @@ use super::Api;
 use super::body;
 use super::openapi::{BodyRefusals, Invalid, NotFound, Refusals};
 use super::problem::{FieldError, Problem};
+use crate::caller::Caller;
 use crate::domain::ids::parse_name;
 use crate::store::StoreError;
 use crate::store::audit::Audited;
-use crate::store::caller::Caller;
 use crate::store::fleet::{PoolService, WorkerSeen};
 use crate::store::pending::PendingCounts;
 use crate::store::pool::{Pool, PoolChange};
 
-/// Entries of the audit in one answer.
+/// Most entries of the audit in one answer.
 const AUDIT_MAX: u32 = 200;
 
 #[derive(Serialize, ToSchema)]
@@ -28,11 +29,11 @@ pub(super) struct PoolAnswer {
     settings: Pool,
     /// How it is served.
     served: Option<PoolService>,
-    /// How many are pending in which status; `null`: none.
+    /// How many verifications are pending, by status; `null` if none is.
     pending: Option<PendingCounts>,
 }
 
-/// All pools: settings, who serves them, what is pending.
+/// All pools: their settings, their workers and what is pending.
 #[utoipa::path(
     get, path = "/v1/pools", tag = "lookup", security(("token" = ["read"])),
     responses((status = 200, body = Vec<PoolAnswer>, description = "All pools"), Refusals)
@@ -50,11 +51,11 @@ pub(super) async fn pools(State(api): State<Api>) -> Result<Json<Vec<PoolAnswer>
     Ok(Json(settings.into_iter().map(of).collect()))
 }
 
-/// Changes a pool's settings; workers feel it with their next statement.
+/// Changes a pool's settings. Workers apply them from their next statement on.
 #[utoipa::path(
     patch, path = "/v1/pools/{pool}", tag = "operators", security(("token" = ["operate"])),
     params(("pool" = String, Path, description = "The pool")),
-    request_body(content = PoolChange, description = "What to change: absent stays, `null` is taken away"),
+    request_body(content = PoolChange, description = "What to change: absent stays, `null` removes"),
     responses((status = 200, body = Pool, description = "As it is now"), Refusals, BodyRefusals, NotFound)
 )]
 pub(super) async fn change_pool(
@@ -63,9 +64,9 @@ pub(super) async fn change_pool(
     pool: Result<Path<String>, PathRejection>,
     bytes: Result<Bytes, BytesRejection>,
 ) -> Result<Json<Pool>, Problem> {
-    let nobodys = || Problem::not_found("no such pool; a worker that serves it makes it known");
-    let Path(pool) = pool.map_err(|_| nobodys())?;
-    parse_name(&pool).map_err(|_| nobodys())?;
+    let absent = || Problem::not_found("no such pool; a worker that serves it registers it");
+    let Path(pool) = pool.map_err(|_| absent())?;
+    parse_name(&pool).map_err(|_| absent())?;
     let bytes = body::bytes(bytes, api.config.body_bytes_max)?;
     let change: PoolChange = body::read_one(&bytes)?;
     change.check().map_err(|faults| {
@@ -75,10 +76,10 @@ pub(super) async fn change_pool(
         Problem::invalid(faults.iter().map(error).collect())
     })?;
     let changed = api.store.change_pool(&pool, &change, &caller.actor()).await;
-    changed.map_err(|error| Problem::database(&error))?.map(Json).ok_or_else(nobodys)
+    changed.map_err(|error| Problem::database(&error))?.map(Json).ok_or_else(absent)
 }
 
-/// The workers heard of lately.
+/// The workers that reported lately.
 #[utoipa::path(
     get, path = "/v1/workers", tag = "lookup", security(("token" = ["read"])),
     responses((status = 200, body = Vec<WorkerSeen>, description = "Running ones first"), Refusals)

@@ -1,5 +1,5 @@
-//! `GET /v1/pending`, `POST /v1/pending/cancel`, `POST /v1/runs/{run}/probe-now`: what waits, and what an
-//! operator does about it.
+//! `GET /v1/pending`, `POST /v1/pending/cancel`, `POST /v1/runs/{run}/probe-now`: what is
+//! pending, and what an operator can do about it.
 
 use axum::body::Bytes;
 use axum::extract::rejection::{BytesRejection, PathRejection, QueryRejection};
@@ -12,9 +12,9 @@ use super::Api;
 use super::body;
 use super::openapi::{BodyRefusals, Invalid, Refusals};
 use super::problem::{FieldError, Problem};
+use crate::caller::Caller;
 use crate::domain::ids::{RunId, parse_name};
 use crate::domain::status::Status;
-use crate::store::caller::Caller;
 use crate::store::lookup::Pending;
 use crate::store::pending::{PageKey, PendingFilter};
 
@@ -42,22 +42,22 @@ pub(super) struct PendingQuery {
     deployment_version: Option<String>,
     /// In this status.
     status: Option<Status>,
-    /// Rows on a page; 50.
+    /// Rows on a page; 50 by default.
     #[param(minimum = 1, maximum = 500)]
     limit: Option<u32>,
-    /// `next` of the page before.
+    /// `next` of the previous page.
     after: Option<String>,
 }
 
 #[derive(Serialize, ToSchema)]
 pub(super) struct Page {
     pending: Vec<Pending>,
-    /// For `after` of the next page; absent on the last one.
+    /// The value of `after` for the next page; absent on the last page.
     #[serde(skip_serializing_if = "Option::is_none")]
     next: Option<String>,
 }
 
-/// A page of what is pending, in the order in which it is looked at.
+/// A page of pending verifications, in the order of their next probes.
 #[utoipa::path(
     get, path = "/v1/pending", tag = "lookup", security(("token" = ["read"])), params(PendingQuery),
     responses((status = 200, body = Page, description = "A page"), Refusals, Invalid)
@@ -101,7 +101,7 @@ fn read_key(word: &str) -> Result<PageKey, Problem> {
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct CancelAsked {
-    /// Which; it must name something.
+    /// Which verifications; it must name at least one thing.
     filter: PendingFilter,
     /// Count and change nothing.
     #[serde(default)]
@@ -110,7 +110,7 @@ pub(super) struct CancelAsked {
 
 #[derive(Serialize, ToSchema)]
 pub(super) struct CancelAnswer {
-    /// How many the filter means; at most 100000 are counted.
+    /// How many match the filter; the count stops at 100000.
     #[serde(skip_serializing_if = "Option::is_none")]
     matching: Option<u32>,
     /// How many were cancelled.
@@ -118,7 +118,7 @@ pub(super) struct CancelAnswer {
     cancelled: Option<u32>,
 }
 
-/// Cancels everything a filter means, or counts it.
+/// Cancels all pending verifications that match a filter, or only counts them.
 #[utoipa::path(
     post, path = "/v1/pending/cancel", tag = "operators", security(("token" = ["operate"])),
     request_body = CancelAsked,
@@ -132,7 +132,7 @@ pub(super) async fn cancel_where(
     let bytes = body::bytes(bytes, api.config.body_bytes_max)?;
     let asked: CancelAsked = body::read_one(&bytes)?;
     if asked.filter == PendingFilter::default() {
-        let message = "names nothing; to cancel all that is pending, cancel it pool by pool";
+        let message = "is empty; to cancel everything that is pending, cancel it pool by pool";
         return Err(invalid("/filter", message));
     }
     check(&asked.filter, "/filter/")?;
@@ -141,13 +141,13 @@ pub(super) async fn cancel_where(
         matching.map(|matching| CancelAnswer { matching: Some(matching), cancelled: None })
     } else {
         let (api, actor) = (api.clone(), caller.actor());
-        // A task of its own: a client that goes away must not leave a cancel half done and without its entry.
+        // A separate task: a client that disconnects must not leave a cancel half done and without its entry.
         let doing =
             tokio::spawn(
                 async move { api.store.operator_cancel_where(&asked.filter, CANCEL_MAX, &actor).await },
             );
         let cancelled = doing.await.map_err(|error| {
-            tracing::error!(%error, "a cancel broke off");
+            tracing::error!(%error, "could not finish a cancel");
             Problem::internal()
         })?;
         cancelled.map(|cancelled| CancelAnswer { matching: None, cancelled: Some(cancelled) })
@@ -162,11 +162,11 @@ pub(super) struct Moved {
     probes_now: bool,
 }
 
-/// Has a run looked at now.
+/// Probes a run now instead of later.
 #[utoipa::path(
     post, path = "/v1/runs/{run}/probe-now", tag = "operators", security(("token" = ["operate"])),
     params(("run" = RunId, Path, description = "The run")),
-    responses((status = 200, body = Moved, description = "Whether it is"), Refusals, Invalid)
+    responses((status = 200, body = Moved, description = "Whether the probe was moved"), Refusals, Invalid)
 )]
 pub(super) async fn probe_now(
     State(api): State<Api>,
@@ -180,7 +180,7 @@ pub(super) async fn probe_now(
     Ok(Json(Moved { run_id, probes_now }))
 }
 
-/// Names as they are stored; the database takes no others, not even to compare.
+/// Checks names as a schedule does: the database accepts no others, not even to compare.
 fn check(filter: &PendingFilter, place: &str) -> Result<(), Problem> {
     let names = [
         ("pool", &filter.pool),

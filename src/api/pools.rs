@@ -1,4 +1,4 @@
-//! Which pools a request may name, asked of the database once in a while.
+//! Which pools a request may name. The database is asked from time to time.
 
 use std::collections::HashSet;
 use std::sync::{Mutex, PoisonError};
@@ -10,7 +10,7 @@ use super::Api;
 use super::problem::{FieldError, Problem};
 use crate::domain::ids::PoolName;
 
-/// How long the list is trusted; a pool that is missing in it is looked for at once.
+/// How long the list is trusted. If a pool is missing in it, the database is asked at once.
 const TRUSTED_FOR: Duration = Duration::from_secs(5);
 
 /// The pools as they were read last.
@@ -32,7 +32,7 @@ impl KnownPools {
         names
     }
 
-    /// Has the list read again by the next request.
+    /// Makes the next request read the list again.
     pub(super) fn forget(&self) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }

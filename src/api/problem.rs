@@ -46,7 +46,7 @@ impl FieldError {
         Self { field, message }
     }
 
-    /// A fault of a JSON reader, which speaks of the object around a key that is missing or stands twice.
+    /// A fault of a JSON reader. For a missing or duplicate key the reader names the object around it.
     pub(super) fn at(place: &str, message: &str) -> Self {
         let key = ["missing field `", "duplicate field `"]
             .iter()
@@ -54,7 +54,7 @@ impl FieldError {
         Self::new(key.map_or_else(|| place.to_owned(), |key| format!("{place}/{key}")), message)
     }
 
-    /// The place as people read it.
+    /// The place, in words.
     fn place(&self) -> String {
         if self.field.is_empty() { "the body".to_owned() } else { format!("`{}`", self.field) }
     }
@@ -74,13 +74,13 @@ impl Problem {
     pub(super) fn invalid(errors: Vec<FieldError>) -> Self {
         let detail = match errors.as_slice() {
             [one] => format!("{}: {}; nothing was written", one.place(), one.message),
-            many => format!("{} places are at fault; nothing was written", many.len()),
+            many => format!("{} fields are wrong; nothing was written", many.len()),
         };
-        let title = "The request does not fit";
+        let title = "The request is not valid";
         Self { errors, ..Self::new(StatusCode::UNPROCESSABLE_ENTITY, "urn:warmproof:invalid", title, detail) }
     }
 
-    /// Something changed while the request was carried out. A part of it may be written.
+    /// Something changed during the request. A part of it may be written.
     pub(super) fn conflict(detail: impl Into<String>) -> Self {
         Self::new(
             StatusCode::SERVICE_UNAVAILABLE,
@@ -90,7 +90,7 @@ impl Problem {
         )
     }
 
-    /// More than is read or taken at once.
+    /// More than one request may hold.
     pub(super) fn too_large(detail: impl Into<String>) -> Self {
         Self::new(
             StatusCode::PAYLOAD_TOO_LARGE,
@@ -100,7 +100,7 @@ impl Problem {
         )
     }
 
-    /// No token, or not ours.
+    /// No token, or an unknown one.
     pub(super) fn unauthorized() -> Self {
         let detail = "send `Authorization: Bearer <token>`; `warmproof token create` makes one";
         Self::new(StatusCode::UNAUTHORIZED, "urn:warmproof:unauthorized", "Not authorized", detail)
@@ -115,12 +115,12 @@ impl Problem {
         Self::new(StatusCode::FORBIDDEN, "urn:warmproof:forbidden", "Not allowed", detail)
     }
 
-    /// Nothing there.
+    /// The path, or what it names, does not exist.
     pub(super) fn not_found(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::NOT_FOUND, "urn:warmproof:not-found", "Not found", detail)
     }
 
-    /// The path is there, the method is not.
+    /// The path exists, but does not take this method.
     pub(super) fn method_not_allowed() -> Self {
         let detail = "this path does not take this method; docs/api.md lists what it takes";
         Self::new(
@@ -131,15 +131,12 @@ impl Problem {
         )
     }
 
-    /// The database did not do its part. The reason is logged, not sent.
+    /// The database failed. The reason is logged, not sent.
     pub(super) fn database(error: &StoreError) -> Self {
         tracing::warn!(%error, "a request failed on the database");
         let detail = match error.remedy() {
-            Remedy::Repeat => {
-                "the database did not answer as it should; repeat the request, it is safe to repeat"
-                    .to_owned()
-            }
-            // Repeating does not help before an operator has acted.
+            Remedy::Repeat => "the database failed; repeat the request, it is safe to repeat".to_owned(),
+            // Repeating does not help until an operator acts.
             Remedy::Migrate | Remedy::Configure | Remedy::Mend(_) => error.in_public(),
         };
         Self::new(
@@ -152,14 +149,14 @@ impl Problem {
 
     /// It took too long.
     pub(super) fn timeout(error: &BoxError) -> Self {
-        tracing::warn!(%error, "a request was given up");
+        tracing::warn!(%error, "a request took too long and was stopped");
         let detail = "no answer within the api's time limit; repeat the request, it is safe to repeat";
         Self::new(StatusCode::GATEWAY_TIMEOUT, "urn:warmproof:timeout", "The request took too long", detail)
     }
 
     /// A defect of ours.
     pub(super) fn internal() -> Self {
-        let detail = "this is a defect of Warmproof; its log tells more under this request's id";
+        let detail = "this is a defect of Warmproof; its log has the details under this request's id";
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "urn:warmproof:internal", "Internal error", detail)
     }
 }

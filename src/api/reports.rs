@@ -12,20 +12,20 @@ use super::openapi::{Invalid, Refusals};
 use super::problem::{FieldError, Problem};
 use crate::store::report::{LossBy, LossRates, Step};
 
-/// What is reported unless asked otherwise.
+/// What is reported by default.
 const SINCE_DEFAULT: TimeDelta = TimeDelta::hours(1);
 
 #[derive(Debug, Default, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ReportQuery {
-    /// From when on; an hour ago by default.
+    /// The start of the report; an hour ago by default.
     #[param(required = false)]
     since: Option<DateTime<Utc>>,
-    /// How long a line is.
+    /// How much time a line covers.
     #[param(required = false)]
     step: Option<Step>,
-    /// What to tell apart.
+    /// What to group the lines by.
     #[param(required = false)]
     by: Option<LossBy>,
 }

@@ -1,7 +1,7 @@
 //! Room: how many bytes of bodies are in flight at a time.
 //!
-//! A body is kept, read and compressed before its rows are written. Without a bound the callers of a
-//! slow database would fill the memory; with one they wait, in their order, before they are read.
+//! A body is kept, read and compressed before its rows are written. Without a bound, requests to a slow
+//! database would fill the memory. With the bound they wait in order, before their bodies are read.
 
 use axum::body::{Body, HttpBody};
 use axum::extract::{Request, State};
@@ -11,7 +11,7 @@ use tokio::sync::Semaphore;
 
 use super::Api;
 
-/// Bodies in flight, in KiB; what is made of them takes several times that.
+/// Bodies in flight, in KiB. The memory for handling them is several times that.
 const ROOM_KIB: usize = 16 << 10;
 
 /// Room for bodies, and for one of the largest in any case.
@@ -28,7 +28,7 @@ pub(super) async fn wait(State(api): State<Api>, request: Request, next: Next) -
     next.run(request).await
 }
 
-/// How long the body may become: as it says, or the most that is taken.
+/// How long the body may become: its declared length, at most the largest that is accepted.
 fn length(body: &Body, largest: usize) -> usize {
     let said = body.size_hint().exact().and_then(|length| usize::try_from(length).ok());
     said.unwrap_or(largest).min(largest)

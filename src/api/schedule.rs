@@ -1,4 +1,4 @@
-//! `POST /v1/verifications`: hits become promises.
+//! `POST /v1/verifications`: schedules verifications of warm-start hits.
 
 use std::time::Duration;
 
@@ -23,7 +23,6 @@ use crate::domain::verification::{
     DELAY_MAX, DELAY_MIN, Intent, NewVerification, ScheduleRefusal, ScheduleResult, Scheduled,
 };
 use crate::store::schedule::ScheduleAnswer;
-use crate::telemetry::metrics;
 
 // Unknown keys are refused, so that a misspelt one is not silently ignored.
 #[derive(Deserialize, ToSchema)]
@@ -35,18 +34,18 @@ use crate::telemetry::metrics;
         "backgroundWorker": {"version": "20260821.3"}
     }, "supervisor": "supervisor-1"}))]
 pub(super) struct Request {
-    /// The message as the platform handed it out. Kept byte for byte.
+    /// The message as the platform sent it. Stored byte for byte.
     #[schema(value_type = DequeuedMessage)]
     dequeued_message: Box<RawValue>,
-    /// The supervisor's timings. Kept byte for byte and handed to the workload.
+    /// The supervisor's timings. Stored byte for byte and passed to the workload.
     #[serde(default)]
     #[schema(value_type = Option<Object>)]
     timings: Option<Box<RawValue>>,
-    /// From now to `due_at`. Else the pool's own delay, else the API's.
+    /// The delay from now to `due_at`. By default the pool's own delay, or else the API's.
     #[serde(default)]
     #[schema(value_type = Option<u64>, minimum = 1000, maximum = 60_000)]
     delay_ms: Option<serde_json::Number>,
-    /// Whose backend starts the run cold; `default`.
+    /// The pool whose backend starts the run cold; `default` if absent.
     #[serde(default)]
     pool: Option<PoolName>,
     /// For reports.
@@ -57,7 +56,7 @@ pub(super) struct Request {
     #[serde(default)]
     #[schema(min_length = 1, max_length = 200)]
     region: Option<String>,
-    /// Why it is scheduled.
+    /// Why the verification is scheduled.
     #[serde(default)]
     intent: Intent,
 }
@@ -71,7 +70,7 @@ pub(super) struct Answer {
     result: ScheduleResult,
 }
 
-/// Schedule: a hit becomes a promise. 201 when all results agree, 207 when an array has mixed ones.
+/// Schedules verifications. 201 when all results agree, 207 when an array has mixed ones.
 #[utoipa::path(
     post, path = "/v1/verifications", tag = "supervisors", security(("token" = ["schedule"])),
     request_body = OneOrMany<Request>,
@@ -91,18 +90,16 @@ pub(super) async fn schedule(
     let (batch, is_array) = request.into_elements();
     pools::check(&api, batch.iter().map(|new| &new.pool), is_array).await?;
 
-    let asked: Vec<(RunId, PoolName)> =
-        batch.iter().map(|new| (new.dispatch.run_id.clone(), new.pool.clone())).collect();
+    let runs: Vec<RunId> = batch.iter().map(|new| new.dispatch.run_id.clone()).collect();
     let answers = promise(&api, batch, is_array).await?;
-    let mut scheduled = Vec::with_capacity(asked.len());
-    for ((run_id, pool), answer) in asked.into_iter().zip(answers) {
+    let mut scheduled = Vec::with_capacity(runs.len());
+    for (run_id, answer) in runs.into_iter().zip(answers) {
         match answer {
             Ok(Scheduled { result, id, due_at }) => {
-                metrics::scheduled(&pool, result);
                 scheduled.push(Answer { id, run_id, due_at, result });
             }
-            // The pool was there a moment ago: a deletion by hand crossed this request, and the
-            // elements beside it may be written. Repeated, they are duplicates and this one a 422.
+            // An operator deleted the pool during this request. Other elements may be written: on a
+            // repeat they are duplicates, and this element is a 422.
             Err(ScheduleRefusal::UnknownPool(pool)) => {
                 api.pools.forget();
                 return Err(Problem::conflict(format!(
@@ -129,15 +126,10 @@ async fn promise(
     is_array: bool,
 ) -> Result<Vec<ScheduleAnswer>, Problem> {
     let answers = match batch.pop() {
-        Some(one) if !is_array => {
-            return match api.coalescer.schedule(one).await {
-                Ok(answer) => Ok(vec![answer]),
-                Err(error) => Err(Problem::database(&error)),
-            };
-        }
+        Some(one) if !is_array => api.calls.schedule(one).await.map(|answer| vec![answer]),
         last => {
             batch.extend(last);
-            api.store.schedule(&batch, api.default_delay).await
+            api.calls.schedule_batch(&batch).await
         }
     };
     answers.map_err(|error| Problem::database(&error))

@@ -33,7 +33,7 @@ pub(super) struct History {
     run_id: RunId,
     /// The pending one first, then the past, newest first.
     verifications: Vec<Verification>,
-    /// Whether created fallbacks among them helped, as far as a follow-up was asked for.
+    /// The follow-ups of their created fallbacks, for pools that ask for follow-ups.
     follow_ups: Vec<FollowUpRecord>,
 }
 
@@ -41,7 +41,10 @@ pub(super) struct History {
 #[utoipa::path(
     get, path = "/v1/verifications/{id}", tag = "lookup", security(("token" = ["read"])),
     params(("id" = Uuid, Path, description = "The verification")),
-    responses((status = 200, body = Verification, description = "It"), Refusals, NotFound, Invalid)
+    responses(
+        (status = 200, body = Verification, description = "The verification"),
+        Refusals, NotFound, Invalid
+    )
 )]
 pub(super) async fn by_id(
     State(api): State<Api>,
@@ -65,7 +68,7 @@ pub(super) async fn by_id(
 #[utoipa::path(
     get, path = "/v1/runs/{run}", tag = "lookup", security(("token" = ["read"])),
     params(("run" = RunId, Path, description = "The run")),
-    responses((status = 200, body = History, description = "They"), Refusals, NotFound, Invalid)
+    responses((status = 200, body = History, description = "The verifications"), Refusals, NotFound, Invalid)
 )]
 pub(super) async fn of_run(
     State(api): State<Api>,

@@ -1,4 +1,4 @@
-//! `burst`: many rows due in one instant, 4 workers with 50 probes each, real HTTP probes.
+//! `burst`: many rows due at one instant, 4 workers with 50 concurrent HTTP probes each.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use super::rows::{self, Naming};
 
 const WORKERS: u32 = 4;
 const PROBES: &str = "50";
-/// Rows inserted a second at the very least.
+/// The slowest insert rate to allow for, in rows per second.
 const INSERTS_PER_SECOND: f64 = 16_000.0;
 const LEAD: Duration = Duration::from_secs(2);
 const PATIENCE: Duration = Duration::from_mins(2);
@@ -49,7 +49,7 @@ async fn one(context: &Context, count: u32) -> anyhow::Result<Value> {
     let took = rows::insert(db, &drafts, due_at, pace, Naming::Own).await?;
     anyhow::ensure!(
         took < inserting + LEAD,
-        "inserting took {took:?}; the burst was due before it stood there"
+        "inserting took {took:?}; the burst was due before it was in the table"
     );
     tokio::time::sleep((due_at - rows::clock(db).await?).to_std().unwrap_or_default()).await;
     let all_settled = rows::drained(db, PATIENCE).await?;
@@ -70,7 +70,7 @@ async fn one(context: &Context, count: u32) -> anyhow::Result<Value> {
 
 /// How many were delivered, and when the last of them was recorded.
 async fn delivered(db: &PgPool) -> anyhow::Result<(i64, DateTime<Utc>)> {
-    #[expect(clippy::disallowed_methods, reason = "a benchmark's own look")]
+    #[expect(clippy::disallowed_methods, reason = "a benchmark's own query")]
     let read = sqlx::query_as(
         "select count(*), coalesce(max(settled_at), 'epoch') from outcome where outcome = 'delivered'",
     )

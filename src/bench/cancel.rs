@@ -1,8 +1,8 @@
-//! `cancel`: batches of connects, and single cancels through the coalescer.
+//! `cancel`: batches of cancels, and single cancels through the coalescer.
 
 use serde_json::{Value, json};
 
-use super::context::{Context, SCHEMA};
+use super::context::Context;
 use super::figures::{Round, Rounds};
 use super::load::{DELAY, Stock, cancellation, share, warm_store};
 use super::server;
@@ -17,7 +17,7 @@ const CONNECTIONS: [u32; 2] = [1, 4];
 /// Callers of single calls.
 const CALLERS: [usize; 2] = [16, 256];
 
-/// Connections of a product process at its defaults.
+/// Connections of a product process with default settings.
 const PRODUCT_CONNECTIONS: u32 = 6;
 
 fn expect_cancelled(answers: impl IntoIterator<Item = Cancelled>) -> anyhow::Result<usize> {
@@ -55,7 +55,7 @@ async fn singles(
     .await
 }
 
-/// Measures both ways to cancel; every row was scheduled before the clock starts.
+/// Measures both ways to cancel; all rows are scheduled before the measurement starts.
 ///
 /// # Errors
 /// The server refused, or a cancel found nothing.
@@ -64,7 +64,7 @@ pub async fn run(context: &Context) -> anyhow::Result<Value> {
     let admin = context.fresh_store(2).await?;
     let stock = Stock::make(&admin, count).await?;
     let product = warm_store(context, PRODUCT_CONNECTIONS, &stock).await?;
-    let scheduler = Scheduler::new(&product, SCHEMA, DELAY);
+    let scheduler = Scheduler::new(&product, DELAY);
     let mut rounds = Rounds::default();
     for _ in 0..context.rounds {
         for connections in CONNECTIONS {

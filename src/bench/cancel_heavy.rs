@@ -64,7 +64,7 @@ pub async fn run(context: &Context) -> anyhow::Result<Value> {
     fleet::stop_api(api).await?;
     let accounts = fleet.stop().await?;
     store.close().await;
-    anyhow::ensure!(all_settled, "rows were left");
+    anyhow::ensure!(all_settled, "some rows were not settled");
     let lag = accounts.event_lag.context("nothing was executed")?;
     let both = Percentiles::of(schedules.iter().chain(&cancels).copied().collect());
     Ok(json!({

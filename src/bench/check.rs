@@ -1,11 +1,11 @@
-//! The bars a release must clear, against the document of one run.
+//! The bars that a release must meet, checked against the document of one run.
 //!
-//! Each phase publishes the figures that have a bar under `bars`, by the names below. A figure that
-//! is not there was not measured; that is said, and is neither met nor missed.
+//! Each phase publishes the figures that have a bar under `bars`, by the names below. A missing
+//! figure was not measured; it is reported as such, neither met nor missed.
 
 use serde_json::Value;
 
-/// On which side of its bar a figure must be.
+/// The side of its bar that a figure must be on.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Bound {
     /// Higher is better.
@@ -17,11 +17,11 @@ pub enum Bound {
 /// One bar.
 #[derive(Debug, Clone, Copy)]
 pub struct Bar {
-    /// What is asked.
+    /// What it measures.
     pub what: &'static str,
     phase: &'static str,
     figure: &'static str,
-    /// How much of it.
+    /// The limit.
     pub bound: Bound,
 }
 
@@ -33,7 +33,7 @@ const fn most(what: &'static str, phase: &'static str, figure: &'static str, bou
     Bar { what, phase, figure, bound: Bound::AtMost(bound) }
 }
 
-/// Every bar there is.
+/// All bars.
 pub const BARS: [Bar; 21] = [
     least("life through the batch API / in the server", "life", "life_to_limit", 0.70),
     least("single schedule, 256 callers / bulk", "schedule", "single_to_bulk", 0.80),
@@ -58,9 +58,9 @@ pub const BARS: [Bar; 21] = [
     most("RSS of the api at saturation, MB", "http", "api_rss_mb", 128.0),
 ];
 
-/// How a figure stands to its bar.
+/// How a figure compares with its bar.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Standing {
+pub enum Judgement {
     /// On the right side.
     Met,
     /// On the wrong side.
@@ -69,7 +69,7 @@ pub enum Standing {
     NotMeasured,
 }
 
-impl Standing {
+impl Judgement {
     /// The word for people.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -82,17 +82,17 @@ impl Standing {
 }
 
 impl Bar {
-    /// The figure of a run, and how it stands.
+    /// The figure of a run, and how it compares with the bar.
     #[must_use]
-    pub fn judge(&self, document: &Value) -> (Option<f64>, Standing) {
+    pub fn judge(&self, document: &Value) -> (Option<f64>, Judgement) {
         let figure = document["phases"][self.phase]["bars"][self.figure].as_f64();
-        let standing = match (figure, self.bound) {
-            (None, _) => Standing::NotMeasured,
-            (Some(figure), Bound::AtLeast(bar)) if figure >= bar => Standing::Met,
-            (Some(figure), Bound::AtMost(bar)) if figure <= bar => Standing::Met,
-            (Some(_), _) => Standing::Missed,
+        let result = match (figure, self.bound) {
+            (None, _) => Judgement::NotMeasured,
+            (Some(figure), Bound::AtLeast(bar)) if figure >= bar => Judgement::Met,
+            (Some(figure), Bound::AtMost(bar)) if figure <= bar => Judgement::Met,
+            (Some(_), _) => Judgement::Missed,
         };
-        (figure, standing)
+        (figure, result)
     }
 }
 
@@ -108,12 +108,12 @@ mod tests {
             let document = json!({ "phases": { "life": { "bars": { "life_to_limit": life } } } });
             BARS[0].judge(&document).1
         };
-        assert_eq!(judged(json!(0.70)), Standing::Met);
-        assert_eq!(judged(json!(0.69)), Standing::Missed);
-        assert_eq!(judged(Value::Null), Standing::NotMeasured);
+        assert_eq!(judged(json!(0.70)), Judgement::Met);
+        assert_eq!(judged(json!(0.69)), Judgement::Missed);
+        assert_eq!(judged(Value::Null), Judgement::NotMeasured);
         let document = json!({ "phases": { "wal": { "bars": { "wal_bytes": 1901 } } } });
-        let standings: Vec<_> = BARS.iter().map(|bar| bar.judge(&document).1).collect();
-        assert_eq!(standings.iter().filter(|standing| **standing == Standing::Missed).count(), 1);
-        assert_eq!(standings.iter().filter(|standing| **standing == Standing::Met).count(), 0);
+        let results: Vec<_> = BARS.iter().map(|bar| bar.judge(&document).1).collect();
+        assert_eq!(results.iter().filter(|result| **result == Judgement::Missed).count(), 1);
+        assert_eq!(results.iter().filter(|result| **result == Judgement::Met).count(), 0);
     }
 }

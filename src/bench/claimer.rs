@@ -1,4 +1,4 @@
-//! Times the claim statement on a live pool, with the watermark a worker would have.
+//! Times the claim statement on a live pool, with the watermark that a worker would have.
 
 use std::time::{Duration, Instant};
 
@@ -15,9 +15,9 @@ use crate::domain::outcome::{Ending, Settlement};
 use crate::domain::verdict::Acted;
 use crate::store::claim::{ClaimTerms, Wanted};
 
-/// How often it claims: as often as the workers of a busy pool together.
+/// How often it claims: as often as all workers of a busy pool together.
 const EVERY: Duration = Duration::from_millis(5);
-/// As far as a worker's watermark stays behind.
+/// How far the watermark lags: as far as a worker's.
 const MARGIN: TimeDelta = TimeDelta::milliseconds(500);
 const LEASE: Duration = Duration::from_secs(5);
 const QUOTA: u32 = 100;
@@ -31,7 +31,7 @@ pub struct Claims {
     pub rows: usize,
 }
 
-/// Claims from the default pool for so long, and settles what it gets.
+/// Claims from the default pool for this long, and settles what it claims.
 ///
 /// # Errors
 /// The server refused.
@@ -73,7 +73,7 @@ async fn settle(store: &Bed, claims: Vec<Claim>) -> anyhow::Result<()> {
         })
         .collect();
     for answer in store.settle(&batch).await? {
-        // Stale is an answer: another claimer may be at work in the same pool.
+        // Stale is a valid answer: another claimer may work in the same pool.
         let _ = answer?;
     }
     Ok(())

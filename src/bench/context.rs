@@ -1,4 +1,4 @@
-//! What every phase of a benchmark works with.
+//! The cluster, stores and sizes that all phases of a benchmark use.
 
 use std::ops::Deref;
 use std::time::Duration;
@@ -9,21 +9,21 @@ use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use crate::config::database::CompressionConfig;
 use crate::store::{Store, connect, migrate};
 
-/// The schema of a benchmark; dropped and made anew for each phase that wants a fresh one.
+/// The schema of a benchmark. Each phase that needs a fresh one drops it and makes it again.
 pub const SCHEMA: &str = "warmproof_bench";
 
-/// How long a connection is waited for. Phases use more callers than connections.
+/// Longest wait for a connection. Phases use more callers than connections.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Connections beside a store.
 const PREPARING: u32 = 2;
 
-/// How much work a run does.
+/// How much a run measures.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scale {
-    /// Under two minutes in all.
+    /// Less than two minutes in total.
     Quick,
-    /// As long as the figures need.
+    /// As long as reliable figures need.
     Full,
 }
 
@@ -36,7 +36,7 @@ pub struct Context {
     pub url: String,
     /// How much work to do.
     pub scale: Scale,
-    /// How often variants that are compared are measured, in turns.
+    /// How many rounds measure each compared variant, in turns.
     pub rounds: usize,
 }
 
@@ -50,8 +50,8 @@ impl Context {
         }
     }
 
-    /// A store whose plain connections are so many, for statements that are not the product's: their sessions have
-    /// the server's own settings.
+    /// A store with this many plain connections, for statements that are not the product's. Their sessions
+    /// have the server's own settings.
     ///
     /// # Errors
     /// The server refused.
@@ -66,7 +66,7 @@ impl Context {
         Ok(pool.connect_with(self.options.clone().options([("search_path", SCHEMA)])).await?)
     }
 
-    /// A store on an empty, freshly migrated schema, with at most so many connections.
+    /// A store on an empty, freshly migrated schema, with at most this many connections.
     ///
     /// # Errors
     /// The server refused.
@@ -81,12 +81,12 @@ impl Context {
         self.store(connections).await
     }
 
-    /// A store on the schema as it is.
+    /// A store on the existing schema.
     ///
     /// # Errors
     /// The server refused.
     pub async fn store(&self, connections: u32) -> anyhow::Result<Bed> {
-        // A third of a store's connections is kept for relaxed commits, and a phase counts the others.
+        // A store reserves a third of its connections for relaxed commits; a phase counts only the others.
         let all = connections + (connections / 2).max(1);
         let store = Store::new(connect::database(self.options.clone(), SCHEMA, all));
         store.db().prove().await?;
@@ -94,22 +94,22 @@ impl Context {
     }
 }
 
-/// The store that is measured, and connections beside it that prepare and read without its bounds.
+/// The measured store, and separate connections that prepare and read without its limits.
 #[derive(Debug, Clone)]
 pub struct Bed {
-    /// The store that is measured.
+    /// The measured store.
     pub store: Store,
     db: PgPool,
 }
 
 impl Bed {
-    /// The same with another way of storing messages.
+    /// The same store with another compression of messages.
     #[must_use]
     pub fn with_compression(&self, compression: CompressionConfig) -> Self {
         Self { store: self.store.clone().with_compression(compression), db: self.db.clone() }
     }
 
-    /// The connections beside the store.
+    /// The separate connections.
     pub fn db(&self) -> &PgPool {
         &self.db
     }

@@ -1,4 +1,4 @@
-//! `depth`: what a claim on a live pool costs beside rows that are none of its business.
+//! `depth`: what a claim on a live pool costs while the table holds many rows that it cannot claim.
 
 use std::time::Duration;
 
@@ -19,10 +19,10 @@ use crate::bench::context::Bed;
 const RATE: u32 = 1000;
 /// From the first insert to the first due time.
 const LEAD: Duration = Duration::from_secs(2);
-/// How long all rows over a cap may take to be looked at once, and how often that is asked.
-const TOLD_MAX: Duration = Duration::from_mins(3);
+/// How long the first probe of all rows over a cap may take, and how often this is checked.
+const PROBED_MAX: Duration = Duration::from_mins(3);
 const CHECK_EVERY: Duration = Duration::from_millis(500);
-/// What the background worker's null probe sees: the snapshot of every waiting row, so each look is a loss.
+/// What the background worker's null probe observes: each waiting row's snapshot, so each row is lost.
 const LOST_SNAPSHOT: &str = "snapshot_deep";
 
 /// Rows beside the live pool.
@@ -33,9 +33,9 @@ enum Beside {
     Future(i64),
     /// Overdue in a paused pool.
     Paused(i64),
-    /// Lost and over the cap of their pool, looked at again and again by a worker of that pool.
+    /// Lost and over the cap of their pool; a worker of that pool probes them again and again.
     Capped(i64),
-    /// 200 000 of the one and 50 000 of the other.
+    /// 200 000 of the paused kind and 50 000 of the capped kind.
     Elsewhere,
 }
 
@@ -45,14 +45,14 @@ enum Beside {
 /// The server or a process failed.
 pub async fn run(context: &Context) -> anyhow::Result<Value> {
     let mut sides = vec![("empty", Beside::Nothing), ("paused_200k_overdue", Beside::Paused(200_000))];
-    // Telling 50 000 losses to wait, and laying millions of rows, takes longer than a quick run may.
+    // Deferring 50 000 cold starts and inserting millions of rows takes too long for a quick run.
     if context.scale == Scale::Full {
         sides.extend([
             ("capped_50k_lost", Beside::Capped(50_000)),
             ("overdue_elsewhere", Beside::Elsewhere),
             ("future_1m", Beside::Future(1_000_000)),
             ("future_8m", Beside::Future(8_000_000)),
-            // The machine may have changed meanwhile: the base is the mean of both.
+            // The machine's speed may have changed meanwhile: the base is the mean of both.
             ("empty_again", Beside::Nothing),
         ]);
     }
@@ -96,7 +96,7 @@ fn mean(figures: &[f64]) -> f64 {
 async fn one(context: &Context, beside: Beside) -> anyhow::Result<(Percentiles, usize)> {
     let store = context.fresh_store(3).await?;
     let fleet = lay_beside(context, &store, beside).await?;
-    // What is measured is a claim beside these rows, not the work that laying gigabytes at once leaves behind.
+    // The figure is for a claim beside these rows, not for the aftermath of inserting gigabytes at once.
     server::checkpoint(store.db()).await?;
     let seconds = context.pick(3, 20);
     let pace = Pace { rate: RATE, seconds, group: 1 };
@@ -119,7 +119,7 @@ async fn lay_beside(context: &Context, store: &Bed, beside: Beside) -> anyhow::R
     match beside {
         Beside::Nothing => Ok(None),
         Beside::Future(count) => {
-            // At the longest delay a row is due within the minute, so these are moved on as held rows are.
+            // With the longest delay a row is due within a minute, so move these later, as held rows are.
             fill(db, "default", count, "clock_timestamp() + interval '1 hour'", "null").await?;
             Ok(None)
         }
@@ -145,9 +145,9 @@ async fn capped(context: &Context, db: &PgPool, count: i64) -> anyhow::Result<Fl
     fill(db, "capped", count, "clock_timestamp()", "clock_timestamp()").await?;
     let probe = ["--snapshot", LOST_SNAPSHOT];
     let fleet = Fleet::workers(context, 1, &probe, &[("WARMPROOF_POOLS", "capped")]).await?;
-    // Each is looked at once and told to wait; from then on it is a row that waits over the cap.
-    let waiting = "select count(*) from pending where pool = 'capped' and last_error = 'held: cap'";
-    let reported = tokio::time::timeout(TOLD_MAX, async {
+    // Each row is probed once and then held; from then on it waits over the cap.
+    let waiting = "select count(*) from pending where pool = 'capped' and hold_reason = 'cap'";
+    let reported = tokio::time::timeout(PROBED_MAX, async {
         loop {
             #[expect(clippy::disallowed_methods, reason = "a benchmark's own set-up")]
             let now: i64 = sqlx::query_scalar(waiting).fetch_one(db).await?;
@@ -157,7 +157,7 @@ async fn capped(context: &Context, db: &PgPool, count: i64) -> anyhow::Result<Fl
             tokio::time::sleep(CHECK_EVERY).await;
         }
     });
-    reported.await.map_err(|_| anyhow::anyhow!("not all rows were looked at"))??;
+    reported.await.map_err(|_| anyhow::anyhow!("not all rows were probed"))??;
     Ok(fleet)
 }
 
@@ -168,8 +168,8 @@ async fn pool(db: &PgPool, name: &str, paused: bool, cap: Option<i32>) -> anyhow
     Ok(())
 }
 
-/// Rows with small messages, made inside the server, and vacuumed as rows are that have been there for a while.
-/// `probe_at` and `lost_at` are expressions of ours.
+/// Rows with small messages, made inside the server, then vacuumed as older rows would be.
+/// `probe_at` and `lost_at` are SQL expressions from this file.
 async fn fill(db: &PgPool, pool: &str, count: i64, probe_at: &str, lost_at: &str) -> anyhow::Result<()> {
     let text = format!(
         "insert into pending (id, run_id, snapshot_id, pool, intent, dequeued_at, scheduled_at, due_at, probe_at,

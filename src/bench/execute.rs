@@ -1,8 +1,11 @@
-//! `execute`: a whole worker drains rows that are due: claim, dispatch, null probe, settle.
+//! `execute`: a whole worker drains due rows: claim, dispatch, null probe, settle.
 
+use std::future::ready;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::anyhow;
+use futures_util::future::BoxFuture;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -15,25 +18,35 @@ use crate::bench::context::Bed;
 use crate::config::WorkerSettings;
 use crate::config::environment::Environment;
 use crate::config::verify::Switch;
-use crate::domain::ids::SnapshotId;
-use crate::domain::verdict::LatestSnapshot;
-use crate::worker::{Probe, Served, Worker};
+use crate::domain::ids::{RunId, SnapshotId};
+use crate::domain::verdict::{LatestSnapshot, Observation};
+use crate::worker::{Probe, ProbeSource, Served, Worker};
 
-/// How long a drain may take before something is wrong.
+/// How long a drain may take before the phase fails.
 const PATIENCE: Duration = Duration::from_mins(2);
 /// How often the counts are read while a worker drains.
-const LOOK: Duration = Duration::from_millis(10);
+const COUNT_EVERY: Duration = Duration::from_millis(10);
 
-/// A observation of a run that has moved on.
+/// Answers every probe with the same snapshot, so that a benchmark measures all the rest.
+#[derive(Debug)]
+struct Unchanging(LatestSnapshot);
+
+impl ProbeSource for Unchanging {
+    fn latest_snapshot<'a>(&'a self, _run_id: &'a RunId) -> BoxFuture<'a, Observation> {
+        Box::pin(ready(Ok(self.0.clone())))
+    }
+}
+
+/// An observation of a run that has moved on.
 #[must_use]
 pub fn moved_on(snapshot_id: SnapshotId) -> Probe {
-    Probe::Fixed(Box::new(LatestSnapshot {
+    Probe::Custom(Arc::new(Unchanging(LatestSnapshot {
         snapshot_id,
         execution_status: "EXECUTING".to_owned(),
         description: "Attempt created, starting execution (warm start)".to_owned(),
         run_status: "EXECUTING".to_owned(),
         attempt_number: Some(1),
-    }))
+    })))
 }
 
 async fn drain(context: &Context, admin: &Bed, rows: usize, in_flight: Option<u32>) -> anyhow::Result<f64> {
@@ -55,7 +68,7 @@ async fn drain(context: &Context, admin: &Bed, rows: usize, in_flight: Option<u3
     let worker = tokio::spawn(Worker::builder(settings.worker, store.store.clone(), pools).run(stop.clone()));
     let done = timeout(PATIENCE, async {
         while usize::try_from(server::ended(admin).await?)? < rows {
-            sleep(LOOK).await;
+            sleep(COUNT_EVERY).await;
         }
         anyhow::Ok(begin.elapsed())
     })
@@ -68,7 +81,7 @@ async fn drain(context: &Context, admin: &Bed, rows: usize, in_flight: Option<u3
     Ok(per_second(rows, took))
 }
 
-/// Measures a worker at its defaults and one with more claims in flight.
+/// Measures a worker with default settings and one with more claims in flight.
 ///
 /// # Errors
 /// The server refused, or the worker left rows behind.

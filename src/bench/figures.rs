@@ -7,23 +7,23 @@ use serde_json::{Value, json};
 
 use super::spent::CpuPerRow;
 
-/// What a set of measured times says, in milliseconds.
+/// The percentiles of a set of measured times, in milliseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Percentiles {
     /// How many were measured.
     pub count: usize,
     /// Median.
     pub p50: f64,
-    /// One in a hundred is longer.
+    /// 99 % are at most this long.
     pub p99: f64,
-    /// One in a thousand is longer.
+    /// 99.9 % are at most this long.
     pub p999: f64,
     /// The longest.
     pub max: f64,
 }
 
 impl Percentiles {
-    /// Sorts and reads off; `None` of nothing.
+    /// Sorts the times and picks the percentiles; `None` for an empty set.
     #[must_use]
     pub fn of(mut millis: Vec<f64>) -> Option<Self> {
         millis.sort_by(f64::total_cmp);
@@ -35,20 +35,20 @@ impl Percentiles {
     }
 }
 
-/// So many in so long, per second.
+/// The rate per second.
 #[must_use]
 #[expect(clippy::cast_precision_loss, reason = "counts of a benchmark are far below 2^52")]
 pub fn per_second(count: usize, took: Duration) -> f64 {
     count as f64 / took.as_secs_f64()
 }
 
-/// Milliseconds with fractions.
+/// A duration as milliseconds with fractions.
 #[must_use]
 pub fn millis(took: Duration) -> f64 {
     took.as_secs_f64() * 1000.0
 }
 
-/// The middle one of a few runs.
+/// The median of a few runs.
 #[must_use]
 pub fn median(mut figures: Vec<f64>) -> Option<f64> {
     figures.sort_by(f64::total_cmp);
@@ -62,7 +62,7 @@ pub struct Round {
     pub per_second: f64,
     /// How long its calls took, where single calls were timed.
     pub calls: Option<Percentiles>,
-    /// What it cost, where that was metered.
+    /// What it cost, where it was metered.
     pub cpu: Option<CpuPerRow>,
 }
 
@@ -72,7 +72,7 @@ impl From<f64> for Round {
     }
 }
 
-/// Variants that were measured in turns, so that a noisy minute meets them all.
+/// Variants measured in turns, so that a noisy minute affects all of them.
 #[derive(Debug, Default)]
 pub struct Rounds {
     variants: Vec<(String, Vec<Round>)>,
@@ -104,26 +104,26 @@ impl Rounds {
         median(self.of(variant).iter().filter_map(|round| round.calls.as_ref().map(figure)).collect())
     }
 
-    /// Median over rounds of what a row of a variant cost.
+    /// Median over rounds of the cost of a variant's row.
     fn cpu(&self, variant: &str, figure: fn(&CpuPerRow) -> f64) -> Option<f64> {
         median(self.of(variant).iter().filter_map(|round| round.cpu.as_ref().map(figure)).collect())
     }
 
-    /// The best of several variants by median rate.
+    /// The variant with the best median rate.
     #[must_use]
     pub fn best<'v>(&self, variants: &[&'v str]) -> Option<&'v str> {
         let rate = |variant: &&&str| self.rate(variant).unwrap_or(0.0);
         variants.iter().max_by(|one, other| rate(one).total_cmp(&rate(other))).copied()
     }
 
-    /// Median of the ratios that two variants had within each round.
+    /// Median over rounds of the ratio of two variants.
     #[must_use]
     pub fn ratio(&self, variant: &str, to: &str) -> Option<f64> {
         let rounds = self.of(variant).iter().zip(self.of(to));
         median(rounds.map(|(one, other)| one.per_second / other.per_second).collect())
     }
 
-    /// One row a variant: medians, lowest and highest rate, and every round's rate.
+    /// One row per variant: medians, lowest and highest rate, and the rate of each round.
     #[must_use]
     pub fn rows(&self) -> Value {
         let row = |(name, rounds): &(String, Vec<Round>)| {
@@ -151,7 +151,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn percentiles_are_read_off_by_rank() {
+    fn percentiles_are_picked_by_rank() {
         let figures = Percentiles::of((1..=1000).rev().map(f64::from).collect()).expect("figures");
         assert_eq!((figures.p50, figures.p99, figures.p999, figures.max), (500.0, 990.0, 999.0, 1000.0));
         assert_eq!(Percentiles::of(Vec::new()), None);
@@ -169,6 +169,6 @@ mod tests {
         assert_eq!(rounds.ratio("ours", "limit"), Some(0.6));
         assert_eq!(rounds.rate("limit"), Some(100.0));
         assert_eq!(rounds.best(&["ours", "limit"]), Some("limit"));
-        assert_eq!(rounds.ratio("ours", "nobody"), None);
+        assert_eq!(rounds.ratio("ours", "unknown"), None);
     }
 }

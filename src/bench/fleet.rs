@@ -1,4 +1,4 @@
-//! The processes of a benchmark: workers, bare timers and an API, all this same program.
+//! The processes of a benchmark: workers, bare timers and an API, all of them this program.
 
 use std::process::Stdio;
 use std::time::Duration;
@@ -16,39 +16,39 @@ use super::pace::Pace;
 
 /// How long a process may take to start or to stop.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// What an API of a benchmark is called with.
+/// The API token of a benchmark.
 pub const API_TOKEN: &str = "benchmark-token-0123456789";
 
-/// What one process says when it stops.
+/// What one process reports when it stops.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub struct Account {
-    /// How late each look began, in microseconds, by the machine's clock. Only of rows named after their due time.
+    /// How late each probe began, in microseconds, by the machine's clock; only for run ids with a due time.
     pub lags_us: Vec<i32>,
-    /// How late each settled look was by the worker's own reckoning, in microseconds.
+    /// How late each settled probe was, in microseconds, as the worker computed it.
     pub event_lags_us: Vec<i32>,
-    /// Most memory it ever had, in KiB.
+    /// Its peak memory, in KiB.
     pub rss_peak_kib: u64,
 }
 
-/// Some processes that run until they are stopped.
+/// Processes that run until they are stopped.
 #[derive(Debug)]
 pub struct Fleet {
     processes: Vec<(Child, Lines<BufReader<ChildStdout>>)>,
 }
 
-/// What all processes of a fleet said.
+/// What all processes of a fleet reported.
 #[derive(Debug, Serialize)]
 pub struct Accounts {
     /// By the machine's clock.
     pub lag: Option<Percentiles>,
-    /// By the workers' own reckoning.
+    /// As the workers computed it.
     pub event_lag: Option<Percentiles>,
-    /// Most memory of any one process, in KiB.
+    /// Highest peak memory of one process, in KiB.
     pub rss_peak_kib: u64,
 }
 
 impl Fleet {
-    /// Starts so many workers and waits until they are connected. `probe` is what they ask.
+    /// Starts this many workers and waits until they are connected. `probe` selects their probe.
     ///
     /// # Errors
     /// A process could not be started, or was not ready in time.
@@ -64,7 +64,7 @@ impl Fleet {
         Self::start(context, processes, environment).await
     }
 
-    /// Starts so many processes that share the pace's bare timers.
+    /// Starts this many processes that share the pace's bare timers.
     ///
     /// # Errors
     /// A process could not be started, or was not ready in time.
@@ -105,10 +105,10 @@ impl Fleet {
         Ok(fleet)
     }
 
-    /// Stops all and gathers what they say.
+    /// Stops all processes and collects their reports.
     ///
     /// # Errors
-    /// A process did not stop in time, or said nothing of use.
+    /// A process did not stop in time, or its report is not valid.
     pub async fn stop(mut self) -> anyhow::Result<Accounts> {
         for (child, _) in &mut self.processes {
             drop(child.stdin.take());
@@ -117,7 +117,7 @@ impl Fleet {
         for (child, lines) in &mut self.processes {
             let line =
                 timeout(PATIENCE, lines.next_line()).await.context("a process did not stop in time")??;
-            let account: Account = serde_json::from_str(&line.context("a process said nothing")?)?;
+            let account: Account = serde_json::from_str(&line.context("a process reported nothing")?)?;
             whole.lags_us.extend(account.lags_us);
             whole.event_lags_us.extend(account.event_lags_us);
             whole.rss_peak_kib = whole.rss_peak_kib.max(account.rss_peak_kib);
@@ -133,7 +133,7 @@ impl Fleet {
     }
 }
 
-/// An API process and where it listens.
+/// Starts an API process and returns its address.
 ///
 /// # Errors
 /// It could not be started, or was not ready in time.
@@ -175,7 +175,7 @@ fn spawn(
     Ok((child, BufReader::new(stdout).lines()))
 }
 
-/// Complete and harmless: whatever is not given leads to a closed port.
+/// A complete and harmless environment: addresses that are not given lead to a closed port.
 fn base_environment(context: &Context) -> Vec<(&'static str, String)> {
     let nowhere = "http://127.0.0.1:9";
     [

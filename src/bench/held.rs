@@ -1,7 +1,7 @@
-//! `held`: the same load with and without a long transaction that pins dead rows.
+//! `held`: the same load with and without a long transaction that prevents the removal of dead rows.
 //!
-//! 1 500 schedules a second, nine of ten cancelled, the rest executed by one worker. The claim
-//! statement is timed in the same pool by a claimer of this process, which shares the worker's index range.
+//! 1 500 schedules a second, nine of ten cancelled, the rest executed by one worker. A claimer in this
+//! process times the claim statement in the same pool, on the same index range as the worker.
 
 use std::time::{Duration, Instant};
 
@@ -17,14 +17,14 @@ use super::rows;
 use crate::bench::context::Bed;
 use crate::domain::verification::{CancelReason, Cancellation, NewVerification};
 
-/// A batch of schedules and one of cancels, this often.
+/// How often it sends a batch of schedules and one of cancels.
 const EVERY: Duration = Duration::from_millis(20);
 const BATCH: usize = 30;
 const EXECUTED: usize = 3;
-/// Schedules offered in a second, and the share of them without which the run is void.
+/// Schedules offered per second, and the share of them that must succeed for a valid run.
 const OFFERED: f64 = 1500.0;
 const REACHED: f64 = 0.95;
-/// Longer than the way from schedule to cancel, shorter than the run.
+/// Longer than the time from schedule to cancel, shorter than the run.
 const DELAY: Duration = Duration::from_secs(2);
 /// Batches between a schedule and its cancel.
 const CANCEL_BEHIND: usize = 25;
@@ -65,19 +65,19 @@ impl Figures {
 async fn one(context: &Context, span: Duration, held: bool) -> anyhow::Result<Figures> {
     let store = context.fresh_store(4).await?;
     let fleet = Fleet::workers(context, 1, &[], &[]).await?;
-    // The product's sessions end such a transaction after ten seconds; this one is somebody else's.
+    // The product's sessions end such a transaction after ten seconds; this one belongs to another program.
     let holder = context.plain_store(1).await?;
     let snapshot = if held { Some(hold(&holder).await?) } else { None };
     let offered = tokio::spawn(offer(store.clone(), span));
-    // The second half: by then dead rows lie about.
+    // Measures the second half: by then there are dead rows.
     tokio::time::sleep(span / 2).await;
     let claims = claimer::claim_for(&store, span / 2).await?;
     let schedules_per_second = offered.await??;
     anyhow::ensure!(
         schedules_per_second >= OFFERED * REACHED,
-        "{schedules_per_second:.0} of {OFFERED} schedules a second were reached: the figures are of another load"
+        "{schedules_per_second:.0} of {OFFERED} schedules a second succeeded: the load was too low"
     );
-    anyhow::ensure!(rows::drained(store.db(), Duration::from_secs(30)).await?, "rows were left");
+    anyhow::ensure!(rows::drained(store.db(), Duration::from_secs(30)).await?, "some rows were not settled");
     let accounts = fleet.stop().await?;
     if let Some(snapshot) = snapshot {
         snapshot.rollback().await?;
@@ -91,7 +91,7 @@ async fn one(context: &Context, span: Duration, held: bool) -> anyhow::Result<Fi
     })
 }
 
-/// An idle transaction that has read something and now pins every row that dies.
+/// An idle transaction that has read a row. It keeps all later dead rows from being removed.
 async fn hold(holder: &Bed) -> anyhow::Result<sqlx::Transaction<'static, sqlx::Postgres>> {
     let mut transaction = holder.db().begin().await?;
     for text in ["set transaction isolation level repeatable read", "select count(*) from pending"] {

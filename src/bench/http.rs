@@ -1,4 +1,4 @@
-//! `http`: what the API takes in, beside the library call, with 256 callers each.
+//! `http`: the rate of schedules through the API, compared with library calls, with 256 callers each.
 //!
 //! The load generator is this process and shares the machine with the API and the server.
 
@@ -10,7 +10,7 @@ use anyhow::Context as _;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
-use super::context::{Context, SCHEMA};
+use super::context::Context;
 use super::figures::{Percentiles, Round, Rounds, millis, per_second};
 use super::fleet::{self, API_TOKEN};
 use super::load::Clock;
@@ -60,7 +60,7 @@ async fn library(context: &Context, count: usize) -> anyhow::Result<Round> {
     let mut dispatches = Dispatches::new(21, 0);
     let clock = Clock::read(&store).await?;
     let hits: Vec<Dispatch> = (0..count).map(|_| dispatches.next(now)).collect();
-    let scheduler = Scheduler::new(&store, SCHEMA, DELAY);
+    let scheduler = Scheduler::new(&store, DELAY);
     let figures = by_callers(hits, move |mut dispatch| {
         let scheduler = scheduler.clone();
         dispatch.dequeued_at = clock.dequeued_at();
@@ -129,7 +129,7 @@ pub(super) fn reqwest_client() -> anyhow::Result<reqwest::Client> {
     crate::platform::Client::without_credentials().map_err(anyhow::Error::new)
 }
 
-/// Gives the work out to 256 callers that call one after the other.
+/// Divides the work among 256 callers; each makes one call after the other.
 async fn by_callers<W, F>(
     work: Vec<W>,
     call: impl Fn(W) -> F + Clone + Send + 'static,

@@ -1,4 +1,4 @@
-//! `idle`: what a worker with nothing to do costs the server and the machine.
+//! `idle`: what an idle worker costs the server and the machine.
 
 use std::time::Duration;
 
@@ -11,12 +11,12 @@ use super::process::{self, Process};
 use super::server;
 use crate::bench::context::Bed;
 
-/// Until a worker has connected and looked everywhere once.
+/// The time a worker needs to connect and check each of its queries once.
 const SETTLE_IN: Duration = Duration::from_secs(3);
-/// Backends tell their counters at most this late.
+/// Backends report their counters at most this late.
 const COUNTERS_LATE: Duration = Duration::from_millis(1200);
 
-/// Transactions a second that the server counts over a while.
+/// Transactions per second, as the server counts them over a while.
 async fn transactions(store: &Bed, over: Duration) -> anyhow::Result<f64> {
     let begin = Instant::now();
     let before = server::transactions(store.db()).await?;
@@ -26,7 +26,7 @@ async fn transactions(store: &Bed, over: Duration) -> anyhow::Result<f64> {
     Ok(f64::from(count) / begin.elapsed().as_secs_f64())
 }
 
-/// CPU time so far of the worker and of its backends, where the kernel tells.
+/// CPU time so far of the worker and of its backends, where the kernel reports it.
 fn cpu(worker: i32, backends: &[i32]) -> Option<(u64, u64)> {
     let of_backends = backends.iter().map(|pid| process::cpu_nanos(*pid)).sum::<Option<u64>>()?;
     Some((process::cpu_nanos(worker)?, of_backends))
@@ -37,7 +37,7 @@ fn percent(nanos: u64, over: Duration) -> f64 {
     (nanos as f64 / over.as_secs_f64() / 1e5).round() / 100.0
 }
 
-/// Measures the server with one worker that has nothing to do.
+/// Measures the server with one idle worker.
 ///
 /// # Errors
 /// The server refused, or the worker could not be started.
@@ -60,7 +60,7 @@ pub async fn run(context: &Context) -> anyhow::Result<Value> {
     let used = after.zip(before);
     let of_worker = used.map(|(after, before)| percent(after.0 - before.0, took));
     let of_backends = used.map(|(after, before)| percent(after.1 - before.1, took));
-    // Autovacuum's rounds and this benchmark's own two questions are in it: too much rather than too little.
+    // Includes autovacuum and this benchmark's own two queries: the figure is too high rather than too low.
     let queries = with_worker;
     Ok(json!({
         "seconds": over.as_secs(),

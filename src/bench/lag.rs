@@ -1,8 +1,8 @@
-//! `lag`: how late a look begins, beside as many bare timers in as many processes.
+//! `lag`: how late a probe begins, compared with as many bare timers in as many processes.
 //!
-//! Rows stand in the table before the first is due; scheduling does not run meanwhile. The
-//! probe is null: it answers at once that the run moved on. Lateness is read off the
-//! machine's clock, which the server shares, when the probe is called.
+//! All rows are in the table before the first is due; scheduling does not run meanwhile. The
+//! null probe answers at once that the run moved on. When the probe is called, it reads its
+//! lateness from the machine's clock, which the server shares.
 
 use std::time::Duration;
 
@@ -16,11 +16,11 @@ use super::pace::Pace;
 use super::rows::{self, Naming};
 use super::spent::Reading;
 
-/// Rows inserted a second at the very least, for the distance from the first insert to the first look.
+/// The slowest insert rate to allow for, in rows per second; sets the time before the first probe.
 const INSERTS_PER_SECOND: f64 = 16_000.0;
-/// Between the last insert and the first look: a worker claims ahead.
+/// Between the last insert and the first probe: a worker claims ahead.
 const LEAD: Duration = Duration::from_secs(2);
-/// How long after the last due time everything must be settled.
+/// How long after the last due time all rows must be settled.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Runs the phase.
@@ -63,7 +63,7 @@ async fn one(context: &Context, pace: Pace, workers: u32, shape: &str) -> anyhow
     let took = rows::insert(db, &drafts, start_at, pace, Naming::AfterDue).await?;
     anyhow::ensure!(
         took < inserting + LEAD,
-        "inserting took {took:?}; rows were due before they stood there"
+        "inserting took {took:?}; rows were due before they were in the table"
     );
     let until_start = (start_at - rows::clock(db).await?).to_std().unwrap_or_default();
     tokio::time::sleep(until_start).await;
@@ -75,10 +75,10 @@ async fn one(context: &Context, pace: Pace, workers: u32, shape: &str) -> anyhow
     let timers = bare_timers(context, db, pace, workers).await?;
     store.close().await;
 
-    let looks = accounts.lag.map_or(0, |lag| lag.count);
+    let probes = accounts.lag.map_or(0, |lag| lag.count);
     anyhow::ensure!(
-        all_settled && looks == pace.count() as usize,
-        "{looks} looks for {} rows, all settled: {all_settled}",
+        all_settled && probes == pace.count() as usize,
+        "{probes} probes for {} rows, all settled: {all_settled}",
         pace.count()
     );
     let ratio_p99 = accounts.lag.zip(timers).map(|(lag, timers)| lag.p99 / timers.p99);

@@ -1,8 +1,8 @@
 //! `life`: schedule, cancel nine of ten, claim and settle the rest, through the batch API.
 //!
-//! Each connection works on a pool of its own and does the steps in the order of real life; a claim
-//! therefore steps over the index entries of rows that were cancelled before, as in production. The
-//! same life inside the server is measured in turns with it, and the ratio is taken within rounds.
+//! Each connection works on its own pool and takes the steps in their real order, so a claim skips the
+//! index entries of rows that were cancelled before, as in production. Rounds alternate between this
+//! life and the same life inside the server, and the ratio is taken within each round.
 
 use std::time::Duration;
 
@@ -28,23 +28,23 @@ use crate::domain::verdict::Acted;
 use crate::domain::verification::NewVerification;
 use crate::store::claim::{ClaimTerms, Wanted};
 
-/// Rows in a batch; the most that the product sends.
+/// Rows in a batch: the most that the product sends.
 pub const BATCH: usize = 256;
-/// Connections that live at a time; a quick run has the last of them, which is nearly always the fastest.
+/// Numbers of concurrent connections; a quick run uses only the last, which is nearly always the fastest.
 const CONNECTIONS: [u32; 3] = [2, 3, 4];
 /// Schedules before a claim: enough for one full batch of the rest.
 const SCHEDULES_PER_CLAIM: usize = 10;
 
-/// Beyond the loads' delay, so that everything is claimable at once.
+/// Longer than the loads' delay, so that all rows are claimable at once.
 const HORIZON: Duration = Duration::from_mins(1);
-/// As the worker's watermark lags.
+/// How far the watermark lags: as far as a worker's.
 const WATERMARK_MARGIN: TimeDelta = TimeDelta::milliseconds(500);
 
 fn name(connections: u32) -> String {
     format!("life through the batch API, {connections} connections")
 }
 
-/// Claims a batch of a pool by the product's statement, whatever its due time.
+/// Claims a batch of a pool with the product's statement, for any due time.
 ///
 /// # Errors
 /// The database refused.
@@ -58,7 +58,7 @@ pub async fn claim(
     Ok(store.claim(std::slice::from_ref(wanted), terms).await?)
 }
 
-/// Settles what was claimed, as delivered.
+/// Settles the claimed rows as delivered.
 ///
 /// # Errors
 /// The database refused, or a fence had moved.
@@ -140,7 +140,7 @@ async fn lives(store: &Bed, stock: &Stock, count: usize, connections: u32) -> an
     Ok(round)
 }
 
-/// Measures life through our API and in the server, in turns.
+/// Measures life through the library's batch calls and in the server, in turns.
 ///
 /// # Errors
 /// The server refused, or a verification is missing afterwards.

@@ -1,9 +1,6 @@
-//! `limit`: what the server itself can do with the same rows; see `limit.sql`.
+//! `limit`: how fast the server alone can process the same rows; see `limit.sql`.
 
-#![expect(
-    clippy::disallowed_methods,
-    reason = "the statements stand in `limit.sql`, which speaks of a staging table"
-)]
+#![expect(clippy::disallowed_methods, reason = "the statements are in `limit.sql` and use a staging table")]
 
 use std::time::Duration;
 
@@ -29,17 +26,17 @@ const SQL: &str = include_str!("limit.sql");
 const STATEMENT_ROWS: usize = 50_000;
 /// Most backends at a time.
 const BACKENDS_MAX: usize = 2;
-/// Any value will do: nobody else claims.
+/// Any value is valid: there is no other claimer.
 const FENCE: i64 = 7;
-/// Different messages; the staging table repeats each a whole number of times.
+/// How many different messages there are; the staging table repeats each equally often.
 const MESSAGES: usize = 10_000;
-/// Callers of the single-row commit limit.
+/// Callers that measure the single-row commit limit.
 pub const COMMIT_CALLERS: u32 = 16;
 
 /// The steps of a life, in their order.
 const STEPS: [&str; 4] = ["schedule", "cancel", "claim", "settle"];
 
-/// Names of the variants, also for other phases that compare.
+/// Names of the variants; other phases compare with them, too.
 pub const ONE_BACKEND: &str = "life in the server, 1 backend";
 /// The same with two.
 pub const TWO_BACKENDS: &str = "life in the server, 2 backends";
@@ -58,14 +55,14 @@ fn step(name: &str) -> anyhow::Result<&'static str> {
         .with_context(|| format!("limit.sql has no step `{name}`"))
 }
 
-/// The staging table, and connections to work on it.
+/// The staging table, and its connections.
 #[derive(Debug)]
 pub struct Limit {
     store: Bed,
 }
 
 impl Limit {
-    /// Lets the product schedule some messages and stages copies of them. Empties the tables.
+    /// Schedules some messages through the product and stages copies of them. Empties the tables.
     ///
     /// # Errors
     /// The server refused.
@@ -83,7 +80,7 @@ impl Limit {
         Ok(Self { store })
     }
 
-    /// One life of a large batch on each of so many backends at a time; also how long each step took.
+    /// One life of a large batch on each of this many concurrent backends; also returns each step's time.
     ///
     /// # Errors
     /// The server refused, or rows are missing afterwards.
@@ -139,7 +136,7 @@ pub async fn commit_store(context: &Context, stock: &Stock) -> anyhow::Result<Be
     Ok(store)
 }
 
-/// Single-row inserts, each its own commit, without any rule of ours; messages are encoded beforehand.
+/// Single-row inserts, each its own commit, without the product's rules; messages are encoded beforehand.
 ///
 /// # Errors
 /// The server refused.
@@ -212,7 +209,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_step_stands_in_the_file() {
+    fn every_step_is_in_the_file() {
         for name in STEPS.into_iter().chain(["stage", "stage rows", "settings", "one row"]) {
             assert!(step(name).is_ok_and(|text| !text.contains("-- step:")), "{name}");
         }

@@ -1,12 +1,12 @@
--- What the server itself can do: the life of a verification in a few large statements.
+-- How fast the server alone can be: the life of a verification in a few large statements.
 --
 -- The tables, indexes, constraints, columns and counts are the product's; the messages are the very
--- bytes that the product stored. Nothing crosses a network and nobody asks for a row's answer, so
--- that only the server's own work is timed. Each statement is a transaction of its own.
+-- bytes that the product stored. Nothing crosses a network and no client reads a row's answer, so
+-- that only the server's own work is timed. Each statement is its own transaction.
 -- $1 pool (one for each backend), $2 and $3 first and last staged row, $4 fence.
 
 -- step: stage (not timed)
--- Copies of pending rows that the product has scheduled, under names of their own.
+-- Copies of pending rows that the product has scheduled, under their own names.
 create unlogged table staged (n bigint primary key, like pending including defaults)
 
 -- step: stage rows (not timed; $1 copies of each pending row)
@@ -24,8 +24,8 @@ cross join generate_series(1, $1) as copy
 order by 1
 
 -- step: settings (not timed)
--- The planner still believes the table to be as empty as when it was last analyzed, and would join
--- fifty thousand rows row by row. The limit is what a good plan does.
+-- The planner's statistics still describe an empty table, so it would join fifty thousand rows one
+-- by one. The limit must come from a good plan.
 set enable_nestloop = off
 
 -- step: schedule
@@ -47,7 +47,7 @@ from created
 group by pool, supervisor, region, deployment_version, intent
 
 -- step: cancel
--- Nine of ten, each by its key and guarded as the product guards.
+-- Nine of ten, each by its key and with the product's guards.
 with gone as (
   delete from pending p
   using staged s

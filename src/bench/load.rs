@@ -1,7 +1,7 @@
 //! Loads: a stock of dispatches made beforehand, and callers that share it.
 //!
-//! Making and copying messages stays outside of what is timed; only `dequeued_at` is set at the
-//! call, because a fresh dispatch is the rule and an old one takes the long way.
+//! Messages are made and copied outside the measured time. Only `dequeued_at` is set at the call,
+//! because dispatches are normally fresh, and an old one takes a slower path.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -16,10 +16,10 @@ use super::message::Dispatches;
 use crate::bench::context::Bed;
 use crate::domain::verification::{CancelReason, Cancellation, NewVerification};
 
-/// From hit to look in all loads; the product's default.
+/// From hit to probe in all loads; the product's default.
 pub const DELAY: Duration = Duration::from_secs(10);
 
-/// How long ago a dispatch was dequeued: never in the database's future.
+/// How long ago a dispatch was dequeued, so that the time is never in the database's future.
 const DEQUEUED_AGO: TimeDelta = TimeDelta::milliseconds(20);
 
 /// The database's clock, read once.
@@ -39,7 +39,7 @@ impl Clock {
         Ok(Self { read: store.clock().await?, at })
     }
 
-    /// When a dispatch that is scheduled right now was dequeued.
+    /// When a dispatch that is scheduled now was dequeued.
     #[must_use]
     pub fn dequeued_at(self) -> DateTime<Utc> {
         let passed = TimeDelta::from_std(self.at.elapsed()).unwrap_or_default();
@@ -55,7 +55,7 @@ pub struct Stock {
 }
 
 impl Stock {
-    /// Makes so many different hits.
+    /// Makes this many different hits.
     ///
     /// # Errors
     /// The database's clock could not be read.
@@ -70,13 +70,13 @@ impl Stock {
         Ok(Self { hits, clock })
     }
 
-    /// The clock to date dispatches by.
+    /// The clock that dates dispatches.
     #[must_use]
     pub fn clock(&self) -> Clock {
         self.clock
     }
 
-    /// Copies of the first so many.
+    /// Copies of the first ones, this many.
     #[must_use]
     pub fn take(&self, count: usize) -> Vec<NewVerification> {
         self.hits[..count.min(self.hits.len())].to_vec()
@@ -88,7 +88,7 @@ impl Stock {
         self.hits[..count.min(self.hits.len())].chunks(size).map(<[_]>::to_vec).collect()
     }
 
-    /// Fills the table, as fast as that goes, and empties nothing.
+    /// Fills the table as fast as possible, without emptying it first.
     ///
     /// # Errors
     /// The database refused.
@@ -124,7 +124,7 @@ pub fn cancellation(new: &NewVerification) -> Cancellation {
     }
 }
 
-/// Lets callers share items, each one call at a time, and times every call.
+/// Lets callers share the items, each one call at a time, and times each call.
 ///
 /// # Errors
 /// A call failed.
@@ -160,7 +160,7 @@ where
     Ok(Round { per_second: per_second(rows, begin.elapsed()), calls: Percentiles::of(times), cpu: None })
 }
 
-/// A store that is connected and has prepared its statements.
+/// Makes a store connect and prepare its statements.
 ///
 /// # Errors
 /// The server refused.

@@ -1,4 +1,4 @@
-//! `memory`: what a worker's and an api's process hold while many rows are pending.
+//! `memory`: the memory of a worker's and an api's process while many rows are pending.
 
 use std::time::Duration;
 
@@ -11,9 +11,9 @@ use super::load::Stock;
 use super::process::{self, Process};
 use super::server;
 
-/// Messages that the pending rows repeat.
+/// How many different messages the pending rows have.
 const MESSAGES: usize = 1_000;
-/// How long the processes live before they are looked at: some claims, a sweep, an upkeep.
+/// How long the processes live before the measurement: some claims, a sweep, an upkeep.
 const LIVING: Duration = Duration::from_secs(3);
 
 /// Starts one worker and one api over a full table.

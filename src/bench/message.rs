@@ -1,4 +1,4 @@
-//! Messages to measure with: of the platform's shape and order of fields, about 3 KB, all different.
+//! Messages for measurements: with the platform's shape and order of fields, about 3 KB, all different.
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -14,11 +14,11 @@ use crate::domain::dispatch::Dispatch;
 use crate::domain::ids::PoolName;
 use crate::domain::verification::{Intent, NewVerification};
 
-/// `message.json` as the platform sends it, without the lines.
+/// `message.json` as the platform sends it, without line breaks.
 static TEMPLATE: LazyLock<String> =
     LazyLock::new(|| include_str!("message.json").lines().map(str::trim).collect());
 
-/// Makes dispatches from `message.json`: `$new` is fresh each time, other names the same within a message.
+/// Makes dispatches from `message.json`: `$new` is new each time, other names are the same within a message.
 #[derive(Debug)]
 pub struct Dispatches {
     rng: StdRng,
@@ -79,7 +79,7 @@ impl Dispatches {
     }
 }
 
-/// A text made beforehand whose dispatches are dated when it is sent: old ones take the long way.
+/// A text made beforehand. Its dispatches are dated when it is sent, because old ones take a slower path.
 #[derive(Debug, Clone)]
 pub struct Undated {
     text: String,
@@ -111,7 +111,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn messages_differ_are_of_the_size_and_can_be_dated() {
+    fn messages_differ_have_the_right_size_and_can_be_dated() {
         let now = DateTime::from_timestamp_millis(1_795_467_600_123).expect("an instant");
         let mut dispatches = Dispatches::new(1, 0);
         let (one, other) = (dispatches.next(now), dispatches.next(now));

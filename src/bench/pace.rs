@@ -1,20 +1,20 @@
-//! When things fall due in a benchmark, the same for rows and for bare timers.
+//! When rows and bare timers of a benchmark are due.
 
 use std::time::Duration;
 
-/// So many a second for so long, evenly or in groups that share one instant.
+/// A rate per second for a time, spread evenly or in groups that share one instant.
 #[derive(Debug, Clone, Copy)]
 pub struct Pace {
     /// Due per second.
     pub rate: u32,
     /// For how many seconds.
     pub seconds: u32,
-    /// So many share one instant; 1 spreads evenly.
+    /// How many share one instant; 1 spreads evenly.
     pub group: u32,
 }
 
 impl Pace {
-    /// How many in all.
+    /// How many in total.
     #[must_use]
     pub fn count(&self) -> u32 {
         self.rate * self.seconds

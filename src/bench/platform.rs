@@ -1,4 +1,4 @@
-//! The simulated platform of a benchmark, in this process, with runs that have all moved on.
+//! The simulated platform of a benchmark, in this process; all its runs have moved on.
 
 use anyhow::Context as _;
 use secrecy::SecretString;
@@ -14,7 +14,7 @@ use crate::simulator::{Simulator, SimulatorOptions};
 const TOKEN: &str = "tr_wgt_benchmark0benchmark0benchmark";
 const SECRET: &str = "benchmark-secret";
 
-/// A platform without runners, which never requeues.
+/// A platform without runners that never requeues a run.
 ///
 /// # Errors
 /// It could not listen.
@@ -29,7 +29,7 @@ pub async fn start() -> anyhow::Result<Simulator> {
     Simulator::start(listener, options).context("could not start the simulator")
 }
 
-/// Rows of runs that the platform knows, each dispatched at a snapshot that is not the latest any more.
+/// Rows of runs that the platform knows, each dispatched at a snapshot that is no longer the latest.
 ///
 /// # Errors
 /// The platform's message cannot be read.
@@ -43,7 +43,7 @@ pub async fn moved_on(
         simulator.queue_run();
         let message = simulator.dequeue_now().await.context("the platform has no run")?;
         let known = Dispatch::parse(message, None)?;
-        // The message is 3 KB of ours; the run is the platform's.
+        // The message is ours, 3 KB long; the run is the platform's.
         let dispatch = Dispatch {
             run_id: known.run_id,
             snapshot_id: SnapshotId::parse(format!("snapshot_earlier{nth:09}"))?,

@@ -1,7 +1,6 @@
-//! `probe`: real HTTP probes on loopback at a steady rate, and against a platform that takes its time.
+//! `probe`: real HTTP probes on loopback at a steady rate, and against a slow platform.
 //!
-//! Lateness is the workers' own reckoning here; [`super::lag`] shows beside each other what
-//! they reckon and what the machine's clock says.
+//! Lateness is what the workers compute; [`super::lag`] compares it with the machine's clock.
 
 use std::time::{Duration, Instant};
 
@@ -27,7 +26,7 @@ const PATIENCE: Duration = Duration::from_mins(2);
 pub async fn run(context: &Context) -> anyhow::Result<Value> {
     let seconds = context.pick(2, 15);
     let even = |rate| Pace { rate, seconds, group: 1 };
-    // 10 probes of 50 ms are 200 a second: once below that, once above.
+    // 10 concurrent probes of 50 ms make 200 a second: one load is below that, one above.
     let cases = [
         ("loopback_four_workers", 1000, 4, None),
         ("answers_50_ms_below_the_ceiling", 150, 1, Some(50)),
@@ -54,7 +53,7 @@ async fn one(context: &Context, pace: Pace, workers: u32, delay_ms: Option<u64>)
         Fleet::workers(context, workers, &["--http"], &[("TRIGGER_API_URL", simulator.base_url())]).await?;
     let start_at = rows::clock(db).await? + TimeDelta::from_std(LEAD)?;
     let took = rows::insert(db, &drafts, start_at, pace, Naming::Own).await?;
-    anyhow::ensure!(took < LEAD, "inserting took {took:?}; rows were due before they stood there");
+    anyhow::ensure!(took < LEAD, "inserting took {took:?}; rows were due before they were in the table");
     tokio::time::sleep((start_at - rows::clock(db).await?).to_std().unwrap_or_default()).await;
     let began = Instant::now();
     let all_settled = rows::drained(db, PATIENCE).await?;
@@ -62,7 +61,7 @@ async fn one(context: &Context, pace: Pace, workers: u32, delay_ms: Option<u64>)
     let accounts = fleet.stop().await?;
     store.close().await;
     simulator.shutdown().await;
-    anyhow::ensure!(all_settled, "rows were left");
+    anyhow::ensure!(all_settled, "some rows were not settled");
     Ok(json!({
         "due_per_second": pace.rate, "workers": workers, "answer_ms": delay_ms,
         "event_lag_ms": accounts.event_lag, "probes_per_second": per_second(pace.count() as usize, took),

@@ -1,4 +1,4 @@
-//! Processes of the product, as an operator would start them, and what the kernel says about them.
+//! Processes of the product, started as an operator would, and what the kernel reports about them.
 
 use std::fs;
 use std::process::Stdio;
@@ -16,10 +16,10 @@ use super::context::{Context, SCHEMA};
 /// How long a process may take to start or to stop.
 const PATIENCE: Duration = Duration::from_secs(15);
 
-/// Everything a worker and an api need; the platform's addresses lead nowhere.
+/// The environment of a worker and an api; the platform's addresses lead to a closed port.
 #[must_use]
 pub fn environment(context: &Context) -> Vec<(String, String)> {
-    // Port 9 is `discard`: nobody listens, and nothing due is ever left to ask about.
+    // Port 9 is `discard`: no program listens there, and no row ever becomes due for a probe.
     let nowhere = "http://127.0.0.1:9";
     [
         ("TRIGGER_WARM_START_VERIFY_ENABLED", "true"),
@@ -42,7 +42,7 @@ pub fn environment(context: &Context) -> Vec<(String, String)> {
     .to_vec()
 }
 
-/// A process of this program; it ends with this value, and with this process.
+/// A process of this program. It ends when this value is dropped or when this process ends.
 #[derive(Debug)]
 pub struct Process {
     child: Child,
@@ -50,7 +50,7 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts `warmproof worker` or `warmproof api`; the api is awaited until it listens.
+    /// Starts `warmproof worker` or `warmproof api`; waits until an api listens.
     ///
     /// # Errors
     /// It could not be started, or an api did not get ready.
@@ -88,14 +88,14 @@ impl Process {
     /// # Errors
     /// It did not stop in time.
     pub async fn stop(mut self) -> anyhow::Result<()> {
-        // Gone already is as good.
+        // An error means that it has already ended.
         let _ = kill(Pid::from_raw(self.pid), Signal::SIGTERM);
         timeout(PATIENCE, self.child.wait()).await.context("a process did not stop in time")??;
         Ok(())
     }
 }
 
-/// Resident memory now and at its highest, in kB, from `/proc`.
+/// Resident memory now and at its peak, in kB, from `/proc`.
 #[must_use]
 pub fn resident_kb(pid: i32) -> Option<(u64, u64)> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;

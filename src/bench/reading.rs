@@ -1,7 +1,7 @@
-//! `reading`: what people look at, over a day of millions of outcomes and a full table.
+//! `reading`: the reports and pages that people read, over a day of millions of outcomes and a full table.
 //!
-//! The api's answers are timed by its only caller, so connection and HTTP are in them; a command's
-//! time holds the start of its process as well.
+//! The api's only caller times its answers, so connection and HTTP are included; a command's time
+//! includes the start of its process.
 
 use std::process::Stdio;
 use std::time::Instant;
@@ -19,11 +19,11 @@ use super::process;
 use crate::bench::context::Bed;
 use crate::store::report::{Latency, LossBy, Step};
 
-/// Rows of a day: nine in ten cancelled by a connect, the rest looked at, one in ten of those lost.
+/// Rows of a day: nine in ten cancelled by a connect, the rest probed, one in ten of those lost.
 const OUTCOMES: &str = include_str!("reading.sql");
 const TIMES: usize = 30;
 
-/// What a person or a dashboard asks the api for. `RUN` is a run that has ended.
+/// What a person or a dashboard requests from the api. `RUN` is a run that has ended.
 const PATHS: [&str; 9] = [
     "/v1/pending",
     "/v1/pending?pool=default&status=overdue",
@@ -36,7 +36,7 @@ const PATHS: [&str; 9] = [
     "/readyz",
 ];
 
-/// The pages, for somebody who is signed in.
+/// The pages, for a signed-in person.
 const PAGES: [&str; 11] = [
     "/",
     "/pending",
@@ -51,7 +51,7 @@ const PAGES: [&str; 11] = [
     "/audit",
 ];
 
-/// The same at a terminal.
+/// The same as commands.
 const COMMANDS: [&[&str]; 10] = [
     &["pending"],
     &["show", "RUN"],
@@ -76,7 +76,7 @@ pub async fn run(context: &Context) -> anyhow::Result<Value> {
     let seeded = Instant::now();
     seed(&store, outcomes, pending).await?;
     let seed_seconds = seeded.elapsed().as_secs_f64();
-    #[expect(clippy::disallowed_methods, reason = "a benchmark's own look")]
+    #[expect(clippy::disallowed_methods, reason = "a benchmark's own query")]
     let run_id: String = sqlx::query_scalar("select run_id from outcome order by settled_at desc limit 1")
         .fetch_one(store.db())
         .await?;
@@ -104,7 +104,7 @@ pub async fn run(context: &Context) -> anyhow::Result<Value> {
     }))
 }
 
-/// Of thirty figures the 95th percentile lies between those two; the higher one is the harder.
+/// The 95th percentile of thirty figures lies between two of them; this takes the higher one.
 fn p95(figures: &Percentiles) -> f64 {
     figures.p99
 }
@@ -192,7 +192,7 @@ async fn pages(context: &Context, run_id: &str) -> anyhow::Result<Vec<(String, P
     Ok(rows)
 }
 
-/// The cookie of a session, by the form that people use.
+/// Signs in with the form that people use; returns the session's cookie.
 async fn sign_in(client: &reqwest::Client, url: &str) -> anyhow::Result<String> {
     let address = format!("{url}/sign-in");
     let asked = client.get(&address).send().await?;
@@ -230,7 +230,7 @@ async fn commands(context: &Context, run_id: &str) -> anyhow::Result<Vec<(String
                 .status()
                 .await?;
             took.push(millis(begin.elapsed()));
-            // The doctor has something to say of a fleet without workers.
+            // The doctor reports a problem for a fleet without workers.
             anyhow::ensure!(status.code().is_some_and(|code| code < 3), "{words:?} failed: {status}");
         }
         rows.push((format!("warmproof {}", words.join(" ")), Percentiles::of(took).context("no figure")?));

@@ -1,4 +1,4 @@
--- A pool that loses nothing, and what a year of operators leaves behind.
+-- A pool without losses, and the audit entries of a year.
 insert into pool (name) values ('quiet') on conflict do nothing;
 -- next
 insert into audit (actor, action, target, detail)

@@ -1,7 +1,7 @@
-//! Pending rows with exact due times, the same as a schedule call would have left.
+//! Pending rows with exact due times, otherwise as a schedule call would have written them.
 //!
-//! A schedule call promises a delay from its own moment; a benchmark of lateness wants
-//! instants. The row, its message, its indexes and its count are what the product writes.
+//! A schedule call promises a delay from the time of the call; a benchmark of lateness needs
+//! exact instants. The row, its message, its indexes and its count are what the product writes.
 
 use std::time::Duration;
 
@@ -21,10 +21,10 @@ use crate::store::codec;
 
 /// Rows in one statement.
 const BATCH: usize = 500;
-/// Where the due time stands in a run's id.
+/// The position of the due time in a run's id.
 const DUE_DIGITS: std::ops::Range<usize> = 14..30;
 
-/// A row before it is due anywhere.
+/// A row that has no due time yet.
 #[derive(Debug)]
 pub struct Draft {
     dispatch: Dispatch,
@@ -32,13 +32,13 @@ pub struct Draft {
     message: Vec<u8>,
 }
 
-/// So many drafts, their messages compressed already.
+/// This many drafts, with compressed messages.
 #[must_use]
 pub fn drafts(dispatches: &mut Dispatches, now: DateTime<Utc>, count: u32) -> Vec<Draft> {
     (0..count).map(|_| draft(dispatches.next(now))).collect()
 }
 
-/// One draft, its message compressed as the product does.
+/// One draft, with its message compressed as in the product.
 #[must_use]
 pub fn draft(dispatch: Dispatch) -> Draft {
     let (codec, message) = codec::encode(dispatch.message.get().as_bytes(), &CompressionConfig::default());
@@ -46,16 +46,16 @@ pub fn draft(dispatch: Dispatch) -> Draft {
     Draft { dispatch, codec, message }
 }
 
-/// How runs are called.
+/// How run ids are made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Naming {
-    /// As their dispatches say.
+    /// The ids of the dispatches.
     Own,
-    /// After their due time, so that a benchmark's probe knows how late it is.
+    /// Ids that contain the due time, so that a benchmark's probe knows how late it is.
     AfterDue,
 }
 
-/// Inserts drafts so that the n-th is due at its place in the pace, and says how long it took.
+/// Inserts drafts so that the n-th is due at its instant of the pace; returns how long it took.
 ///
 /// # Errors
 /// The server refused.
@@ -87,7 +87,7 @@ pub async fn insert(
 }
 
 fn after_due(due_at: DateTime<Utc>, rng: &mut impl Rng) -> String {
-    // Random first, as the platform's ids are: rows of one moment must not sit together in the index.
+    // Random characters first, as in the platform's ids: rows of one moment must not be index neighbours.
     format!("run_{}{:016}", Alphanumeric.sample_string(rng, 10), due_at.timestamp_micros())
 }
 
@@ -111,7 +111,7 @@ async fn insert_batch(
         batch.iter().map(|draft| draft.dispatch.traceparent.as_deref()).collect();
     let versions: Vec<Option<&str>> =
         batch.iter().map(|draft| draft.dispatch.deployment_version.as_deref()).collect();
-    #[expect(clippy::disallowed_methods, reason = "no statement of the product: it promises delays, not instants")]
+    #[expect(clippy::disallowed_methods, reason = "not from the product: it promises delays, not instants")]
     let insert = sqlx::query(
         "with made as (
            insert into pending (id, run_id, snapshot_id, pool, supervisor, region, deployment_version, intent,
@@ -146,19 +146,19 @@ async fn insert_batch(
 /// # Errors
 /// The server refused.
 pub async fn clock(db: &PgPool) -> anyhow::Result<DateTime<Utc>> {
-    #[expect(clippy::disallowed_methods, reason = "no table of ours")]
+    #[expect(clippy::disallowed_methods, reason = "reads none of our tables")]
     let now = sqlx::query_scalar("select clock_timestamp()").fetch_one(db).await?;
     Ok(now)
 }
 
-/// Waits until no row is pending; answers whether that came in time.
+/// Waits until no row is pending; returns false when the time is over.
 ///
 /// # Errors
 /// The server refused.
 pub async fn drained(db: &PgPool, patience: Duration) -> anyhow::Result<bool> {
     let began = std::time::Instant::now();
     loop {
-        #[expect(clippy::disallowed_methods, reason = "a benchmark's own look")]
+        #[expect(clippy::disallowed_methods, reason = "a benchmark's own query")]
         let pending: bool = sqlx::query_scalar("select exists (select 1 from pending)").fetch_one(db).await?;
         if !pending {
             return Ok(true);

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::context::{Context, SCHEMA};
+use super::context::Context;
 use super::figures::{Round, Rounds};
 use super::load::{DELAY, Stock, bulk, share, warm_store};
 use super::{limit, server};
@@ -10,9 +10,9 @@ use crate::bench::context::Bed;
 use crate::domain::verification::NewVerification;
 use crate::scheduler::{Hit, Scheduler};
 
-/// Connections of a product process at its defaults.
+/// Connections of a product process with default settings.
 const PRODUCT_CONNECTIONS: u32 = 6;
-/// Callers of single calls without a coalescer, a connection each.
+/// Callers of single calls without a coalescer, each with its own connection.
 const PLAIN_CALLERS: u32 = 16;
 /// Callers of single calls.
 const CALLERS: [usize; 2] = [16, 256];
@@ -31,7 +31,7 @@ fn batched(size: usize, connections: u32) -> String {
     format!("batches of {size}, {connections} connections")
 }
 
-/// The hit a supervisor would hand over; its dispatch is dated now.
+/// The hit that a supervisor would report; its dispatch is dated now.
 fn hit(stock_clock: super::load::Clock, mut new: NewVerification) -> Hit {
     new.dispatch.dequeued_at = stock_clock.dequeued_at();
     let hit = Hit::new(new.dispatch).pool(new.pool);
@@ -77,7 +77,7 @@ async fn batches(
     share(stock.batches(count, size), callers as usize, move |batch| bulk(store.clone(), clock, batch)).await
 }
 
-/// Measures every way to schedule, and the single-row commit limit beside it.
+/// Measures all ways to schedule, and the single-row commit limit for comparison.
 ///
 /// # Errors
 /// The server refused.
@@ -90,7 +90,7 @@ pub async fn run(context: &Context) -> anyhow::Result<Value> {
     let plain = warm_store(context, PLAIN_CALLERS, &stock).await?;
     server::empty(&admin).await?;
     let product = warm_store(context, PRODUCT_CONNECTIONS, &stock).await?;
-    let scheduler = Scheduler::new(&product, SCHEMA, DELAY);
+    let scheduler = Scheduler::new(&product, DELAY);
     let mut stores = Vec::new();
     for connections in CONNECTIONS {
         server::empty(&admin).await?;
@@ -126,7 +126,7 @@ fn report(rounds: &Rounds) -> Value {
         BATCHES.iter().flat_map(|size| CONNECTIONS.iter().map(|count| batched(*size, *count))).collect();
     let best = rounds.best(&bulks.iter().map(String::as_str).collect::<Vec<_>>());
     let single = coalesced(CALLERS[1]);
-    // 256 callers have 256 rows under way, and so has one connection with batches of that size; four have 1024.
+    // 256 callers have 256 rows in flight, as has one connection with batches of 256; four have 1024.
     let as_many = batched(BATCHES[1], CONNECTIONS[0]);
     json!({
         "variants": rounds.rows(),

@@ -1,9 +1,6 @@
-//! What is asked of the server itself, beside the product: its settings, its WAL, its counters.
+//! Queries to the server itself, outside the product: its settings, its WAL, its counters.
 
-#![expect(
-    clippy::disallowed_methods,
-    reason = "statements of a benchmark speak of tables that only a benchmark has"
-)]
+#![expect(clippy::disallowed_methods, reason = "the statements use tables that only a benchmark has")]
 
 use anyhow::Context as _;
 use serde_json::{Map, Value, json};
@@ -11,7 +8,7 @@ use sqlx::PgPool;
 
 use crate::bench::context::Bed;
 
-/// Settings without which no figure can be judged.
+/// Settings that are needed to judge any figure.
 const SETTINGS: [&str; 15] = [
     "server_version",
     "fsync",
@@ -30,7 +27,7 @@ const SETTINGS: [&str; 15] = [
     "random_page_cost",
 ];
 
-/// Version and settings, as the server tells them.
+/// Version and settings, as the server reports them.
 ///
 /// # Errors
 /// The server refused.
@@ -54,7 +51,7 @@ pub async fn now(db: &PgPool) -> anyhow::Result<String> {
     Ok(sqlx::query_scalar(text).fetch_one(db).await?)
 }
 
-/// Empties the tables of verifications; dead rows of one measurement must not slow the next.
+/// Empties the tables of verifications, so that dead rows of one measurement do not slow the next.
 ///
 /// # Errors
 /// The server refused.
@@ -63,7 +60,7 @@ pub async fn empty(store: &Bed) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The same where nothing has ended; the many partitions of `outcome` take a while.
+/// The same without `outcome`, whose many partitions take a while; for phases where nothing has ended.
 ///
 /// # Errors
 /// The server refused.
@@ -76,7 +73,7 @@ pub async fn empty_pending(store: &Bed) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// How many verifications have ended, from the counts: cheap while others work.
+/// How many verifications have ended, from the counts: a cheap query during a measurement.
 ///
 /// # Errors
 /// The server refused.
@@ -90,7 +87,7 @@ pub async fn ended(store: &Bed) -> anyhow::Result<i64> {
 /// Fails unless every promise has ended and is counted.
 ///
 /// # Errors
-/// Something is missing, so the figure would be of work that was not done.
+/// Verifications are missing, so the figure would include work that was not done.
 pub async fn expect_all_ended(store: &Bed, rows: usize) -> anyhow::Result<()> {
     let kept = store.conservation().await?;
     anyhow::ensure!(
@@ -109,8 +106,8 @@ pub async fn wal_bytes(db: &PgPool) -> anyhow::Result<i64> {
     Ok(sqlx::query_scalar(text).fetch_one(db).await?)
 }
 
-/// Writes so many bytes of WAL and starts a checkpoint, so that the server has as many bytes of used files to
-/// write into again.
+/// Writes this many bytes of WAL and starts a checkpoint, so that the server has as many bytes of used
+/// files to reuse.
 ///
 /// # Errors
 /// The server refused.
@@ -127,16 +124,16 @@ pub async fn make_wal_files(db: &PgPool, bytes: i64) -> anyhow::Result<()> {
     checkpoint(db).await
 }
 
-/// Starts a checkpoint and waits for it, so that none of another phase's falls into this one.
+/// Runs a checkpoint, so that no checkpoint of an earlier phase disturbs this one.
 ///
 /// # Errors
-/// The server refused, as it does to those who are no superusers.
+/// The server refused, as it does without superuser rights.
 pub async fn checkpoint(db: &PgPool) -> anyhow::Result<()> {
     sqlx::query("checkpoint").execute(db).await.context("could not start a checkpoint")?;
     Ok(())
 }
 
-/// Vacuums and analyzes all there is, so that autovacuum finds nothing to do in the next minutes.
+/// Vacuums and analyzes all tables, so that autovacuum has no work in the next minutes.
 ///
 /// # Errors
 /// The server refused.
@@ -163,7 +160,7 @@ pub async fn product_backends(db: &PgPool) -> anyhow::Result<Vec<i32>> {
     Ok(sqlx::query_scalar(text).fetch_all(db).await?)
 }
 
-/// Adds so many copies of each pending row, due in an hour.
+/// Adds this many copies of each pending row, due in an hour.
 ///
 /// # Errors
 /// The server refused.
@@ -184,7 +181,7 @@ pub async fn fill_future(store: &Bed, copies: usize) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Moves every promise into the past, so that it is due now, and cleans up behind that.
+/// Moves all due times into the past, so that all rows are due now, and vacuums.
 ///
 /// # Errors
 /// The server refused.
@@ -195,12 +192,12 @@ pub async fn make_due(store: &Bed) -> anyhow::Result<()> {
     )
     .execute(store.db())
     .await?;
-    // The update leaves a dead row for each; `vacuum full` leaves the table as if scheduled so.
+    // The update leaves a dead row for each; after `vacuum full` the table is as if freshly scheduled.
     sqlx::query("vacuum (full, analyze) pending").execute(store.db()).await?;
     Ok(())
 }
 
-/// Removes what is not of [`fill_future`], with its count, and cleans up.
+/// Removes all rows except those of [`fill_future`], with their count, and vacuums.
 ///
 /// # Errors
 /// The server refused.

@@ -1,4 +1,4 @@
-//! What the PostgreSQL server spends meanwhile.
+//! What the PostgreSQL server spends during a measurement.
 
 use std::fs;
 use std::time::Instant;
@@ -6,7 +6,7 @@ use std::time::Instant;
 use serde::Serialize;
 use sqlx::PgPool;
 
-/// Ticks of `/proc/*/stat` in a second; fixed on Linux.
+/// Ticks of `/proc/*/stat` per second; fixed on Linux.
 const TICKS_PER_SECOND: f64 = 100.0;
 
 /// A reading of what the server has spent so far.
@@ -22,7 +22,7 @@ pub struct Reading {
 pub struct Spent {
     /// Transactions a second; each of our statements is one.
     pub queries_per_second: f64,
-    /// Processor time in percent of one core; none when the server is on another machine.
+    /// CPU time in percent of one core; `None` when the server is on another machine.
     pub cpu_percent: Option<f64>,
 }
 
@@ -57,7 +57,7 @@ impl Reading {
     }
 }
 
-/// Processor time of server and client, for the work in between.
+/// Meters the CPU time of server and client.
 #[derive(Debug)]
 pub struct Meter {
     server: Option<u64>,
@@ -65,27 +65,27 @@ pub struct Meter {
     backend: i32,
 }
 
-/// Processor time for one row, in microseconds.
+/// CPU time for one row, in microseconds.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct CpuPerRow {
-    /// Of all processes of the server.
+    /// All processes of the server.
     pub server_us: f64,
-    /// Of this process.
+    /// This process.
     pub client_us: f64,
 }
 
 impl Meter {
-    /// Begins to meter; `db` must stay connected meanwhile.
+    /// Starts to meter; `db` must stay connected until the end.
     ///
     /// # Errors
     /// The server refused.
     pub async fn start(db: &PgPool) -> anyhow::Result<Self> {
-        #[expect(clippy::disallowed_methods, reason = "no table of ours")]
+        #[expect(clippy::disallowed_methods, reason = "reads none of our tables")]
         let backend: i32 = sqlx::query_scalar("select pg_backend_pid()").fetch_one(db).await?;
         Ok(Self { server: ticks_of_server(backend), client: own_ticks(), backend })
     }
 
-    /// What was spent since for each of so many rows; none when the server is on another machine.
+    /// What was spent since for each of this many rows; `None` when the server is on another machine.
     #[must_use]
     #[expect(clippy::cast_precision_loss, reason = "times of a benchmark are far below 2^52")]
     pub fn stop(&self, rows: usize) -> Option<CpuPerRow> {
@@ -96,17 +96,17 @@ impl Meter {
     }
 }
 
-/// User and system time of this process, threads that have ended included.
+/// User and system time of this process, including threads that have ended.
 fn own_ticks() -> Option<u64> {
     let (_, fields) = stat("self")?;
     Some(fields[10] + fields[11])
 }
 
-/// User and system time of the postmaster, its dead children and its living ones.
+/// User and system time of the postmaster and of its dead and living children.
 fn ticks_of_server(backend: i32) -> Option<u64> {
     let (postmaster, _) = stat(&backend.to_string())?;
     let (_, fields) = stat(&postmaster.to_string())?;
-    // utime, stime and the same of children that were waited for.
+    // utime, stime, and the same for children that were waited for.
     let mut ticks: u64 = fields[10..14].iter().sum();
     for entry in fs::read_dir("/proc").ok()?.flatten() {
         let name = entry.file_name();
@@ -122,7 +122,7 @@ fn ticks_of_server(backend: i32) -> Option<u64> {
     Some(ticks)
 }
 
-/// The parent, and all numbers from it on: parent, group, …, utime at 10.
+/// The numbers of a `stat` line from the parent on: parent, group, …, utime at 10.
 fn stat(pid: &str) -> Option<(u64, Vec<u64>)> {
     let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let (_, rest) = text.rsplit_once(") ")?;

@@ -1,7 +1,7 @@
-//! `wal`: bytes of WAL per verification, step by step and codec by codec, and what a codec costs in CPU.
+//! `wal`: bytes of WAL per verification for each step and codec, and the CPU time of each codec.
 //!
-//! One connection, batches, nothing else at work, no checkpoint in between: the figure is what the
-//! statements themselves write. In production full-page images after a checkpoint come on top.
+//! One connection, batches, no other load, no checkpoint in between: the figure is what the
+//! statements themselves write. In production, full-page images after a checkpoint are added.
 
 use anyhow::Context as _;
 use rand::SeedableRng;
@@ -19,7 +19,7 @@ use crate::domain::ids::{PoolName, WorkerName};
 use crate::store::claim::Wanted;
 use crate::store::codec;
 
-/// The codecs compared; everything is compressed, however short.
+/// The compared codecs; each compresses all messages, even short ones.
 const CODECS: [(&str, Codec); 2] = [("raw", Codec::Raw), ("zstd", Codec::Zstd)];
 
 /// What the product writes by default.
@@ -110,7 +110,7 @@ fn row(name: &str, steps: &Steps, count: usize, (stored, cpu): (f64, Option<f64>
     })
 }
 
-/// Medians of each step over rounds: a claim writes more when another snapshot keeps its page from pruning.
+/// Medians of each step over rounds: a claim writes more when an open snapshot prevents pruning of its page.
 fn medians(rounds: &[Steps]) -> Option<Steps> {
     let middle = |step: fn(&Steps) -> i64| {
         let mut all: Vec<i64> = rounds.iter().map(step).collect();
@@ -153,7 +153,7 @@ pub async fn run(context: &Context) -> anyhow::Result<Value> {
             (rounds[0].0, median(rounds.into_iter().filter_map(|round| round.1).collect()))
         })
         .await?;
-        let measured = medians(&measured).context("no round was asked for")?;
+        let measured = medians(&measured).context("no round was requested")?;
         let row = row(name, &measured, count, cost);
         if name == DEFAULT {
             bar = Some(row["per_verification"].clone());

@@ -11,7 +11,7 @@ use crate::store::Store;
 use crate::store::connect::Role;
 use crate::telemetry::metrics;
 
-/// Serves the API until SIGTERM or SIGINT, and says on stdout where once it listens.
+/// Serves the API until SIGTERM or SIGINT. Once it listens, it prints its address on stdout.
 pub(super) async fn api(lifetime: &Lifetime) -> anyhow::Result<()> {
     let stop = lifetime.stop()?;
     super::warn_of_proxies();
@@ -23,7 +23,7 @@ pub(super) async fn api(lifetime: &Lifetime) -> anyhow::Result<()> {
             return Ok(());
         }
     };
-    // Lazy: an API that starts before its database says so in `/readyz` and recovers by itself.
+    // Lazy: an API that starts before its database reports that in `/readyz` and recovers by itself.
     let store = Store::connect_lazy(&settings.database, Role::Callers);
     if settings.metrics.enabled {
         metrics::install();
@@ -34,20 +34,20 @@ pub(super) async fn api(lifetime: &Lifetime) -> anyhow::Result<()> {
         .with_context(|| format!("could not listen on {listen} (WARMPROOF_API_LISTEN)"))?;
     say_ready(&listener)?;
     let token = settings.api.token.clone();
-    // Where only apis run, nothing else makes partitions and folds counts. How long outcomes are kept is for
-    // workers to know.
+    // Where no worker runs, the API makes partitions and folds counts. It prunes nothing: only workers have
+    // the retention setting.
     let upkeep = tokio::spawn(crate::store::upkeep::keep(store.clone(), None, stop.clone()));
     let mut router = crate::api::router(store.clone(), settings.api, settings.verify.delay);
-    let mut looks = None;
+    let mut people = None;
     if let Some(admin) = settings.admin {
-        let store = looks.insert(Store::connect_for_people(&settings.database, admin.statement_timeout));
+        let store = people.insert(Store::connect_for_people(&settings.database, admin.statement_timeout));
         router = crate::admin::router(store.clone(), admin, token.as_ref(), router);
     }
     crate::api::serve_router(listener, router, stop).await?;
     upkeep.abort();
     store.close().await;
-    if let Some(looks) = looks {
-        looks.close().await;
+    if let Some(people) = people {
+        people.close().await;
     }
     Ok(())
 }

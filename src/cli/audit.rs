@@ -1,4 +1,4 @@
-//! `warmproof audit`: who did what, newest first.
+//! `warmproof audit`: what operators did, newest first.
 
 use std::process::ExitCode;
 
@@ -10,10 +10,10 @@ use crate::store::audit::Audited;
 /// What `audit` shows.
 #[derive(Debug, Args)]
 pub(super) struct AuditArgs {
-    /// At most so many
+    /// Most entries to show
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     limit: u32,
-    /// Only entries before this number, to go on where another answer ended
+    /// Only entries before this number, to continue where another answer ended
     #[arg(long, value_name = "NUMBER")]
     before: Option<i64>,
     /// Print JSON
@@ -29,7 +29,7 @@ pub(super) async fn audit(args: AuditArgs) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     if entries.is_empty() {
-        output::line("nobody has done anything yet")?;
+        output::line("no operator has done anything yet")?;
         return Ok(ExitCode::SUCCESS);
     }
     let row = |entry: &Audited| {
@@ -42,6 +42,9 @@ pub(super) async fn audit(args: AuditArgs) -> anyhow::Result<ExitCode> {
             entry.detail.to_string(),
         ]
     };
-    output::table(&["no.", "when", "who", "did", "to", "exactly"], entries.iter().map(row).collect())?;
+    output::table(
+        &["no.", "when", "actor", "action", "target", "detail"],
+        entries.iter().map(row).collect(),
+    )?;
     Ok(ExitCode::SUCCESS)
 }

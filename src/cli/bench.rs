@@ -1,4 +1,4 @@
-//! `warmproof bench`: measures the product beside the server's own limit.
+//! `warmproof bench`: measures the product against the limit of the server itself.
 
 mod machine;
 mod table;
@@ -15,12 +15,12 @@ use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use tokio::task::spawn_blocking;
 use tokio::time::Instant;
 
-use crate::bench::check::{BARS, Standing};
+use crate::bench::check::{BARS, Judgement};
 use crate::bench::{self, Context, Scale, server};
 use crate::config::postgres::Discovery;
 use crate::postgres::{Home, Options, PrivatePostgres};
 
-/// What is measured, and where.
+/// Options of `bench`.
 #[derive(Debug, Args)]
 pub struct BenchArgs {
     /// Small loads, under two minutes in all, without `reading`; the default
@@ -29,7 +29,7 @@ pub struct BenchArgs {
     /// Loads as long as the figures need
     #[arg(long)]
     full: bool,
-    /// Only these, separated by commas; else all of the scale
+    /// Only these phases, separated by commas; by default all of the scale
     #[arg(long, value_enum, value_delimiter = ',')]
     phases: Vec<Phase>,
     /// Print one JSON document on stdout, and the tables on stderr
@@ -38,16 +38,16 @@ pub struct BenchArgs {
     /// Measure this server, in a schema of its own that is dropped first, instead of a private one
     #[arg(long, value_name = "URL")]
     database_url: Option<String>,
-    /// How often variants are measured, in turns; 1, or 5 of a full run
+    /// How often each variant is measured, in turns; by default 1, or 5 in a full run
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=100))]
     rounds: Option<u16>,
-    /// Measure nothing: hold the JSON document of a run against the bars
+    /// Measure nothing: compare the JSON document of a run with the bars
     #[arg(long, value_name = "FILE", conflicts_with_all = ["quick", "full", "phases", "json", "database_url", "rounds"])]
     check: Option<PathBuf>,
 }
 
 impl BenchArgs {
-    /// Pages and reports over few outcomes say nothing, so a quick run is spared them unless it asks.
+    /// Pages and reports over few outcomes show nothing, so a quick run skips them unless they are named.
     fn wants(&self, phase: Phase) -> bool {
         match self.phases.as_slice() {
             [] => self.full || phase != Phase::Reading,
@@ -67,27 +67,27 @@ enum Phase {
     Cancel,
     /// A worker drains due rows: claim, dispatch, null probe, settle
     Execute,
-    /// 90 % cancelled life through the batch API beside the limit
+    /// Verifications through the batch API, 90 % cancelled, compared with the limit
     Life,
     /// WAL bytes per verification by step and codec, CPU per message
     Wal,
     /// Queries and CPU of an idle worker
     Idle,
-    /// Memory of a worker and an api over a full table
+    /// Memory of a worker and an API with a full table
     Memory,
-    /// How late looks are, by rate, worker processes and shape, beside bare timers
+    /// How late probes are, by rate, worker processes and shape, compared with bare timers
     Lag,
     /// Many rows due in one instant, with real HTTP probes
     Burst,
     /// Real HTTP probes at a steady rate, and against a slow platform
     Probe,
-    /// Claims beside millions of future, overdue and waiting rows
+    /// Claims while millions of rows are pending: future, overdue and waiting ones
     Depth,
     /// The same load with and without a snapshot held open
     Held,
-    /// Single schedule and cancel calls through the api, nine in ten cancelled
+    /// Single schedule and cancel calls through the API, nine in ten cancelled
     CancelHeavy,
-    /// Schedules through the api beside the library
+    /// Schedules through the API, compared with the library
     Http,
     /// Reports, answers and commands over a day of many outcomes
     Reading,
@@ -157,7 +157,7 @@ pub async fn bench(args: BenchArgs) -> anyhow::Result<ExitCode> {
         return check(file);
     }
     if cfg!(debug_assertions) {
-        tracing::warn!("this is a debug build: its figures say nothing about the product (`make bench`)");
+        tracing::warn!("this is a debug build: its figures do not describe the product (`make bench`)");
     }
     let (postgres, url) = if let Some(url) = &args.database_url {
         (None, url.clone())
@@ -198,8 +198,8 @@ async fn measure(args: &BenchArgs, context: &Context) -> anyhow::Result<Value> {
     let postgres = server::settings(&db).await?;
     let started_at = server::now(&db).await?;
     if args.database_url.is_none() {
-        // A server that has run for a while has its log files; a new one makes each when it is needed, and all
-        // who commit wait for that.
+        // A server that has run for a while has its WAL files. A new server makes each file when it is
+        // needed, and all commits wait for that.
         server::make_wal_files(&db, context.pick(1 << 30, 3 << 30)).await?;
     }
     let machine = machine::machine();
@@ -229,18 +229,18 @@ async fn measure(args: &BenchArgs, context: &Context) -> anyhow::Result<Value> {
     Ok(document)
 }
 
-/// Holds a document against the bars; fails when one is missed.
+/// Compares a document with the bars; fails if a bar is missed.
 fn check(file: &std::path::Path) -> anyhow::Result<ExitCode> {
     let text =
         std::fs::read_to_string(file).with_context(|| format!("could not read `{}`", file.display()))?;
     let document: Value = serde_json::from_str(&text)
         .with_context(|| format!("`{}` is not the JSON document of a run", file.display()))?;
     say(false, &table::bars(&document))?;
-    let missed = BARS.iter().any(|bar| bar.judge(&document).1 == Standing::Missed);
+    let missed = BARS.iter().any(|bar| bar.judge(&document).1 == Judgement::Missed);
     Ok(if missed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
-/// Writes at once, also into a pipe; beside a document on stdout, tables go to stderr.
+/// Writes at once, also into a pipe. With a JSON document on stdout, tables are written to stderr.
 fn say(aside: bool, text: &str) -> anyhow::Result<()> {
     if aside {
         writeln!(std::io::stderr().lock(), "{text}")?;

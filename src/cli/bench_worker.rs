@@ -1,8 +1,9 @@
 //! `warmproof bench-worker`: one process of a benchmark, started by `warmproof bench`.
 //!
-//! It is the product's worker with its own claims, tasks, settles and leases; only whom it
-//! asks may be replaced. It says `ready`, works until it is stopped and then says how late it was.
+//! It is the product's worker with its own claims, tasks, settles and leases; only the platform that it
+//! probes may be replaced. It prints `ready`, works until it is stopped, and then prints how late it was.
 
+use std::future::ready;
 use std::io::Write;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -10,6 +11,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use chrono::{DateTime, Utc};
 use clap::Args;
+use futures_util::future::BoxFuture;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
@@ -23,12 +25,12 @@ use crate::config::WorkerSettings;
 use crate::config::environment::Environment;
 use crate::config::verify::Switch;
 use crate::domain::ids::{RunId, SnapshotId};
-use crate::domain::verdict::LatestSnapshot;
+use crate::domain::verdict::{LatestSnapshot, Observation};
 use crate::store::Store;
 use crate::store::connect::Role;
-use crate::telemetry::event::{Events, WideEvent};
+use crate::telemetry::event::{EventSink, Events, WideEvent};
 use crate::telemetry::metrics;
-use crate::worker::{Probe, Served, Worker};
+use crate::worker::{Probe, ProbeSource, Served, Worker};
 
 /// How often events are turned into figures, so that they do not pile up.
 const DRAIN_EVERY: Duration = Duration::from_millis(50);
@@ -36,13 +38,13 @@ const DRAIN_EVERY: Duration = Duration::from_millis(50);
 const TIMERS_AHEAD: Duration = Duration::from_millis(600);
 const TIMERS_EVERY: Duration = Duration::from_millis(250);
 
-/// Whom the process asks, or which bare timers it sets.
+/// Which platform the process probes, or which bare timers it sets.
 #[derive(Debug, Args)]
 pub(super) struct BenchWorkerArgs {
-    /// Ask the platform of the environment; without it every look sees the same fixed snapshot
+    /// Probe the platform of the environment; without this flag every probe observes one fixed snapshot
     #[arg(long)]
     http: bool,
-    /// The snapshot that every look sees
+    /// The snapshot that every probe observes
     #[arg(long, default_value = "snapshot_moved")]
     snapshot: String,
     /// No worker, but bare timers: this process, of how many, start in microseconds, rate, seconds, group
@@ -68,21 +70,21 @@ async fn work(args: &BenchWorkerArgs, stop: CancellationToken) -> anyhow::Result
         Switch::Disabled { reason } => anyhow::bail!("verification is off: {reason}"),
     };
     let store = Store::connect(&settings.database, Role::Worker).await?;
-    // As in a worker as it comes.
+    // As in an ordinary worker.
     if settings.metrics.enabled {
         metrics::install();
     }
-    let (noted, mut looks) = mpsc::unbounded_channel();
+    let (noted, mut probes) = mpsc::unbounded_channel();
     let mut pools = Served::set_up(&settings.pools)?;
     if !args.http {
-        let probe = Probe::Noted(Box::new(moved_on(&args.snapshot)?), noted);
+        let probe = Probe::Custom(Arc::new(Timed { latest: moved_on(&args.snapshot)?, probes: noted }));
         for served in pools.values_mut() {
             served.probe = probe.clone();
         }
     }
-    let events = Arc::new(Mutex::new(Vec::new()));
+    let events = Arc::new(Kept::default());
     let worker = Worker::builder(settings.worker, store.clone(), pools)
-        .events(Events::Memory(Arc::clone(&events)))
+        .events(Events::Custom(Arc::<Kept>::clone(&events)))
         .run(stop);
     say("ready")?;
 
@@ -92,14 +94,39 @@ async fn work(args: &BenchWorkerArgs, stop: CancellationToken) -> anyhow::Result
     let mut worker = tokio::spawn(worker);
     let drained = loop {
         tokio::select! {
-            _ = rounds.tick() => drain(&mut account, &events, &mut looks, &clock),
+            _ = rounds.tick() => drain(&mut account, &events.0, &mut probes, &clock),
             drained = &mut worker => break drained,
         }
     };
     drained.context("the worker panicked")??;
-    drain(&mut account, &events, &mut looks, &clock);
+    drain(&mut account, &events.0, &mut probes, &clock);
     store.close().await;
     Ok(account)
+}
+
+/// Answers every probe with the same snapshot and sends the instant at which the probe began.
+#[derive(Debug)]
+struct Timed {
+    latest: LatestSnapshot,
+    probes: mpsc::UnboundedSender<(RunId, Instant)>,
+}
+
+impl ProbeSource for Timed {
+    fn latest_snapshot<'a>(&'a self, run_id: &'a RunId) -> BoxFuture<'a, Observation> {
+        // The receiver may be gone at the end of a benchmark.
+        let _ = self.probes.send((run_id.clone(), Instant::now()));
+        Box::pin(ready(Ok(self.latest.clone())))
+    }
+}
+
+/// Events, kept until they are counted.
+#[derive(Debug, Default)]
+struct Kept(Mutex<Vec<WideEvent>>);
+
+impl EventSink for Kept {
+    fn emit(&self, event: WideEvent) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(event);
+    }
 }
 
 fn moved_on(snapshot: &str) -> anyhow::Result<LatestSnapshot> {
@@ -115,7 +142,7 @@ fn moved_on(snapshot: &str) -> anyhow::Result<LatestSnapshot> {
 fn drain(
     account: &mut Account,
     events: &Mutex<Vec<WideEvent>>,
-    looks: &mut mpsc::UnboundedReceiver<(RunId, Instant)>,
+    probes: &mut mpsc::UnboundedReceiver<(RunId, Instant)>,
     clock: &WallClock,
 ) {
     let events = std::mem::take(&mut *events.lock().unwrap_or_else(PoisonError::into_inner));
@@ -124,7 +151,7 @@ fn drain(
             account.event_lags_us.push(micros(lag_ms));
         }
     }
-    while let Ok((run_id, at)) = looks.try_recv() {
+    while let Ok((run_id, at)) = probes.try_recv() {
         if let Some(due) = due_micros(&run_id) {
             account.lags_us.push(i32::try_from(clock.micros_at(at) - due).unwrap_or(i32::MAX));
         }
@@ -145,7 +172,7 @@ struct WallClock {
 impl WallClock {
     #[expect(
         clippy::disallowed_methods,
-        reason = "lateness by the machine's own clock, beside any reckoning of ours"
+        reason = "lateness by the machine's own clock, independent of our own measurement"
     )]
     fn read() -> Self {
         Self { at: Instant::now(), read: Utc::now() }

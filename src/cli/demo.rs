@@ -1,8 +1,8 @@
-//! `warmproof demo`: the whole thing at work, with losses, a killed worker and a verdict.
+//! `warmproof demo`: Warmproof at work, with losses, a killed worker and a verdict.
 //!
-//! Simulator and supervisor live in this process, the API and the workers in processes of
-//! their own, so that a worker can be killed as machines kill them. The simulator's ledger
-//! is the judge: it knows what really happened to each run.
+//! Simulator and supervisor run in this process. The API and the workers run in processes of
+//! their own, so that a worker can be killed with SIGKILL. The simulator's ledger has what
+//! really happened to each run, and decides the verdict.
 
 mod fleet;
 mod stage;
@@ -22,7 +22,7 @@ use fleet::Fleet;
 use stage::Stage;
 use tally::Ledger;
 
-/// What the demo plays.
+/// Options of the demo.
 #[derive(Debug, Args)]
 pub struct DemoArgs {
     /// About how long it takes, in seconds
@@ -31,7 +31,7 @@ pub struct DemoArgs {
     /// Print one JSON object as the last line
     #[arg(long)]
     json: bool,
-    /// From hit to look, in milliseconds; 10000, or a quarter of a demo under 30 s
+    /// Delay from hit to probe, in milliseconds; by default 10000, or a quarter of a demo under 30 s
     #[arg(long, value_parser = clap::value_parser!(u64).range(1000..=60_000))]
     delay_ms: Option<u64>,
     /// Runs queued per second
@@ -43,7 +43,7 @@ pub struct DemoArgs {
     /// Worker processes
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=16))]
     workers: u32,
-    /// Decides which hits are lost
+    /// Seed of the choice which hits are lost
     #[arg(long, default_value_t = 1)]
     seed: u64,
 }
@@ -67,16 +67,16 @@ const DRAIN_MAX: Duration = Duration::from_secs(30);
 /// How often the live line is printed.
 const LIVE_EVERY: Duration = Duration::from_secs(2);
 
-/// Plays, then tells what happened. Fails if a run was lost, started twice or is unaccounted for.
+/// Runs the demo, then prints what happened. Fails if a run was lost, started twice or is unaccounted for.
 pub async fn demo(args: DemoArgs) -> anyhow::Result<ExitCode> {
     let stop = shutdown::on_signal()?;
     let stage = Stage::set(&args).await?;
     let mut fleet = Fleet::start(&stage, args.workers).await?;
     say(&format!("api      {}/readyz  (token in the environment of the api process)", fleet.api_url()))?;
     say(&format!("database {}", stage.database_url()))?;
-    // The token is good for this demo alone, unless the user has brought one.
+    // The token is valid only for this demo, unless the user set one.
     say(&format!(
-        "page     {}/  (anybody may look; the token to act is {})",
+        "page     {}/  (reading needs no token; the token to act is {})",
         fleet.api_url(),
         stage.reported_token()
     ))?;
@@ -85,13 +85,13 @@ pub async fn demo(args: DemoArgs) -> anyhow::Result<ExitCode> {
     let begin = Instant::now();
     let end = begin + Duration::from_secs(args.seconds) + DRAIN_MAX;
     let kill_at = begin + args.producing().mul_f64(0.5);
-    play(&args, &stage, &stop, begin, kill_at.min(end), false).await?;
+    run_for(&args, &stage, &stop, begin, kill_at.min(end), false).await?;
     if !stop.is_cancelled() {
         let pid = fleet.kill_one().await?;
         workers_killed += 1;
         say(&format!("{:>4.0} s  worker process {pid} killed with SIGKILL", begin.elapsed().as_secs_f64()))?;
         fleet.replace()?;
-        play(&args, &stage, &stop, begin, end, true).await?;
+        run_for(&args, &stage, &stop, begin, end, true).await?;
     }
 
     let tally = Ledger::take(&stage, workers_killed).await?;
@@ -104,8 +104,8 @@ pub async fn demo(args: DemoArgs) -> anyhow::Result<ExitCode> {
     Ok(if tally.is_clean() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Lets time pass with a live line, until `until`, a signal or, when asked for, the last run is over.
-async fn play(
+/// Prints the live line until `until`, a signal or, if asked to, the end of the last run.
+async fn run_for(
     args: &DemoArgs,
     stage: &Stage,
     stop: &CancellationToken,
@@ -115,14 +115,14 @@ async fn play(
 ) -> anyhow::Result<()> {
     let mut live = interval(LIVE_EVERY);
     live.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut look = interval(Duration::from_millis(200));
-    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut check = interval(Duration::from_millis(200));
+    check.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             () = stop.cancelled() => return Ok(()),
             () = sleep_until(until) => return Ok(()),
             _ = live.tick() => say(&tally::live_line(stage, begin.elapsed()).await?)?,
-            _ = look.tick(), if to_the_last_run && begin.elapsed() > args.producing() => {
+            _ = check.tick(), if to_the_last_run && begin.elapsed() > args.producing() => {
                 if stage.is_over().await? {
                     return Ok(());
                 }

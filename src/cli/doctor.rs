@@ -1,4 +1,4 @@
-//! `warmproof doctor`: is everything in place, and what to do where it is not.
+//! `warmproof doctor`: checks everything that Warmproof needs, and says how to fix what is wrong.
 //!
 //! Exits with 0 when all is well, 1 on warnings, 2 on errors.
 
@@ -22,16 +22,17 @@ use crate::worker::Served;
 
 mod server;
 
-/// Beyond this our clock is said to be off; nothing of ours depends on it, but people read logs by it.
+/// A larger difference between the clocks is reported. Warmproof does not depend on it, but readers of logs
+/// do.
 const SKEW_MAX: TimeDelta = TimeDelta::seconds(2);
 /// An open transaction older than this keeps dead rows from being removed.
 const TRANSACTION_SECONDS_MAX: f64 = 60.0;
-/// Dead rows beyond this and beyond twice the live ones: vacuum does not keep up.
+/// With more dead rows than this, and more than twice the live ones, vacuum does not keep up.
 const DEAD_ROWS_MAX: i64 = 50_000;
 /// Partitions should reach this far ahead.
 const DAYS_AHEAD_MIN: i64 = 3;
 
-/// What the doctor may look at.
+/// Options of `doctor`.
 #[derive(Debug, Args)]
 pub(super) struct DoctorArgs {
     /// Print JSON
@@ -39,7 +40,7 @@ pub(super) struct DoctorArgs {
     json: bool,
 }
 
-/// How bad it is.
+/// How serious a finding is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 enum Severity {
@@ -48,7 +49,7 @@ enum Severity {
     Error,
 }
 
-/// One thing that was looked at.
+/// The result of one check.
 #[derive(Debug, Serialize)]
 struct Finding {
     check: String,
@@ -67,13 +68,13 @@ impl Finding {
         Self { check: check.to_owned(), severity, message: message.into(), hint: Some(hint.to_owned()) }
     }
 
-    /// Well or ill by a condition, told the same way.
+    /// Well or not by a condition, with the same message.
     fn judged(check: &str, well: bool, severity: Severity, message: String, hint: &str) -> Self {
         if well { Self::well(check, message) } else { Self::ill(check, severity, message, hint) }
     }
 }
 
-/// Looks at everything and says what is wrong.
+/// Runs all checks and prints the findings.
 pub(super) async fn doctor(args: DoctorArgs) -> anyhow::Result<ExitCode> {
     let environment = Environment::from_process();
     let mut findings = database(&environment).await?;
@@ -108,7 +109,7 @@ async fn database(environment: &Environment) -> anyhow::Result<Vec<Finding>> {
         match connector.own_session().await {
             Ok(Some(_session)) => {}
             Ok(None) => {
-                let message = "connections are handed out per transaction";
+                let message = "connections go through a pooler that assigns them per transaction";
                 let hint =
                     "set WARMPROOF_DATABASE_POOLER=true for workers, apis and commands other than `migrate`";
                 return Ok(vec![Finding::ill("pooler", Severity::Error, message, hint)]);
@@ -148,9 +149,9 @@ async fn database(environment: &Environment) -> anyhow::Result<Vec<Finding>> {
     findings.push(of_clock(&store).await?);
     findings.extend(of_facts(&store.facts().await?));
     let conservation = store.conservation().await?;
-    let message =
-        format!("{} unaccounted of {} scheduled", conservation.unaccounted, conservation.scheduled);
-    let hint = "a promise came or went uncounted: keep the database's log and report it";
+    let message = format!("{} unaccounted of {} scheduled", conservation.unaccounted, conservation.scheduled);
+    let hint =
+        "a verification was added or removed without being counted: keep the database's log and report this";
     findings.push(Finding::judged(
         "conservation",
         conservation.unaccounted == 0,
@@ -167,29 +168,29 @@ async fn database(environment: &Environment) -> anyhow::Result<Vec<Finding>> {
     Ok(findings)
 }
 
-/// Whether losses of a pool are cold-started: whoever stopped that may have forgotten it.
+/// Whether losses of a pool are cold-started. An operator may have stopped that and forgotten it.
 fn of_cold_starts(pool: &Pool, held: i64) -> Finding {
     let check = format!("cold starts {}", pool.name);
     let warn = |message: String, hint: &str| Finding::ill(&check, Severity::Warning, message, hint);
     match (pool.shadow, pool.cap, held) {
         (true, _, _) => warn(
             "shadow: losses are recorded and nothing is created".to_owned(),
-            "`warmproof pools shadow POOL off` ends that",
+            "`warmproof pools shadow POOL off` ends the shadow",
         ),
         (false, Some(0), _) => warn(
-            format!("cap 0: none is permitted, and {held} losses wait"),
-            "`warmproof pools cap POOL none` lets them go",
+            format!("cap 0: no cold start is permitted, and {held} losses are held"),
+            "`warmproof pools cap POOL none` removes the cap",
         ),
         (false, _, 1..) => warn(
             format!("{held} losses are held"),
-            "`warmproof pending --status held` says what defers each: the cap, a brown-out, a pause, or no room at its worker",
+            "`warmproof pending --status held` shows why: cap, brown-out, pause or no room at a worker",
         ),
         (false, _, _) => Finding::well(&check, "no loss is held"),
     }
 }
 
-/// The database's clock beside ours. It was read somewhere between the question and its answer, and only what lies
-/// outside of that is a difference.
+/// Compares the database's clock with ours. The database read its clock between our request and its answer,
+/// so only a time outside of that span is a difference.
 #[expect(clippy::disallowed_methods, reason = "the one place that compares clocks, for people")]
 async fn of_clock(store: &Store) -> anyhow::Result<Finding> {
     let asked = Utc::now();
@@ -200,8 +201,8 @@ async fn of_clock(store: &Store) -> anyhow::Result<Finding> {
         "clock",
         skew.abs() <= SKEW_MAX,
         Severity::Warning,
-        format!("this machine is {} ms from the database", skew.num_milliseconds()),
-        "nothing depends on it, but logs will not fit together: check time synchronisation",
+        format!("the clocks of this machine and the database differ by {} ms", skew.num_milliseconds()),
+        "Warmproof does not depend on it, but times in logs will not match: check time synchronisation",
     ))
 }
 
@@ -221,21 +222,21 @@ fn of_facts(facts: &DatabaseFacts) -> Vec<Finding> {
             facts.synchronous_commit != "off",
             Severity::Error,
             format!("synchronous_commit = {}", facts.synchronous_commit),
-            "a promise would not survive a crash: set it to `on` for this role and database",
+            "a crash would lose scheduled verifications: set it to `on` for this role and database",
         ),
         Finding::judged(
             "overdue",
             *overdue == 0,
             Severity::Error,
-            format!("{overdue} verifications were not looked at for a minute"),
+            format!("{overdue} verifications are overdue by more than a minute"),
             "start workers that serve their pools; `warmproof pending --status overdue` shows them",
         ),
         Finding::judged(
             "leases",
             *leases_stuck == 0,
             Severity::Warning,
-            format!("{leases_stuck} leases ended over a minute ago and were not taken over"),
-            "no worker serves their pool any more; `warmproof pools` shows who serves what",
+            format!("{leases_stuck} leases ended over a minute ago and no worker took them over"),
+            "no worker serves their pool any more; `warmproof pools` shows the workers of each pool",
         ),
         Finding::judged(
             "transactions",
@@ -248,15 +249,15 @@ fn of_facts(facts: &DatabaseFacts) -> Vec<Finding> {
             "dead rows",
             *dead_rows <= DEAD_ROWS_MAX.max(2 * live_rows),
             Severity::Warning,
-            format!("{dead_rows} dead beside {live_rows} live rows of `pending`"),
-            "vacuum does not keep up: look for an open transaction, and at autovacuum_naptime",
+            format!("`pending` has {dead_rows} dead and {live_rows} live rows"),
+            "vacuum does not keep up: check for an open transaction, and check autovacuum_naptime",
         ),
         Finding::judged(
             "partitions",
             days_ahead >= DAYS_AHEAD_MIN,
             Severity::Error,
-            format!("outcomes have partitions for {days_ahead} days to come"),
-            "any running worker makes them; read the workers' log",
+            format!("partitions for outcomes exist for the next {days_ahead} days"),
+            "every running worker makes partitions; check the workers' logs",
         ),
     ]
 }
@@ -268,7 +269,7 @@ fn of_pool(served: &PoolService) -> Finding {
             &check,
             Severity::Error,
             problem.clone(),
-            "its losses cannot be cold-started there",
+            "losses of this pool cannot be cold-started there",
         );
     }
     let message = format!("{} workers, backend {}", served.workers, served.backends.join(", "));
@@ -282,16 +283,16 @@ fn of_pool(served: &PoolService) -> Finding {
             Finding::ill(&check, Severity::Error, message, "its workers must agree on the backend")
         }
         (_, _, true) => {
-            Finding::ill(&check, Severity::Warning, "it is paused", "`warmproof pools resume` ends that")
+            Finding::ill(&check, Severity::Warning, "it is paused", "`warmproof pools resume` ends the pause")
         }
         (_, _, false) => Finding::well(&check, message),
     }
 }
 
-/// Asks the platforms and backends of a worker's environment, if this is one.
+/// Checks the platforms and backends, if this is a worker's environment.
 async fn backends(environment: &Environment) -> Vec<Finding> {
     let Ok(Switch::Enabled(settings)) = WorkerSettings::from_environment(environment) else {
-        let message = "not asked: this is no complete worker's environment";
+        let message = "not checked: this environment is not complete for a worker";
         return vec![Finding::well("platform", message)];
     };
     let mut findings = Vec::new();
@@ -302,7 +303,7 @@ async fn backends(environment: &Environment) -> Vec<Finding> {
             Err(error) => Err(error.to_string()),
         };
         findings.push(match connected {
-            Ok(group) => Finding::well(&check, format!("it knows us as worker group {}", group.name)),
+            Ok(group) => Finding::well(&check, format!("it knows this worker group as {}", group.name)),
             Err(error) => {
                 let hint = "check TRIGGER_API_URL, TRIGGER_WORKER_TOKEN and MANAGED_WORKER_SECRET";
                 Finding::ill(&check, Severity::Error, error, hint)
@@ -314,9 +315,11 @@ async fn backends(environment: &Environment) -> Vec<Finding> {
             for (pool, one) in served {
                 let (check, backend) = (format!("backend {pool}"), one.workload.backend());
                 findings.push(match one.workload.check().await {
-                    Ok(()) => Finding::well(&check, format!("{backend} answers, as far as it can be asked")),
+                    Ok(()) => {
+                        Finding::well(&check, format!("{backend} answers, as far as it can be checked"))
+                    }
                     Err(error) => {
-                        let hint = "its losses could not be cold-started from here";
+                        let hint = "losses of this pool could not be cold-started from here";
                         Finding::ill(&check, Severity::Error, format!("{backend}: {error}"), hint)
                     }
                 });
@@ -327,7 +330,7 @@ async fn backends(environment: &Environment) -> Vec<Finding> {
                 "backend",
                 Severity::Error,
                 error.to_string(),
-                "mend the configuration",
+                "correct the configuration",
             ));
         }
     }
@@ -340,7 +343,7 @@ mod tests {
     use crate::domain::pool::OnConnect;
 
     #[test]
-    fn cold_starts_that_somebody_stopped_are_no_good_health() {
+    fn stopped_cold_starts_are_a_warning() {
         let active = Pool {
             name: "default".to_owned(),
             paused: false,
@@ -356,7 +359,7 @@ mod tests {
         assert!(of_cold_starts(&active, 3).message.contains("3 losses are held"));
         let stopped = of_cold_starts(&Pool { cap: Some(0), ..active.clone() }, 9);
         assert_eq!(stopped.severity, Severity::Warning);
-        assert!(stopped.message.contains("9 losses wait"), "{}", stopped.message);
+        assert!(stopped.message.contains("9 losses are held"), "{}", stopped.message);
         assert_eq!(of_cold_starts(&Pool { shadow: true, ..active }, 0).severity, Severity::Warning);
     }
 }

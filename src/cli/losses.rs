@@ -13,7 +13,7 @@ pub(super) struct LossesArgs {
     /// Only in this pool
     #[arg(long)]
     pool: Option<String>,
-    /// At most so many, the latest first
+    /// Most losses to show, the latest first
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     limit: u32,
     /// Print JSON
@@ -21,7 +21,7 @@ pub(super) struct LossesArgs {
     json: bool,
 }
 
-/// Lists losses; `warmproof show RUN` tells the rest of each.
+/// Lists losses; `warmproof show RUN` has the details of each.
 pub(super) async fn losses(args: LossesArgs) -> anyhow::Result<ExitCode> {
     let store = output::connect().await?;
     output::require_pool(&store, args.pool.as_deref()).await?;
@@ -31,7 +31,7 @@ pub(super) async fn losses(args: LossesArgs) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     if losses.is_empty() {
-        output::line("nothing was lost, as far as outcomes are kept")?;
+        output::line("no loss among the outcomes that are still kept")?;
         return Ok(ExitCode::SUCCESS);
     }
     let row = |one: &Lost| {
@@ -45,7 +45,7 @@ pub(super) async fn losses(args: LossesArgs) -> anyhow::Result<ExitCode> {
             output::or_dash(one.result()),
         ]
     };
-    let header = ["when", "run", "pool", "supervisor", "version", "outcome", "what came of it"];
+    let header = ["when", "run", "pool", "supervisor", "version", "outcome", "result"];
     output::table(&header, losses.iter().map(row).collect())?;
     Ok(ExitCode::SUCCESS)
 }

@@ -23,8 +23,8 @@ pub struct MigrateArgs {
     /// Exit with 1 when the schema is not what this version needs.
     #[arg(long)]
     check: bool,
-    /// Also make the roles of least privilege that are missing, and hand the schema to their owner;
-    /// with --sql, print that as well.
+    /// Also create missing roles of least privilege, and make their owner own the schema; with --sql,
+    /// print that SQL as well.
     #[arg(long, conflicts_with_all = ["plan", "check"])]
     roles: bool,
     /// Print JSON.
@@ -44,7 +44,7 @@ pub async fn migrate(args: MigrateArgs) -> anyhow::Result<ExitCode> {
     if args.check {
         let plan = migrate::check(database, schema).await?;
         let reported = json!({ "schema": schema, "version": plan.version, "pending": plan.pending });
-        let text = [format!("schema `{schema}` is at version {}, as it should be", plan.version)];
+        let text = [format!("schema `{schema}` is at version {}, as required", plan.version)];
         return tell(&args, &reported, &text);
     }
     if args.plan {
@@ -84,7 +84,7 @@ fn tell(args: &MigrateArgs, reported: &Value, text: &[String]) -> anyhow::Result
     Ok(ExitCode::SUCCESS)
 }
 
-/// The SQL, by the name of its migration; nothing is connected to.
+/// Prints the SQL of each migration. Makes no connection.
 fn print_sql(args: &MigrateArgs) -> anyhow::Result<()> {
     let migrations = migrate::sql();
     let roles: &[&str] = if args.roles { &migrate::roles_sql() } else { &[] };

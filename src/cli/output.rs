@@ -1,4 +1,4 @@
-//! How commands answer: a table for people, JSON for programs, and nothing that a terminal would obey.
+//! The output of commands: tables for people, JSON for programs, and no control characters for the terminal.
 
 use std::io::{ErrorKind, Write};
 use std::time::Duration;
@@ -18,7 +18,7 @@ use crate::store::connect::Role;
 /// How long a command may take to reach its database.
 const CONNECT_MAX: Duration = Duration::from_secs(10);
 
-/// Writes a line to stdout. A reader that has gone is no error.
+/// Writes a line to stdout. A closed pipe is not an error.
 pub(super) fn line(text: &str) -> anyhow::Result<()> {
     match writeln!(std::io::stdout().lock(), "{text}") {
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
@@ -31,7 +31,7 @@ pub(super) fn json(answer: &impl Serialize) -> anyhow::Result<()> {
     line(&serde_json::to_string_pretty(answer)?)
 }
 
-/// Writes rows under a header; nothing but the header's absence tells that there are none.
+/// Writes rows under a header. Writes nothing if there are no rows.
 pub(super) fn table(header: &[&str], rows: Vec<Vec<String>>) -> anyhow::Result<()> {
     let mut table = Table::new();
     table.load_style(UTF8_BORDERS_ONLY);
@@ -43,13 +43,13 @@ pub(super) fn table(header: &[&str], rows: Vec<Vec<String>>) -> anyhow::Result<(
     line(&table.to_string())
 }
 
-/// The error of a command that was given a pool there is none of.
+/// The error of a command whose pool does not exist.
 pub(super) async fn unknown_pool(store: &Store, name: &str) -> anyhow::Result<anyhow::Error> {
     let known: Vec<String> = store.pool_settings().await?.into_iter().map(|pool| pool.name).collect();
-    Ok(anyhow::anyhow!("there is no pool `{}`; there is: {}", plain(name), known.join(", ")))
+    Ok(anyhow::anyhow!("unknown pool `{}`; known pools: {}", plain(name), known.join(", ")))
 }
 
-/// Fails where a pool is asked for and there is none of that name: it is misspelt, not empty.
+/// Fails if the named pool does not exist: its name is misspelt, and an empty answer would hide that.
 pub(super) async fn require_pool(store: &Store, name: Option<&str>) -> anyhow::Result<()> {
     let Some(name) = name else { return Ok(()) };
     if store.pool_settings().await?.iter().any(|pool| pool.name == name) {
@@ -58,7 +58,7 @@ pub(super) async fn require_pool(store: &Store, name: Option<&str>) -> anyhow::R
     Err(unknown_pool(store, name).await?)
 }
 
-/// A text without what moves cursors, rings bells or turns the direction of writing.
+/// A text without characters that control the terminal or the direction of writing.
 pub(super) fn plain(text: &str) -> String {
     let obeyed = |c: char| {
         c.is_control()
@@ -72,7 +72,7 @@ pub(super) fn or_dash(text: Option<&str>) -> String {
     text.unwrap_or("-").to_owned()
 }
 
-/// An instant as people read it.
+/// An instant for people.
 pub(super) fn instant(at: DateTime<Utc>) -> String {
     at.format("%Y-%m-%d %H:%M:%S%.3fZ").to_string()
 }
@@ -88,7 +88,7 @@ pub(super) fn span(span: TimeDelta) -> String {
     }
 }
 
-/// Connects to the configured database; verification need not be on to look.
+/// Connects to the configured database, whether verification is on or off.
 pub(super) async fn connect() -> anyhow::Result<Store> {
     let settings = DatabaseSettings::from_environment(&Environment::from_process())?;
     let connecting = Store::connect(&settings.database, Role::People);
@@ -97,7 +97,7 @@ pub(super) async fn connect() -> anyhow::Result<Store> {
         .map_err(|_| anyhow::anyhow!("the database did not answer within {} s", CONNECT_MAX.as_secs()))??)
 }
 
-/// Who runs this command, for the audit.
+/// The account that runs this command, for the audit.
 pub(super) fn actor() -> Actor {
     let uid = Uid::effective();
     let name = User::from_uid(uid).ok().flatten().map_or_else(|| uid.to_string(), |user| user.name);
@@ -109,7 +109,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn spans_are_told_in_the_unit_that_fits() {
+    fn spans_are_shown_in_the_unit_that_fits() {
         let reported = |millis| span(TimeDelta::milliseconds(millis));
         assert_eq!(reported(0), "0.0 s");
         assert_eq!(reported(12_345), "12.3 s");
@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn a_terminal_is_told_nothing_that_it_would_obey() {
+    fn a_terminal_gets_no_control_characters() {
         assert_eq!(plain("a\u{1b}[31mb\u{202e}c\n"), "a\u{fffd}[31mb\u{fffd}c\u{fffd}");
         assert_eq!(plain("run_ä <script>"), "run_ä <script>");
     }

@@ -1,4 +1,4 @@
-//! `warmproof pending` and `warmproof cancel`: what waits, and how to take it back.
+//! `warmproof pending` and `warmproof cancel`: list and cancel what is pending.
 
 use std::process::ExitCode;
 
@@ -16,7 +16,7 @@ use crate::store::pending::PendingFilter;
 /// Most verifications that one command cancels.
 const CANCEL_MAX: u32 = 1_000_000;
 
-/// Which pending verifications are meant.
+/// Which pending verifications to show or cancel.
 #[derive(Debug, Args)]
 pub(super) struct Filter {
     /// Only in this pool
@@ -73,7 +73,7 @@ impl Filter {
 pub(super) struct PendingArgs {
     #[command(flatten)]
     filter: Filter,
-    /// At most so many, the next to be looked at first
+    /// Most verifications to show, in the order of their next probes
     #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     limit: u32,
     /// Print JSON
@@ -81,7 +81,7 @@ pub(super) struct PendingArgs {
     json: bool,
 }
 
-/// Shows counts by pool and status, and the verifications that are looked at next.
+/// Shows counts by pool and status, and the verifications with the next probes.
 pub(super) async fn pending(args: PendingArgs) -> anyhow::Result<ExitCode> {
     let store = output::connect().await?;
     let filter = args.filter.into_filter();
@@ -99,7 +99,7 @@ pub(super) async fn pending(args: PendingArgs) -> anyhow::Result<ExitCode> {
     });
     output::table(&header, numbers.collect())?;
     if page.is_empty() {
-        output::line("nothing of that is pending")?;
+        output::line("no pending verification matches")?;
         return Ok(ExitCode::SUCCESS);
     }
     let now = store.clock().await?;
@@ -122,7 +122,7 @@ pub(super) async fn pending(args: PendingArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The status, and for a held one why.
+/// The status, with the reason if it is held.
 fn status(pending: &Pending) -> String {
     match pending.hold_reason {
         Some(reason) if pending.status == Status::Held => {
@@ -132,7 +132,7 @@ fn status(pending: &Pending) -> String {
     }
 }
 
-/// What `cancel` takes back: one run, or all that a filter means.
+/// What `cancel` cancels: the verification of one run, or all that match a filter.
 #[derive(Debug, Args)]
 pub(super) struct CancelArgs {
     /// The run; without it a filter is needed
@@ -142,7 +142,7 @@ pub(super) struct CancelArgs {
     snapshot: Option<String>,
     #[command(flatten)]
     filter: Filter,
-    /// Cancel what a filter means; without it they are only counted
+    /// Cancel the verifications that match the filter; without this flag they are only counted
     #[arg(long)]
     yes: bool,
     /// Print JSON
@@ -157,9 +157,9 @@ pub(super) async fn cancel(args: CancelArgs) -> anyhow::Result<ExitCode> {
     match args.run {
         Some(_) if of_filter => anyhow::bail!("name a run or a filter, not both"),
         Some(run) => cancel_run(&run, args.snapshot.as_deref(), args.json).await,
-        None if !of_filter => anyhow::bail!(
-            "name a run, or a filter such as --pool NAME; `warmproof pending` shows what there is"
-        ),
+        None if !of_filter => {
+            anyhow::bail!("name a run, or a filter such as --pool NAME; `warmproof pending` lists them")
+        }
         None => cancel_filter(&filter, args.yes, args.json).await,
     }
 }
@@ -173,10 +173,10 @@ async fn cancel_run(run: &str, snapshot: Option<&str>, json: bool) -> anyhow::Re
         output::json(&cancelled)?;
     } else {
         output::line(match &cancelled {
-            Cancelled::Cancelled { .. } => "cancelled: nobody will look, nothing will be started",
+            Cancelled::Cancelled { .. } => "cancelled: the run will not be probed or started cold",
             Cancelled::Noted { .. } => "noted",
             Cancelled::TooLate { .. } => "too late: a cold start is permitted already",
-            Cancelled::NotFound => "nothing is pending for that run; `warmproof show RUN` tells its past",
+            Cancelled::NotFound => "nothing is pending for that run; `warmproof show RUN` shows its past",
         })?;
     }
     let done = matches!(cancelled, Cancelled::Cancelled { .. });
@@ -191,7 +191,7 @@ async fn cancel_filter(filter: &PendingFilter, yes: bool, json: bool) -> anyhow:
         if json {
             output::json(&json!({ "matching": matching }))?;
         } else {
-            output::line(&format!("{} match; say --yes to cancel", verifications(matching)))?;
+            output::line(&format!("{} match; add --yes to cancel", verifications(matching)))?;
         }
         return Ok(ExitCode::SUCCESS);
     }

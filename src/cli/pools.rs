@@ -1,4 +1,4 @@
-//! `warmproof pools`: settings of pools, shown and changed while everything runs.
+//! `warmproof pools`: shows the settings of pools, and changes them while workers run.
 
 use std::process::ExitCode;
 
@@ -23,12 +23,12 @@ pub(super) struct PoolsArgs {
 enum Action {
     /// Show all pools; the default
     List,
-    /// Claim nothing of a pool until it is resumed
+    /// Stop claims in a pool until it is resumed
     Pause {
         /// The pool
         pool: String,
     },
-    /// Claim again
+    /// Resume claims in a pool
     Resume {
         /// The pool
         pool: String,
@@ -41,7 +41,7 @@ enum Action {
         #[arg(value_enum)]
         shadow: OnOff,
     },
-    /// From schedule to look, when a call brings no delay of its own
+    /// Set the delay from schedule to probe, for calls without a delay of their own
     Delay {
         /// The pool
         pool: String,
@@ -49,7 +49,7 @@ enum Action {
         #[arg(value_parser = number_or_none)]
         delay_ms: Limit,
     },
-    /// Most fallbacks in one window, all workers together
+    /// Set the most fallbacks in one window over all workers
     Cap {
         /// The pool
         pool: String,
@@ -60,15 +60,15 @@ enum Action {
         #[arg(long, value_name = "MS")]
         window_ms: Option<i32>,
     },
-    /// Whether a runner's connect ends its verification, or is only noted
+    /// Set whether a runner's connect ends its verification or is only noted
     OnConnect {
         /// The pool
         pool: String,
-        /// What a connect means
+        /// What a connect does
         #[arg(value_enum)]
         means: Means,
     },
-    /// From a created fallback to the look whether it helped
+    /// Set the time from a created fallback to its follow-up
     FollowUp {
         /// The pool
         pool: String,
@@ -98,11 +98,11 @@ fn number_or_none(text: &str) -> Result<Limit, String> {
     if text == "none" {
         return Ok(Limit(None));
     }
-    text.parse().map(|number| Limit(Some(number))).map_err(|_| "say a whole number or `none`".to_owned())
+    text.parse().map(|number| Limit(Some(number))).map_err(|_| "must be a whole number or `none`".to_owned())
 }
 
 impl Action {
-    /// Which pool it changes and how; `None`: it only looks.
+    /// Which pool the command changes and how; `None` if it only shows.
     fn change(self) -> Option<(String, PoolChange)> {
         let none = PoolChange::default();
         Some(match self {

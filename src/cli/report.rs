@@ -1,4 +1,4 @@
-//! `warmproof report`: how many warm starts are lost, where, and since when.
+//! `warmproof report`: how many warm starts are lost, where and since when.
 
 use std::process::ExitCode;
 
@@ -9,7 +9,7 @@ use serde_json::json;
 use super::output;
 use crate::store::report::{Latency, LossBy, LossRates, Step, Total, totals};
 
-/// Shares of a spark line, from none to the highest.
+/// The marks of a spark line, from none to the highest share.
 const SPARKS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
 /// Marks in a spark line at most: the newest ones are shown.
 const SPARKS_MAX: usize = 48;
@@ -20,7 +20,7 @@ pub(super) struct ReportArgs {
     /// How far back, such as `30m`, `1h`, `7d`; whole minutes, hours or days count
     #[arg(long, default_value = "1h", value_parser = span)]
     since: TimeDelta,
-    /// What to tell apart
+    /// What to group by
     #[arg(long, value_enum)]
     by: Option<ByArg>,
     /// Print JSON
@@ -38,7 +38,7 @@ enum ByArg {
 }
 
 fn span(text: &str) -> Result<TimeDelta, String> {
-    let reported = || "say a number and a unit, such as `30m`, `1h` or `7d`".to_owned();
+    let reported = || "must be a number and a unit, such as `30m`, `1h` or `7d`".to_owned();
     let (number, unit) = text.split_at_checked(text.len().saturating_sub(1)).ok_or_else(reported)?;
     let number: i64 = number.parse().map_err(|_| reported())?;
     let span = match unit {
@@ -50,7 +50,7 @@ fn span(text: &str) -> Result<TimeDelta, String> {
     span.filter(|span| *span > TimeDelta::zero() && *span <= TimeDelta::days(3650)).ok_or_else(reported)
 }
 
-/// Prints rates with their intervals, the highest first, and how they went.
+/// Prints rates with their intervals, the highest first, and their trend.
 pub(super) async fn report(args: ReportArgs) -> anyhow::Result<ExitCode> {
     let by = match args.by {
         None => LossBy::Nothing,
@@ -147,7 +147,7 @@ fn percent(share: f64) -> String {
     format!("{:.2} %", share * 100.0)
 }
 
-/// The rates of one key over time, scaled to the highest; a gap where nothing was observed.
+/// The rates of one key over time, scaled to the highest; a gap where there is no observation.
 fn spark<'a>(lines: impl Iterator<Item = &'a LossRates>) -> String {
     let rates: Vec<Option<f64>> = lines.map(|line| line.loss_rate).collect();
     let rates = &rates[rates.len().saturating_sub(SPARKS_MAX)..];

@@ -25,7 +25,7 @@ pub(super) struct ShowArgs {
     json: bool,
 }
 
-/// One thing that happened, or will.
+/// One event of the past or the future.
 struct Moment {
     at: DateTime<Utc>,
     what: String,
@@ -39,16 +39,16 @@ pub(super) async fn show(args: ShowArgs) -> anyhow::Result<ExitCode> {
     let mut outcomes = store.outcomes_of(&run_id, HISTORY_MAX).await?;
     outcomes.reverse();
     let ids: Vec<_> = outcomes.iter().map(|outcome| outcome.id).collect();
-    let looks = store.follow_ups_of(&ids).await?;
+    let follow_ups = store.follow_ups_of(&ids).await?;
     if args.json {
         output::json(&json!({
-            "run_id": run_id, "pending": pending, "outcomes": outcomes, "follow_ups": looks,
+            "run_id": run_id, "pending": pending, "outcomes": outcomes, "follow_ups": follow_ups,
         }))?;
     } else {
         for outcome in &outcomes {
-            let look = looks.iter().find(|look| look.verification_id == outcome.id);
+            let follow_up = follow_ups.iter().find(|one| one.verification_id == outcome.id);
             let title = format!("{} of snapshot {}", outcome.outcome.as_str(), outcome.snapshot_id);
-            tell(&title, past(outcome, look))?;
+            tell(&title, past(outcome, follow_up))?;
         }
         if let Some(pending) = &pending {
             tell(&format!("pending for snapshot {}", pending.snapshot_id), present(pending))?;
@@ -56,7 +56,9 @@ pub(super) async fn show(args: ShowArgs) -> anyhow::Result<ExitCode> {
     }
     if outcomes.is_empty() && pending.is_none() {
         if !args.json {
-            output::line(&format!("no verification of {run_id}: never scheduled here, or pruned"))?;
+            output::line(&format!(
+                "no verification of {run_id}: it was never scheduled here, or its outcome was pruned"
+            ))?;
         }
         return Ok(ExitCode::FAILURE);
     }
@@ -78,7 +80,7 @@ fn tell(title: &str, mut moments: Vec<Moment>) -> anyhow::Result<()> {
     output::line("")
 }
 
-fn past(outcome: &Outcome, look: Option<&FollowUpRecord>) -> Vec<Moment> {
+fn past(outcome: &Outcome, follow_up: Option<&FollowUpRecord>) -> Vec<Moment> {
     let mut moments = vec![
         dequeued(outcome.dequeued_at),
         scheduled(outcome.scheduled_at, &outcome.pool, outcome.supervisor.as_deref()),
@@ -86,13 +88,13 @@ fn past(outcome: &Outcome, look: Option<&FollowUpRecord>) -> Vec<Moment> {
         Moment { at: outcome.settled_at, what: ended(outcome) },
     ];
     moments.extend(steps(outcome.connected_at, outcome.lost_at, outcome.create_permitted_at));
-    if let Some(look) = look {
-        let (at, what) = match (&look.result, look.probed_at) {
+    if let Some(record) = follow_up {
+        let (at, what) = match (&record.result, record.probed_at) {
             (Some(result), Some(at)) => {
-                let error = look.error.as_deref().map_or(String::new(), |error| format!(": {error}"));
+                let error = record.error.as_deref().map_or(String::new(), |error| format!(": {error}"));
                 (at, format!("follow-up: {}{error}", result.as_str()))
             }
-            _ => (look.probe_at, "follow-up is due".to_owned()),
+            _ => (record.probe_at, "follow-up is due".to_owned()),
         };
         moments.push(Moment { at, what });
     }
@@ -100,9 +102,9 @@ fn past(outcome: &Outcome, look: Option<&FollowUpRecord>) -> Vec<Moment> {
 }
 
 fn present(pending: &Pending) -> Vec<Moment> {
-    let mut next = "next look".to_owned();
+    let mut next = "next probe".to_owned();
     if let Some(worker) = &pending.worker {
-        next = format!("{next}, in the hand of {worker}");
+        next = format!("{next}, in flight at {worker}");
     }
     if let Some(reason) = pending.hold_reason {
         next = format!("{next}; held: {}", reason.as_str());
@@ -136,14 +138,14 @@ fn steps(
 ) -> impl Iterator<Item = Moment> {
     [
         (connected_at, "the runner connected"),
-        (lost_at, "seen lost: the platform still had the dispatched snapshot"),
+        (lost_at, "marked lost: the platform still had the dispatched snapshot"),
         (permitted_at, "a cold start was permitted"),
     ]
     .into_iter()
     .filter_map(|(at, what)| Some(Moment { at: at?, what: what.to_owned() }))
 }
 
-/// How it ended, in one sentence.
+/// How the verification ended, in one sentence.
 fn ended(outcome: &Outcome) -> String {
     let reason = outcome.reason.map_or("", Reason::as_str);
     let mut reported = match outcome.outcome {
@@ -161,7 +163,7 @@ fn ended(outcome: &Outcome) -> String {
             "{} claims, {} probes, {} creates",
             outcome.claim_count, outcome.probe_count, outcome.create_count
         )),
-        outcome.late.then(|| "late: it may show the redriven dispatch".to_owned()),
+        outcome.late.then(|| "late: the probe may have seen the redriven dispatch".to_owned()),
         outcome.error.as_ref().map(|error| format!("error: {error}")),
     ];
     for fact in facts.into_iter().flatten() {

@@ -1,4 +1,4 @@
-//! `warmproof simulate`: a platform to try things against, until SIGTERM or SIGINT.
+//! `warmproof simulate`: a simulated platform for trials, until SIGTERM or SIGINT.
 
 use std::io::Write;
 use std::net::SocketAddr;
@@ -13,19 +13,19 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::platform::wire::WORKER_TOKEN_PREFIX;
 use crate::simulator::{Loser, Shares, Simulator, SimulatorOptions};
 
-/// What can be set about a simulation from the command line.
+/// Options of a simulation.
 #[derive(Debug, Args)]
 pub struct SimulateArgs {
     /// Address to listen on; port 0 takes a free one
     #[arg(long, default_value = "127.0.0.1:0")]
     listen: SocketAddr,
-    /// The worker token that is accepted; must begin with `tr_wgt_`
+    /// The worker token to accept; must begin with `tr_wgt_`
     #[arg(long)]
     worker_token: SecretString,
-    /// The managed worker secret that is accepted
+    /// The managed worker secret to accept
     #[arg(long)]
     managed_secret: SecretString,
-    /// Bearer token of the compute gateway; not asked for when unset
+    /// Bearer token of the compute gateway; none is required when unset
     #[arg(long)]
     gateway_token: Option<SecretString>,
     /// Runs to queue in total
@@ -37,7 +37,7 @@ pub struct SimulateArgs {
     /// Simulated warm runners
     #[arg(long, default_value_t = 10)]
     runners: usize,
-    /// Let nobody poll: only pollers of your own get warm starts
+    /// Simulate no runners: only your own pollers get warm starts
     #[arg(long, conflicts_with = "runners")]
     no_runners: bool,
     /// Share of polls by runners that died silently, 0 to 1
@@ -58,10 +58,10 @@ pub struct SimulateArgs {
     /// How long a cold workload takes to boot
     #[arg(long, default_value_t = 1_000)]
     boot_ms: u64,
-    /// Let a runner whose start is refused ask on for over a minute, as upstream's do
+    /// Let a runner whose start is refused retry for over a minute, as the platform's runners do
     #[arg(long)]
     losers_ask_on: bool,
-    /// Decides which poll is dead or slow
+    /// Seed of the choice which polls are dead or slow
     #[arg(long, default_value_t = 0)]
     seed: u64,
 }
@@ -69,12 +69,12 @@ pub struct SimulateArgs {
 /// Runs a simulation; prints one line on stdout once it listens.
 ///
 /// # Errors
-/// Names the flag that is wrong, or says why nothing can be served.
+/// A flag is wrong, or the address cannot be served.
 pub async fn simulate(args: SimulateArgs) -> anyhow::Result<()> {
     if !args.worker_token.expose_secret().starts_with(WORKER_TOKEN_PREFIX) {
         bail!("`--worker-token` must begin with `{WORKER_TOKEN_PREFIX}`, as the platform's worker tokens do");
     }
-    // Registered before the ready line: whoever reads it may signal at once.
+    // Registered before the ready line, because its reader may send a signal at once.
     let mut terminate = signal(SignalKind::terminate()).context("could not listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("could not listen for SIGINT")?;
     let listener = TcpListener::bind(args.listen)
@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn without_runners_nobody_polls() {
+    fn without_runners_there_are_no_polls() {
         let arguments = ["x", "--worker-token", "tr_wgt_a", "--managed-secret", "s", "--no-runners"];
         let options = options(Command::try_parse_from(arguments).unwrap().simulate);
         assert_eq!((options.runners, options.cold_runners_poll, options.queued_runs), (0, false, 0));

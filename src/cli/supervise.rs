@@ -19,7 +19,7 @@ use crate::shutdown;
 use crate::supervisor::{Connected, Supervisor};
 use crate::workload::Workload;
 
-/// What can be set about the supervisor beside the environment.
+/// Options of the supervisor besides its environment.
 #[derive(Debug, Args)]
 pub struct SuperviseArgs {
     /// Pause after each dequeued run, in milliseconds
@@ -51,11 +51,11 @@ pub async fn supervise(args: SuperviseArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Hears of connected runners, as a supervisor's own workload socket would tell.
+/// Listens for connected runners, which a real supervisor learns from its own workload socket.
 async fn hear(http: reqwest::Client, url: Url, sender: mpsc::Sender<Connected>, stop: CancellationToken) {
     while !stop.is_cancelled() {
         if let Err(error) = hear_once(&http, &url, &sender).await {
-            tracing::warn!(error = %error.without_url(), "the platform's announcements broke off");
+            tracing::warn!(error = %error.without_url(), "the stream of connects from the platform ended");
         }
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
@@ -74,7 +74,7 @@ async fn hear_once(
             let line = heard.split_to(end + 1);
             match serde_json::from_slice(&line) {
                 Ok(connected) => drop(sender.send(connected).await),
-                Err(error) => tracing::warn!(%error, "an announcement cannot be read"),
+                Err(error) => tracing::warn!(%error, "could not read a connect from the platform"),
             }
         }
     }

@@ -11,7 +11,7 @@ use super::output;
 use crate::domain::ids::parse_name;
 use crate::store::token::{Scope, StoredToken};
 
-/// What a token begins with, so that people and scanners know one when they see it.
+/// The prefix of every token, so that people and scanners recognise one.
 const PREFIX: &str = "wp_";
 /// Random bytes in a token.
 const BYTES: usize = 32;
@@ -32,13 +32,13 @@ enum Action {
     Create {
         /// Its name, which the audit shows
         name: String,
-        /// What it allows; may be given several times
+        /// What the token allows; repeat the option for several scopes
         #[arg(long = "scope", value_enum, required = true)]
         scopes: Vec<ScopeArg>,
     },
     /// Show all tokens, but not their secrets
     List,
-    /// Make a token worthless, within five seconds
+    /// Revoke a token; it stops working within five seconds
     Revoke {
         /// Its name
         name: String,
@@ -49,9 +49,9 @@ enum Action {
 enum ScopeArg {
     /// Schedule and cancel
     Schedule,
-    /// Look
+    /// Read
     Read,
-    /// Change pools, cancel as operator, look now
+    /// Change pools, cancel as operator, probe now
     Operate,
 }
 
@@ -64,10 +64,10 @@ pub(super) async fn token(args: TokenArgs) -> anyhow::Result<ExitCode> {
             let store = output::connect().await?;
             anyhow::ensure!(
                 store.revoke_token(&name, &output::actor()).await?,
-                "there is no good token `{}`; `warmproof token list` shows what there is",
+                "unknown or revoked token `{}`; `warmproof token list` shows all tokens",
                 output::plain(&name)
             );
-            output::line("revoked; running APIs forget it within five seconds")?;
+            output::line("revoked; running APIs refuse it within five seconds")?;
             Ok(ExitCode::SUCCESS)
         }
     }
@@ -89,13 +89,13 @@ async fn create(name: &str, scopes: &[ScopeArg], json: bool) -> anyhow::Result<E
     let store = output::connect().await?;
     anyhow::ensure!(
         store.create_token(name, &scopes, &token, &output::actor()).await?,
-        "there is a token `{}` already; revoked names are not used again",
+        "a token `{}` exists already; the name of a revoked token cannot be used again",
         output::plain(name)
     );
     if json {
         output::json(&serde_json::json!({ "name": name, "scopes": scopes, "token": token.expose_secret() }))?;
     } else {
-        // The secret alone on stdout, so that it can be piped to where it belongs.
+        // Only the secret on stdout, so that it can be piped.
         output::line(token.expose_secret())?;
         tracing::info!(name, "this is the only time the token is shown");
     }

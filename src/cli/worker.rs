@@ -42,8 +42,8 @@ pub(super) async fn worker(lifetime: &Lifetime) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Records metrics and opens the port where they are served, if they are wanted. A port that is taken is no
-/// reason not to work: another worker of this host has it.
+/// Records metrics and serves them, if they are on. If the port is taken, another worker of this host has it,
+/// and this worker runs without serving metrics.
 async fn listen(config: &MetricsConfig) -> Option<TcpListener> {
     if !config.enabled {
         return None;
@@ -63,7 +63,8 @@ async fn listen(config: &MetricsConfig) -> Option<TcpListener> {
     }
 }
 
-/// Where traces go, if anywhere. Before the runtime starts: the exporter works on a thread of its own.
+/// The exporter of traces, if they are on. Made before the runtime starts, because it has a thread of its
+/// own.
 pub(super) fn traces() -> Option<Exporter> {
     let endpoint = TracesConfig::ahead(&Environment::from_process())?.endpoint;
     let exporter = transport::blocking_client(endpoint.scheme(), traces::SEND_MAX)
@@ -71,7 +72,7 @@ pub(super) fn traces() -> Option<Exporter> {
         .and_then(|client| Exporter::new(endpoint.as_str(), client).map_err(anyhow::Error::new));
     match exporter {
         Ok(exporter) => Some(exporter),
-        // A worker without traces does its work.
+        // A worker also works without traces.
         Err(error) => {
             no_traces(&error);
             None
@@ -79,7 +80,7 @@ pub(super) fn traces() -> Option<Exporter> {
     }
 }
 
-#[expect(clippy::print_stderr, reason = "logs are set up after it")]
+#[expect(clippy::print_stderr, reason = "logging is set up later")]
 fn no_traces(error: &anyhow::Error) {
     eprintln!("warning: no traces are sent: {error:#}");
 }

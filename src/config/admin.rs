@@ -1,4 +1,4 @@
-//! The admin page: where browsers find it, who may look, how long anything there lasts.
+//! The admin page: its address, whether reading needs a token, and its time limits.
 
 use std::time::Duration;
 
@@ -14,9 +14,9 @@ const PATHS_OF_THE_API: [&str; 5] = ["v1", "healthz", "readyz", "metrics", "open
 pub struct AdminConfig {
     /// `WARMPROOF_ADMIN_URL`: the page's address as browsers see it.
     pub address: Address,
-    /// `WARMPROOF_ADMIN_READ_WITHOUT_TOKEN`: whether anybody who reaches the page may look; not by default.
+    /// `WARMPROOF_ADMIN_READ_WITHOUT_TOKEN`: visitors may read the page without a token; false by default.
     ///
-    /// To act always takes a token with the scope `operate`.
+    /// Acting always requires a token with the scope `operate`.
     pub read_without_token: bool,
     /// `WARMPROOF_ADMIN_SESSION_MINUTES`: how long a sign-in lasts, 12 hours by default.
     ///
@@ -24,18 +24,18 @@ pub struct AdminConfig {
     pub session: Duration,
     /// `WARMPROOF_ADMIN_STATEMENT_TIMEOUT_MS`: longest one statement of a page may run, 2 s by default.
     ///
-    /// Too short and a busy database answers no page; too long and impatient people pile statements upon it.
+    /// Too short and a busy database answers no page; too long and repeated reloads pile up statements.
     pub statement_timeout: Duration,
 }
 
 /// Where browsers find the page.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Address {
-    /// What stands before every path of the page: empty, or `/warmproof`.
+    /// The prefix of every path of the page: empty, or for example `/warmproof`.
     pub base: String,
     /// Scheme and host that browsers send as `Origin`, if they are known.
     pub origin: Option<String>,
-    /// Whether browsers come by https; `None`: a proxy tells it with each request.
+    /// Whether browsers come by https; `None`: a proxy reports it with each request.
     pub secure: Option<bool>,
 }
 
@@ -62,7 +62,7 @@ fn read_address(reader: &mut Reader<'_>) -> Address {
     if address.is_none() {
         let hint = "set it to an address such as `https://ops.example/warmproof`; its path may hold letters, \
                     digits, `-`, `_`, `.` and `~`";
-        reader.fault(variable, "is not an address that a browser could be given", hint);
+        reader.fault(variable, "is not an address that a browser can open", hint);
     }
     address.unwrap_or_default()
 }
@@ -76,7 +76,7 @@ fn parse_address(text: &str) -> Option<Address> {
         _ => return None,
     };
     let base = url.path().trim_end_matches('/');
-    // Nothing that a router, a cookie or a page would take for something else.
+    // No characters that a router, a cookie or a page would misread.
     let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '/' | '-' | '_' | '.' | '~');
     let first = base.split('/').nth(1).unwrap_or_default();
     let is_fit = plain

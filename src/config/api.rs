@@ -1,4 +1,4 @@
-//! The HTTP API: where it listens, who may call it, how much it takes at once.
+//! The HTTP API: where it listens, which tokens it accepts, how much one request may hold.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
@@ -7,7 +7,7 @@ use secrecy::{ExposeSecret, SecretString};
 
 use super::reader::Reader;
 
-/// Where the API listens unless told otherwise: this host only, as it speaks no TLS.
+/// Where the API listens by default: on this host only, because it has no TLS.
 pub const LISTEN_DEFAULT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 8030);
 
 /// Shortest token accepted, in characters; anything shorter can be guessed.
@@ -18,9 +18,10 @@ pub const TOKEN_CHARS_MIN: usize = 16;
 pub struct ApiConfig {
     /// `WARMPROOF_API_LISTEN`: address and port, `127.0.0.1:8030` by default.
     pub listen: SocketAddr,
-    /// `WARMPROOF_API_TOKEN`: a bearer token that allows everything, 16 characters or more; may be `file://<path>`.
+    /// `WARMPROOF_API_TOKEN`: a bearer token that allows everything, 16 characters or more; may be
+    /// `file://<path>`.
     ///
-    /// Others are made with `warmproof token create`; without either nobody may call.
+    /// Others are made with `warmproof token create`; without any token, every call is refused.
     pub token: Option<SecretString>,
     /// `WARMPROOF_API_BODY_BYTES_MAX`: largest request body, 4 MiB by default.
     ///
@@ -28,11 +29,12 @@ pub struct ApiConfig {
     pub body_bytes_max: usize,
     /// `WARMPROOF_API_BATCH_MAX`: most verifications or cancellations in one request, 1000 by default.
     ///
-    /// Too low and busy callers need many requests; too high and one request holds a connection for long.
+    /// Too low and busy callers need many requests; too high and one request holds a connection for a long
+    /// time.
     pub batch_max: usize,
     /// `WARMPROOF_API_REQUEST_TIMEOUT_MS`: longest a request may take, 15 s by default.
     ///
-    /// Below the statement timeout a caller gives up on work that still commits; too high and it just hangs.
+    /// Below the statement timeout a caller gives up on work that still commits; too high and it hangs.
     pub request_timeout: Duration,
 }
 
@@ -70,7 +72,7 @@ fn read_token(reader: &mut Reader<'_>) -> Option<SecretString> {
         reader.fault(variable, "is shorter than 16 characters", hint);
     }
     if !token.expose_secret().bytes().all(|byte| matches!(byte, b'!'..=b'~')) {
-        reader.fault(variable, "holds something else than visible ASCII", hint);
+        reader.fault(variable, "holds characters other than visible ASCII", hint);
     }
     Some(token)
 }

@@ -11,10 +11,10 @@ pub mod address;
 
 use address::{Address, AddressError};
 
-/// Longest name of a schema; PostgreSQL cuts longer ones without a word.
+/// Longest name of a schema; PostgreSQL silently cuts longer names.
 const SCHEMA_BYTES_MAX: usize = 63;
 
-/// Statements of coalesced calls under way at a time, unless told otherwise.
+/// Default of how many statements of coalesced calls run at a time.
 pub const COALESCE_LANES_DEFAULT: u32 = 2;
 
 /// One database, one schema in it, and the connections one process may hold.
@@ -22,14 +22,14 @@ pub const COALESCE_LANES_DEFAULT: u32 = 2;
 pub struct DatabaseConfig {
     /// `WARMPROOF_DATABASE_URL`: `postgres://…`, with its password; may be `file://<path>`.
     pub url: SecretString,
-    /// What the URL says.
+    /// The parsed URL.
     pub address: Address,
     /// The file that holds the URL, read again for each new connection: a rotated password needs no restart.
     pub url_file: Option<PathBuf>,
     /// `WARMPROOF_SCHEMA`: where our tables live, `warmproof` by default.
     pub schema: String,
-    /// `WARMPROOF_DATABASE_CONNECTIONS_MAX`: connections this process may open, 6 by default, 4 to 500. A third of
-    /// them is for what need not wait for the disk.
+    /// `WARMPROOF_DATABASE_CONNECTIONS_MAX`: connections this process may open, 6 by default, 4 to 500. A
+    /// third of them is for statements that do not wait for the disk.
     ///
     /// Too low and claims wait behind settles; too high and many workers exhaust the server's slots.
     pub connections_max: u32,
@@ -48,15 +48,17 @@ pub struct DatabaseConfig {
     pub pooler: bool,
     /// `WARMPROOF_DATABASE_PLAN_CACHE_MODE`: `force_generic_plan` by default, or `auto`, `force_custom_plan`.
     ///
-    /// Plans are made once a connection by default. An engine that shards plans each statement anew.
+    /// By default each connection plans a statement once. An engine that shards plans each statement every
+    /// time.
     pub plan_cache_mode: PlanCacheMode,
     /// `WARMPROOF_DATABASE_SYNCHRONOUS_STANDBYS_MIN`: synchronous standbys that must be there, 0 by default.
     ///
-    /// `doctor` warns when there are fewer. Too low and a failover may lose what was promised unnoticed.
+    /// `doctor` warns when there are fewer. Too low and a failover may lose verifications unnoticed.
     pub synchronous_standbys_min: u32,
-    /// `WARMPROOF_COALESCE_LANES`: statements of single calls under way at a time, 2 by default, 1 to 64.
+    /// `WARMPROOF_COALESCE_LANES`: statements of single calls that run at a time, 2 by default, 1 to 64.
     ///
-    /// Too low and a commit's wait for the disk is everybody's; too high and fewer calls share a commit.
+    /// Too low and all callers wait for one commit to reach the disk; too high and fewer calls share a
+    /// commit.
     pub coalesce_lanes: u32,
     /// How messages are stored.
     pub compression: CompressionConfig,
@@ -77,7 +79,7 @@ pub enum PlanCacheMode {
 impl PlanCacheMode {
     const WORDS: [&str; 3] = ["force_generic_plan", "auto", "force_custom_plan"];
 
-    /// As PostgreSQL has it.
+    /// PostgreSQL's own word.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -126,7 +128,7 @@ impl CompressionConfig {
             "raw" => Codec::Raw,
             "zstd" => Codec::Zstd,
             _ => {
-                reader.fault("WARMPROOF_MESSAGE_CODEC", "is no codec", "use `zstd` or `raw`");
+                reader.fault("WARMPROOF_MESSAGE_CODEC", "is not a codec", "use `zstd` or `raw`");
                 Codec::Zstd
             }
         };
@@ -163,7 +165,7 @@ impl DatabaseConfig {
             return Some(rest(reader, url));
         }
         // Reads the other variables all the same, so that one start reports every fault.
-        let nowhere = Address::parse("postgres://nobody@localhost").ok()?;
+        let nowhere = Address::parse("postgres://none@localhost").ok()?;
         rest(reader, (SecretString::from(""), nowhere, None));
         None
     }
@@ -196,13 +198,13 @@ fn read_url(reader: &mut Reader<'_>) -> Option<(SecretString, Address, Option<Pa
     }
 }
 
-/// The driver reads these by itself and cannot be kept from it. All others of their kind are without effect.
+/// The driver always reads these variables. All other variables of libpq have no effect.
 const DRIVER_VARIABLES: [&str; 4] = ["PGOPTIONS", "PGSSLROOTCERT", "PGSSLCERT", "PGSSLKEY"];
 
 fn refuse_driver_variables(reader: &mut Reader<'_>) {
     for variable in DRIVER_VARIABLES {
         if reader.is_set(variable) {
-            let hint = "unset it; WARMPROOF_DATABASE_URL alone says how to connect (docs/operating.md)";
+            let hint = "unset it; only WARMPROOF_DATABASE_URL defines the connection (docs/operating.md)";
             reader.fault(variable, "is set, and would change the connection to the database", hint);
         }
     }

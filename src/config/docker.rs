@@ -1,4 +1,4 @@
-//! The Docker engine as the backend of cold starts (contract §5.4 and §6).
+//! The Docker engine as the backend of cold starts (platform.md §5.4 and §6).
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use url::Url;
 
 use super::reader::Reader;
 
-/// The variables that have to be set together for a registry of one's own.
+/// The variables that must be set together for a private registry.
 const REGISTRY: [&str; 3] = ["DOCKER_REGISTRY_USERNAME", "DOCKER_REGISTRY_PASSWORD", "DOCKER_REGISTRY_URL"];
 
 /// An engine and what it makes.
@@ -25,20 +25,21 @@ pub struct DockerConfig {
     pub enforce_machine_presets: bool,
     /// `DOCKER_AUTOREMOVE_EXITED_CONTAINERS`: the engine removes what has exited, true by default.
     pub autoremove: bool,
-    /// `DOCKER_RUNNER_NETWORKS`: the first is given at the create, the others are connected; `host` by default.
+    /// `DOCKER_RUNNER_NETWORKS`: the first is given at the create, the others are connected; `host` by
+    /// default.
     ///
     /// Never empty.
     pub networks: Vec<String>,
-    /// Who pulls images.
+    /// Which credentials pull images.
     pub registry: RegistryConfig,
     /// `WARMPROOF_DOCKER_TIMEOUT_MS`: longest one request may take, pulls aside; 30 s by default.
     ///
-    /// Too low and creates of a busy engine look uncertain; too high and a hanging engine holds a fallback slot
-    /// until the platform's redrive.
+    /// Too low and creates of a busy engine count as uncertain; too high and a hanging engine holds a
+    /// fallback slot until the platform's redrive.
     pub timeout: Duration,
     /// `WARMPROOF_DOCKER_PULL_TIMEOUT_MS`: longest a pull may take, 10 min by default.
     ///
-    /// Too low and large images never come; too high and a stuck pull holds everybody who waits for that image.
+    /// Too low and large images never come; too high and a stuck pull blocks every cold start of that image.
     pub pull_timeout: Duration,
 }
 
@@ -60,10 +61,10 @@ pub struct ApiVersion {
     pub minor: usize,
 }
 
-/// Who pulls images; chosen as upstream chooses (contract §5.4).
+/// Which credentials pull images, chosen as the platform's supervisor chooses (platform.md §5.4).
 #[derive(Debug, Clone)]
 pub enum RegistryConfig {
-    /// Nobody in particular.
+    /// No credentials.
     Anonymous,
     /// The three `DOCKER_REGISTRY_*`.
     Static {
@@ -111,7 +112,7 @@ impl RegistryConfig {
         let url = reader.optional_text(REGISTRY[2]);
         let keys = ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"].map(|name| reader.optional_secret(name));
         let sources = ["AWS_PROFILE", "AWS_ROLE_ARN", "AWS_WEB_IDENTITY_TOKEN_FILE"];
-        // All are read, so that all are known to have been asked for.
+        // All are read, so that the list of known variables is complete.
         let sources = sources.map(|name| reader.optional_text(name));
         match (username, password, url) {
             (Some(username), Some(password), Some(url)) => Some(Self::Static { username, password, url }),
@@ -152,7 +153,7 @@ fn read_host(reader: &mut Reader<'_>) -> Option<DockerHost> {
         return Some(DockerHost::Tcp(format!("{host}:{}", port.unwrap_or(2375))));
     }
     let hint = "set it to `unix:///path/of.sock` or `tcp://host:port`";
-    reader.fault(variable, "is no address of an engine that can be reached", hint);
+    reader.fault(variable, "is not the address of an engine", hint);
     None
 }
 
@@ -164,7 +165,7 @@ fn read_api_version(reader: &mut Reader<'_>) -> Option<ApiVersion> {
         Some(ApiVersion { major: major.parse().ok()?, minor: minor.parse().ok()? })
     });
     if version.is_none() {
-        reader.fault(variable, "is no version", "set it to a version such as `1.41`, or leave it out");
+        reader.fault(variable, "is not a version", "set it to a version such as `1.41`, or leave it out");
     }
     version
 }
@@ -174,7 +175,7 @@ fn read_networks(reader: &mut Reader<'_>) -> Vec<String> {
     let text = reader.text_or(variable, "host");
     let networks: Vec<String> = text.split(',').filter(|name| !name.is_empty()).map(str::to_owned).collect();
     if networks.is_empty() || networks.iter().any(|name| name.trim() != name) {
-        // Upstream takes the spaces for part of a name, and no network has such a one.
+        // The platform's supervisor takes the spaces for part of a name, and no network has such a name.
         let hint = "set it to names separated by commas, without spaces";
         reader.fault(variable, "holds an empty name or spaces around one", hint);
     }

@@ -1,4 +1,4 @@
-//! Where settings come from: the process's environment, or pairs a test brings.
+//! Where settings come from: the process's environment, or pairs of a test.
 //!
 //! This is the only place that reads the environment, so that no test has to
 //! change it and no value can change after the start.
@@ -43,7 +43,7 @@ impl Environment {
         Self { values }
     }
 
-    /// The same environment with these variables in the place of its own.
+    /// The same environment with these variables replaced.
     #[must_use]
     pub fn with(&self, variables: impl IntoIterator<Item = (String, String)>) -> Self {
         let mut values = self.values.clone();
@@ -51,7 +51,7 @@ impl Environment {
         Self { values }
     }
 
-    /// The variables that name a proxy. None is used; whoever set one expects otherwise and is told.
+    /// The set variables that name a proxy. None is used, so the start logs a warning that lists them.
     pub fn proxy_variables(&self) -> Vec<&'static str> {
         let names = ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"];
         let is_set = |name: &&str| !matches!(self.get(name), Value::Unset | Value::Text(""));
@@ -69,7 +69,7 @@ impl Environment {
 }
 
 impl fmt::Debug for Environment {
-    /// Names only the number of variables: any value may be a secret.
+    /// Shows only the number of variables: any value may be a secret.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Environment").field("variables", &self.values.len()).finish_non_exhaustive()
     }

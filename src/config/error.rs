@@ -8,11 +8,11 @@ use std::fmt;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{}`{variable}` {problem}\n  hint: {hint}", place(pool.as_deref()))]
 pub struct ConfigError {
-    /// The pool whose own settings are at fault; `None`: those of all.
+    /// The pool whose own settings are at fault; `None` for the shared environment.
     pub pool: Option<String>,
     /// The variable at fault.
     pub variable: &'static str,
-    /// What is wrong with it, readable behind its name.
+    /// What is wrong, as words that follow the variable's name.
     pub problem: String,
     /// What to do about it.
     pub hint: String,

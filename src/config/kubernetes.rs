@@ -1,4 +1,4 @@
-//! The kubernetes backend: where the cluster is, and what its pods are like (contract §5.5 and §6).
+//! The kubernetes backend: where the cluster is, and what its pods are like (platform.md §5.5 and §6).
 
 use std::path::PathBuf;
 
@@ -21,12 +21,14 @@ pub struct KubernetesConfig {
     pub access: Access,
     /// `KUBERNETES_NAMESPACE`: where pods are made, `default` by default.
     pub namespace: String,
-    /// `KUBERNETES_WORKER_NODETYPE_LABEL`: pods go to nodes whose label `nodetype` has this value, `v4-worker` by
-    /// default. An empty value lets them go anywhere; one that no node has leaves them pending for ever.
+    /// `KUBERNETES_WORKER_NODETYPE_LABEL`: pods go to nodes whose label `nodetype` has this value,
+    /// `v4-worker` by default. An empty value lets them go anywhere; one that no node has leaves them pending
+    /// for ever.
     pub nodetype: Option<String>,
     /// `KUBERNETES_SCHEDULER_NAME`: which scheduler places pods, the cluster's own if unset.
     pub scheduler_name: Option<String>,
-    /// `KUBERNETES_RUN_POD_PRIORITY_CLASS_NAME`: their priority class; it must exist, or every create is refused.
+    /// `KUBERNETES_RUN_POD_PRIORITY_CLASS_NAME`: their priority class; it must exist, or every create is
+    /// refused.
     pub priority_class_name: Option<String>,
     /// `KUBERNETES_POD_DNS_NDOTS`, if `KUBERNETES_POD_DNS_NDOTS_OVERRIDE_ENABLED`: names with fewer dots are
     /// searched in the cluster first, 1 to 15; 2 by default.
@@ -59,16 +61,17 @@ pub struct ImageConfig {
     pub pull_secrets: Vec<String>,
     /// `KUBERNETES_STRIP_IMAGE_DIGEST`: go by the tag alone, false by default.
     pub strip_digest: bool,
-    /// `KUBERNETES_IMAGE_REGISTRY_REWRITE_FROM` and `_TO`: images of the one registry are pulled from the other.
+    /// `KUBERNETES_IMAGE_REGISTRY_REWRITE_FROM` and `_TO`: images of the one registry are pulled from the
+    /// other.
     pub rewrite: Option<RegistryRewrite>,
 }
 
-/// One registry for another.
+/// One registry in place of another.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RegistryRewrite {
-    /// What references start with, without the slash behind it.
+    /// What references start with, without the slash after it.
     pub from: String,
-    /// What takes its place.
+    /// What replaces it.
     pub to: String,
 }
 
@@ -77,13 +80,13 @@ pub struct RegistryRewrite {
 pub struct SecurityConfig {
     /// `KUBERNETES_RUNNER_SECURITY_CONTEXT`: `off` by default.
     pub level: SecurityLevel,
-    /// `KUBERNETES_RUNNER_RUN_AS_USER`: the user id at [`SecurityLevel::Restricted`], 1000 by default; bun's images
-    /// have 1001, always. Wrong, and the runner cannot read its own files.
+    /// `KUBERNETES_RUNNER_RUN_AS_USER`: the user id at [`SecurityLevel::Restricted`], 1000 by default; bun's
+    /// images have 1001, always. Wrong, and the runner cannot read its own files.
     pub run_as_user: i64,
     /// `KUBERNETES_RUNNER_SECCOMP_PROFILE_PATH`: a profile on the node, below the kubelet's own directory.
     ///
-    /// Only where `TRIGGER_CHECKPOINT_URL` is set: it keeps runners from what cannot be checkpointed. A profile that
-    /// a node lacks keeps pods from starting.
+    /// Only where `TRIGGER_CHECKPOINT_URL` is set: it keeps runners from what cannot be checkpointed. A
+    /// profile that a node lacks keeps pods from starting.
     pub seccomp_profile: Option<String>,
     /// `KUBERNETES_RUNNER_SECCOMP_PROFILE_RUNTIMES`: which runtimes get it, `node-24-plus` by default.
     pub seccomp_runtimes: SeccompRuntimes,
@@ -92,11 +95,11 @@ pub struct SecurityConfig {
 /// How much a runner's container is constrained.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SecurityLevel {
-    /// As the cluster has it.
+    /// The cluster's own default.
     Off,
     /// No new privileges, no capabilities.
     Baseline,
-    /// And a user who is not root.
+    /// The same, and not the user root.
     Restricted,
 }
 
@@ -158,7 +161,7 @@ impl ImageConfig {
         Self {
             pull_secrets,
             strip_digest: reader.flag("KUBERNETES_STRIP_IMAGE_DIGEST", false),
-            // One without the other does nothing, as it does nothing upstream.
+            // One without the other has no effect, as in the platform's supervisor.
             rewrite: from.zip(to).map(|(from, to)| RegistryRewrite { from, to }),
         }
     }
@@ -172,7 +175,7 @@ impl SecurityConfig {
             "restricted" => SecurityLevel::Restricted,
             _ => SecurityLevel::Off,
         };
-        // Root is no user of a restricted container; the node would refuse it.
+        // A restricted container must not run as root; the node would refuse it.
         let run_as_user = reader.whole("KUBERNETES_RUNNER_RUN_AS_USER", 1000, 1..=2_147_483_647);
         let variable = "KUBERNETES_RUNNER_SECCOMP_PROFILE_RUNTIMES";
         let runtimes = ["none", "node-24-plus", "all"];
@@ -184,7 +187,7 @@ impl SecurityConfig {
         let variable = "KUBERNETES_RUNNER_SECCOMP_PROFILE_PATH";
         let path = reader.text_or(variable, "profiles/block-io-uring.json");
         if path.starts_with('/') || path.split('/').any(|part| part == "..") {
-            reader.fault(variable, "leads out of the kubelet's directory", "set it to a relative path");
+            reader.fault(variable, "points outside the kubelet's directory", "set it to a relative path");
         }
         let checkpoints = reader.optional_http_url("TRIGGER_CHECKPOINT_URL").is_some();
         Self {

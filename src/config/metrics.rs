@@ -6,16 +6,17 @@ use super::environment::Environment;
 use super::reader::Reader;
 use super::verify::{Switch, VerifyConfig};
 
-/// The metrics of one process. The names are upstream's.
+/// The metrics of one process. The variables have the names that the platform's supervisor uses.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MetricsConfig {
     /// `METRICS_ENABLED`: record metrics and serve them, true by default.
     pub enabled: bool,
-    /// `METRICS_HOST`: where a worker serves them, `127.0.0.1` by default. The API serves its own at `/metrics`.
+    /// `METRICS_HOST`: where a worker serves them, `127.0.0.1` by default. The API serves its own at
+    /// `/metrics`.
     pub host: String,
     /// `METRICS_PORT`: on which port, 9090 by default; 0 takes any that is free.
     ///
-    /// A port that is taken is no reason not to work: several workers may share a host.
+    /// If the port is taken, the worker runs without serving metrics: several workers may share a host.
     pub port: u16,
 }
 
@@ -35,7 +36,7 @@ impl MetricsConfig {
 pub struct TracesConfig {
     /// `WARMPROOF_OTLP_TRACES_ENDPOINT`: the collector's full address, such as `http://otel:4318/v1/traces`.
     ///
-    /// Not `OTEL_EXPORTER_OTLP_ENDPOINT`: that is what runners are told, and does not switch ours on.
+    /// Not `OTEL_EXPORTER_OTLP_ENDPOINT`: that is a setting for runners and does not switch our traces on.
     pub endpoint: Url,
 }
 
@@ -46,8 +47,8 @@ impl TracesConfig {
         endpoint.parse().ok().map(|endpoint| Self { endpoint })
     }
 
-    /// The same before anything else is read: logs are set up first, and traces with them. A fault is left
-    /// to the process's own settings, which tell all faults.
+    /// Reads only this, because traces are set up with logs, before all other settings. A fault is reported
+    /// later, with all faults of the process's settings.
     #[must_use]
     pub fn ahead(environment: &Environment) -> Option<Self> {
         let mut reader = Reader::new(environment);

@@ -1,9 +1,9 @@
-//! Numbers as JavaScript's `Number()` reads them (contract §6).
+//! Numbers as JavaScript's `Number()` reads them (platform.md §6).
 //!
-//! A supervisor and this program may share one environment. A text that one of
-//! them takes for 10 000 must not be refused by the other, or read differently.
+//! A supervisor and this program may share one environment. If one of them reads a text
+//! as 10 000, the other must not refuse it or read it differently.
 
-/// The number a text stands for, or `None` where JavaScript says `NaN`.
+/// The number of a text, or `None` where JavaScript gives `NaN`.
 pub(super) fn parse(text: &str) -> Option<f64> {
     // JavaScript trims the byte order mark too, which Rust does not call whitespace.
     let text = text.trim_matches(|c: char| c.is_whitespace() || c == '\u{feff}');

@@ -1,4 +1,4 @@
-//! How to reach the platform's worker API (contract §1.1).
+//! How to reach the platform's worker API (platform.md §1.1).
 
 use std::time::Duration;
 
@@ -64,7 +64,7 @@ pub(super) fn read_instance_name(reader: &mut Reader<'_>) -> String {
     let variable = "TRIGGER_WORKER_INSTANCE_NAME";
     let name = reader.optional_text(variable);
     let name = name.unwrap_or_else(|| environment::instance_name_default().to_owned());
-    // It travels in a header and into every runner.
+    // The name is sent in a header and passed to every runner.
     if name.bytes().any(|byte| !matches!(byte, b' '..=b'~')) {
         reader.fault(
             variable,
@@ -75,11 +75,11 @@ pub(super) fn read_instance_name(reader: &mut Reader<'_>) -> String {
     name
 }
 
-/// A secret that travels in a header must fit one; found at start rather than at the first request.
+/// Checks at start that a secret fits into a header, so that the first request does not fail.
 pub(super) fn check_header(reader: &mut Reader<'_>, variable: &'static str, secret: Option<&SecretString>) {
     let fits = |secret: &SecretString| secret.expose_secret().bytes().all(|byte| matches!(byte, b' '..=b'~'));
     if !secret.is_none_or(fits) {
-        let hint = "look for a line break or a control character in it";
-        reader.fault(variable, "holds something else than printable ASCII", hint);
+        let hint = "check it for a line break or a control character";
+        reader.fault(variable, "holds characters other than printable ASCII", hint);
     }
 }

@@ -1,4 +1,4 @@
-//! The pools a worker serves: whom each asks, what makes its workloads, how it begins.
+//! The pools a worker serves: the platform, the backend and the first settings of each.
 //!
 //! Without a file all pools share the environment. With `WARMPROOF_POOLS_FILE` each pool may
 //! name a backend and replace any variable of its platform and backend, under the same names:
@@ -36,13 +36,14 @@ const NAMES: &str = "WARMPROOF_POOLS";
 pub struct PoolConfig {
     /// Its name.
     pub name: PoolName,
-    /// Whom to ask about its runs.
+    /// The platform that is probed about its runs.
     pub platform: PlatformConfig,
     /// How its runs are started cold.
     pub workload: WorkloadConfig,
-    /// Whether it has settings of its own beside the environment; those that have none may share their clients.
+    /// Whether it has settings of its own besides the environment. Pools without any may share their clients.
     pub own: bool,
-    /// Settings it gets when the database first hears of it; from then on the database's own count.
+    /// Settings that the pool gets when it is first registered. After that, the settings in the database
+    /// apply.
     pub initial: PoolSettings,
 }
 
@@ -81,7 +82,7 @@ pub(super) fn read(reader: &mut Reader<'_>) -> Option<Vec<PoolConfig>> {
         })
         .collect();
     if entries.is_empty() && file.is_none() {
-        // What all pools would share is told of together with the missing names.
+        // Faults of the shared environment are reported together with the missing names.
         let _ = (PlatformConfig::read(reader), WorkloadConfig::read(reader));
         return None;
     }
@@ -102,7 +103,7 @@ fn read_file(reader: &mut Reader<'_>, path: &str) -> File {
     let file: File = match toml::from_str(&text) {
         Ok(file) => file,
         Err(error) => {
-            // Its own text repeats the line, which may hold a secret.
+            // The parser's own text repeats the line, which may hold a secret.
             let line = error.span().map_or(0, |span| text[..span.start].matches('\n').count() + 1);
             reader.fault(FILE, format!("line {line}: {}", error.message()), hint);
             return File::default();

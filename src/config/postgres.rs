@@ -1,4 +1,4 @@
-//! Where to look for PostgreSQL's programs, and where a private server may put its socket.
+//! Where PostgreSQL's programs may be, and where a private server may put its socket.
 //!
 //! Only reads the environment; `postgres` decides what to make of it.
 
@@ -12,11 +12,11 @@ pub const CACHED_BIN: &str = "warmproof/postgres-bin";
 /// The cache that serves every account of this machine, used when the bootstrap ran as root.
 const SYSTEM_CACHE: &str = "/var/cache";
 
-/// What the environment says about the places of PostgreSQL.
+/// The places of PostgreSQL that the environment names.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Discovery {
     /// `WARMPROOF_PG_BIN`: the directory that holds `initdb` and `postgres`.
-    /// When set, nothing else is looked at: a wrong value is an error, never a silent other version.
+    /// When set, no other place is searched: a wrong value is an error and never silently another version.
     pub pg_bin: Option<PathBuf>,
     /// `PATH`, split.
     pub path: Vec<PathBuf>,

@@ -1,8 +1,8 @@
 //! Reads variables one by one and collects every fault.
 //!
 //! Each concern reads all of its variables before it builds its struct, so one
-//! start reports everything that is wrong. A faulty value of a variable with a
-//! default reads as that default: nothing is handed out once a fault is noted.
+//! start reports every fault. A faulty value of a variable with a default reads as
+//! that default; once there is a fault, no settings are returned.
 
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
@@ -27,7 +27,7 @@ pub struct Reader<'e> {
     asked: BTreeMap<&'static str, VariableDoc>,
 }
 
-/// What the documentation must say about a variable that was asked for.
+/// What the documentation must state about a variable that was read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VariableDoc {
     /// The default, `required` or `none`.
@@ -50,7 +50,7 @@ pub fn read_all<T>(
 }
 
 impl<'e> Reader<'e> {
-    /// A reader that has asked for nothing yet.
+    /// A reader that has read nothing yet.
     pub fn new(environment: &'e Environment) -> Self {
         Self { environment, faults: Vec::new(), asked: BTreeMap::new() }
     }
@@ -70,7 +70,7 @@ impl<'e> Reader<'e> {
         self.environment
     }
 
-    /// Takes over what another reader found while it read a pool's own settings.
+    /// Adds the faults that another reader found in a pool's own settings.
     ///
     /// A fault of the environment itself, which all pools share, was noted already or is noted once.
     pub fn adopt(&mut self, other: Reader<'_>, pool: &str) {
@@ -87,7 +87,7 @@ impl<'e> Reader<'e> {
         self.raw(variable, documented).filter(|text| !text.is_empty()).map(str::to_owned)
     }
 
-    /// A text; unset and empty are the same, as upstream asks for truthy values.
+    /// A text. Unset and empty are the same, because the platform's supervisor tests for truthy values.
     pub fn optional_text(&mut self, variable: &'static str) -> Option<String> {
         self.raw(variable, "none").filter(|text| !text.is_empty()).map(str::to_owned)
     }
@@ -109,7 +109,7 @@ impl<'e> Reader<'e> {
         let text = self.optional_text(variable)?;
         let known = words.iter().find(|word| **word == text).copied();
         if known.is_none() {
-            let problem = format!("is none of the words it may be: `{}`", echo(&text));
+            let problem = format!("is not one of the allowed words: `{}`", echo(&text));
             self.fault(variable, problem, format!("set it to one of `{}`", words.join("`, `")));
         }
         known
@@ -122,7 +122,8 @@ impl<'e> Reader<'e> {
         known.unwrap_or(default)
     }
 
-    /// `true` or `1` in any case is true; every other text, the empty one included, is false (contract §6).
+    /// `true` or `1` in any case is true; every other text is false, and so is an empty one
+    /// (platform.md §6).
     pub fn flag(&mut self, variable: &'static str, default: bool) -> bool {
         let text = self.raw(variable, if default { "true" } else { "false" });
         text.map_or(default, |text| matches!(text.trim().to_lowercase().as_str(), "true" | "1"))
@@ -194,12 +195,12 @@ impl<'e> Reader<'e> {
         self.checked_number(variable, &text, &bounds)
     }
 
-    /// A text with a default whose empty value means something of its own.
+    /// A text with a default, whose empty value has a meaning of its own.
     pub fn text_or_empty(&mut self, variable: &'static str, default: &str) -> String {
         self.raw(variable, default).unwrap_or(default).to_owned()
     }
 
-    /// An address with scheme `http` or `https` that must be there, exactly as it was written.
+    /// A required address with scheme `http` or `https`, exactly as it was written.
     pub fn http_url(&mut self, variable: &'static str, hint: &str) -> Option<String> {
         let text = self.text(variable, hint)?;
         self.checked_http_url(variable, text)
@@ -241,7 +242,7 @@ impl<'e> Reader<'e> {
         }
     }
 
-    /// Whether a variable that is none of ours is set at all.
+    /// Whether a variable of another program is set.
     pub fn is_set(&self, variable: &str) -> bool {
         match self.environment.get(variable) {
             Value::Text(text) => !text.is_empty(),
@@ -250,7 +251,7 @@ impl<'e> Reader<'e> {
         }
     }
 
-    /// The variables asked for so far.
+    /// The variables read so far.
     pub fn asked(&self) -> &BTreeMap<&'static str, VariableDoc> {
         &self.asked
     }
@@ -267,7 +268,7 @@ impl<'e> Reader<'e> {
         }
     }
 
-    /// The text itself, or what the file holds that it names.
+    /// The text itself, or the content of the file that it names.
     fn content(&mut self, variable: &'static str, text: String) -> Option<SecretString> {
         let Some(path) = text.strip_prefix("file://") else {
             return Some(SecretString::from(text));
@@ -326,7 +327,8 @@ impl<'e> Reader<'e> {
     fn checked_http_url(&mut self, variable: &'static str, text: String) -> Option<String> {
         let problem = match Url::parse(&text) {
             Ok(url) if !matches!(url.scheme(), "http" | "https") => "must start with `http://` or `https://`",
-            // Upstream's fetch refuses these too; and a password here would end in logs.
+            // `fetch` in the platform's supervisor refuses these too, and a password here would appear in
+            // logs.
             Ok(url) if !url.username().is_empty() || url.password().is_some() => {
                 "must not hold a user name or password"
             }

@@ -1,4 +1,4 @@
-//! What every runner is told through its environment (contract §5.3).
+//! The settings that every runner gets in its environment (platform.md §5.3).
 
 use std::fmt;
 
@@ -7,14 +7,14 @@ use secrecy::SecretString;
 use super::platform;
 use super::reader::Reader;
 
-/// Settings that flow into runners as they are.
+/// Settings that are passed to runners unchanged.
 #[derive(Debug, Clone)]
 pub struct RunnerEnvConfig {
     /// `TRIGGER_WORKLOAD_API_PROTOCOL`: how runners reach the supervisor, `http` by default.
     pub api_protocol: Protocol,
     /// `TRIGGER_WORKLOAD_API_DOMAIN`: the name under which runners reach the supervisor.
     ///
-    /// Wrong, and runners start but never report; some backends have a default of their own.
+    /// If it is wrong, runners start but never report. Some backends have a default of their own.
     pub api_domain: Option<String>,
     /// `TRIGGER_WORKLOAD_API_PORT_EXTERNAL`: the port runners reach, 8020 by default.
     pub api_port: u32,
@@ -30,17 +30,19 @@ pub struct RunnerEnvConfig {
     pub warm_start_url: Option<String>,
     /// `TRIGGER_METADATA_URL`: where runners learn of a changed environment after a restore.
     pub metadata_url: Option<String>,
-    /// `RUNNER_HEARTBEAT_INTERVAL_SECONDS`: pause between a runner's heartbeats; the runner's own 20 s if unset.
+    /// `RUNNER_HEARTBEAT_INTERVAL_SECONDS`: pause between a runner's heartbeats; the runner's own 20 s if
+    /// unset.
     ///
-    /// Too high and the platform takes a healthy run for stalled.
+    /// Too high and the platform treats a healthy run as stalled.
     pub heartbeat_seconds: Option<f64>,
-    /// `RUNNER_SNAPSHOT_POLL_INTERVAL_SECONDS`: pause between a runner's looks for changes; its own 5 s if unset.
+    /// `RUNNER_SNAPSHOT_POLL_INTERVAL_SECONDS`: pause between a runner's polls for changes; its own 5 s if
+    /// unset.
     ///
     /// Too low loads the platform; too high and missed notifications are noticed late.
     pub snapshot_poll_seconds: Option<f64>,
     /// `RUNNER_ADDITIONAL_ENV_VARS`: `name=value` pairs, separated by commas, that override all others.
     ///
-    /// Kept as secrets, because that is what people put there.
+    /// Kept as secrets, because people put secrets there.
     pub additional: Vec<(String, SecretString)>,
 }
 
@@ -63,7 +65,7 @@ impl fmt::Display for Protocol {
 }
 
 impl RunnerEnvConfig {
-    /// Nothing to tell, for a backend that starts no runner itself.
+    /// Empty settings, for a backend that starts no runner itself.
     pub(super) fn nothing() -> Self {
         Self {
             api_protocol: Protocol::Http,
@@ -116,8 +118,8 @@ fn read_protocol(reader: &mut Reader<'_>) -> Protocol {
     }
 }
 
-/// Upstream's reading, quirks included: what follows a second `=` is lost, and a pair without a name or a
-/// value is skipped. Of two equal names the later one wins.
+/// As the platform's supervisor reads it, quirks included: text after a second `=` is lost, and a pair
+/// without a name or a value is skipped. Of two equal names the later one wins.
 fn read_additional(reader: &mut Reader<'_>) -> Vec<(String, SecretString)> {
     let text = reader.optional_text("RUNNER_ADDITIONAL_ENV_VARS").unwrap_or_default();
     let mut additional: Vec<(String, SecretString)> = Vec::new();

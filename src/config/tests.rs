@@ -143,10 +143,10 @@ fn values_that_make_no_sense_together_are_refused() {
 }
 
 #[test]
-fn a_full_hand_waits_for_a_quarter_of_its_room_but_no_probe_for_a_claim() {
-    let room = |hand, probes| {
+fn a_full_worker_waits_for_a_quarter_of_its_room_but_no_probe_waits_for_a_claim() {
+    let room = |claims, probes| {
         let changes =
-            [("WARMPROOF_CLAIMS_IN_FLIGHT_MAX", Some(hand)), ("WARMPROOF_PROBE_CONCURRENCY", Some(probes))];
+            [("WARMPROOF_CLAIMS_IN_FLIGHT_MAX", Some(claims)), ("WARMPROOF_PROBE_CONCURRENCY", Some(probes))];
         worker(&changes).unwrap().worker.room_while_full()
     };
     assert_eq!([room("2000", "10"), room("50", "40"), room("10", "10"), room("1", "1")], [500, 10, 1, 1]);
@@ -226,7 +226,7 @@ fn an_engines_address_is_a_socket_or_plain_tcp() {
 }
 
 #[test]
-fn a_registry_is_told_by_three_variables_or_by_amazons() {
+fn a_registry_is_given_by_three_variables_or_by_amazons() {
     let of = |set: &[&'static str]| {
         let changes: Vec<_> = set.iter().map(|name| (*name, Some("hidden"))).collect();
         docker_of(&changes).map(|docker| docker.registry)
@@ -258,7 +258,7 @@ fn settings_can_be_printed_without_giving_secrets_away() {
 }
 
 #[test]
-fn additional_variables_are_split_as_upstream_splits_them() {
+fn additional_variables_are_split_as_the_supervisor_splits_them() {
     let text = " A = 1 ,B=2=lost,C=,=4,D,A=5,, E=a b";
     let settings = worker(&[("RUNNER_ADDITIONAL_ENV_VARS", Some(text))]).expect("settings");
     let additional: Vec<(&str, &str)> = settings.pools[0]
@@ -283,7 +283,7 @@ fn the_instance_name_is_one_per_process() {
 }
 
 #[test]
-fn a_webhook_needs_nothing_that_is_told_to_runners() {
+fn a_webhook_needs_no_setting_of_runners() {
     let changes = [
         ("WARMPROOF_BACKEND", Some("webhook")),
         ("WARMPROOF_WEBHOOK_URL", Some("https://supervisor.example/cold")),

@@ -1,11 +1,11 @@
-//! The deployment token: whether workloads get one, and what signs it (contract §5.2).
+//! The deployment token: whether workloads get one, and what signs it (platform.md §5.2).
 
 use chrono::{DateTime, NaiveDate, NaiveTime, Utc};
 use secrecy::SecretString;
 
 use super::reader::Reader;
 
-/// When tokens expire unless told otherwise; a fixed day, so that equal deployments get equal tokens.
+/// When tokens expire by default: a fixed day, so that equal deployments get equal tokens.
 const EXPIRES_AT_DEFAULT: &str = "2032-01-01T00:00:00.000Z";
 
 /// Whether workloads get a signed token.
@@ -20,7 +20,7 @@ pub enum TokenConfig {
 /// How tokens are signed.
 #[derive(Debug, Clone)]
 pub struct SigningConfig {
-    /// `WORKLOAD_TOKEN_ENFORCEMENT`: what supervisors do with a bad token; we sign all the same.
+    /// `WORKLOAD_TOKEN_ENFORCEMENT`: what supervisors do with a bad token; we sign in both modes.
     pub enforcement: Enforcement,
     /// `WORKLOAD_TOKEN_SECRET`: must equal the supervisors', or their runners' calls are refused.
     pub secret: SecretString,

@@ -1,7 +1,7 @@
-//! Whether verification is on, and how long to wait before looking.
+//! Whether verification is on, and how long to wait before the probe.
 //!
-//! Off is the default and a complete no-op: nothing further is read or checked,
-//! so a supervisor that shares its environment with us starts as it always did.
+//! Off is the default and a complete no-op: no other variable is read or checked, so a
+//! supervisor that shares its environment with us starts as before.
 
 use std::fmt;
 use std::time::Duration;
@@ -16,7 +16,7 @@ use crate::domain::pool::DELAY_MS;
 pub enum Switch<T> {
     /// Verification is on.
     Enabled(T),
-    /// Verification is off; do nothing at all.
+    /// Verification is off; nothing is done.
     Disabled {
         /// Why it is off, for one log line.
         reason: DisabledReason,
@@ -35,9 +35,9 @@ pub enum DisabledReason {
 /// How a hit is verified.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VerifyConfig {
-    /// `TRIGGER_WARM_START_VERIFY_DELAY_MS`: from hit to look, 10 s by default, 1 s to 60 s.
+    /// `TRIGGER_WARM_START_VERIFY_DELAY_MS`: from hit to probe, 10 s by default, 1 s to 60 s.
     ///
-    /// Too low and healthy runners are looked at before they could start; too high and the platform's own
+    /// Too low and the probe comes before a healthy runner could start; too high and the platform's own
     /// redrive, 60 s after the dequeue, comes first.
     pub delay: Duration,
 }
@@ -60,7 +60,8 @@ impl VerifyConfig {
     }
 }
 
-/// Whom a supervisor offers runs to: the dispatch address, else the address runners poll (contract §4.1).
+/// The broker that a supervisor offers runs to: the dispatch address, else the address that runners poll
+/// (platform.md §4.1).
 pub(super) fn read_broker(reader: &mut Reader<'_>) -> Option<Url> {
     let dispatch = reader.optional_http_url("TRIGGER_WARM_START_DISPATCH_URL");
     let polled = reader.optional_http_url("TRIGGER_WARM_START_URL");

@@ -1,7 +1,7 @@
-//! The webhook: where a cold start is asked for, with which keys, and where it may lead.
+//! The webhook: which receiver is asked for cold starts, with which keys, and which addresses are allowed.
 //!
-//! Everything that can be checked without a network is checked here: the scheme, the host, a
-//! literal address, the form of the keys.
+//! Everything that needs no network is checked here: the scheme, the host, a literal address,
+//! the form of the keys.
 
 use std::fmt;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use secrecy::{ExposeSecret, SecretString};
 use url::{Host, Url};
 
 use super::reader::Reader;
-use address::Standing;
+use address::Listing;
 use hosts::Hosts;
 
 pub mod address;
@@ -21,23 +21,24 @@ const SCHEMES: &str = "WARMPROOF_WEBHOOK_SCHEMES";
 const SECRET: &str = "WARMPROOF_WEBHOOK_SECRET";
 const SECRET_PREVIOUS: &str = "WARMPROOF_WEBHOOK_SECRET_PREVIOUS";
 
-/// Lengths of a key in bytes, as Standard Webhooks wants them.
+/// Lengths of a key in bytes, as Standard Webhooks requires.
 const KEY_BYTES: std::ops::RangeInclusive<usize> = 24..=64;
 
 /// A receiver of calls for cold starts.
 #[derive(Debug, Clone)]
 pub struct WebhookConfig {
-    /// `WARMPROOF_WEBHOOK_URL`: who is called.
+    /// `WARMPROOF_WEBHOOK_URL`: the receiver.
     pub target: Target,
-    /// `WARMPROOF_WEBHOOK_HOSTS`: whether it lists the target's host; without a list any public host will do.
-    pub standing: Standing,
+    /// `WARMPROOF_WEBHOOK_HOSTS`: whether it lists the target's host; without a list, any public host is
+    /// allowed.
+    pub listing: Listing,
     /// `WARMPROOF_WEBHOOK_SECRET`: the key each call is signed with, `whsec_` and base64.
     pub secret: SecretString,
     /// `WARMPROOF_WEBHOOK_SECRET_PREVIOUS`: signs each call too, while receivers learn the new key.
     pub secret_previous: Option<SecretString>,
     /// `WARMPROOF_WEBHOOK_TIMEOUT_MS`: longest a call may take; 10 s by default.
     ///
-    /// Too low and starts that succeed are taken for uncertain ones; too high and a hanging receiver holds a
+    /// Too low and starts that succeed count as uncertain; too high and a hanging receiver holds a
     /// fallback slot.
     pub timeout: Duration,
 }
@@ -67,8 +68,8 @@ impl WebhookConfig {
         check_key(reader, SECRET_PREVIOUS, secret_previous.as_ref());
         let timeout = reader.millis("WARMPROOF_WEBHOOK_TIMEOUT_MS", 10_000, 100..=60_000);
         let target = Target(Url::parse(&url?).ok()?);
-        let standing = check_target(reader, &target.0, &schemes, &hosts);
-        Some(Self { target, standing: standing?, secret: secret?, secret_previous, timeout })
+        let listing = check_target(reader, &target.0, &schemes, &hosts);
+        Some(Self { target, listing: listing?, secret: secret?, secret_previous, timeout })
     }
 }
 
@@ -87,25 +88,25 @@ fn read_schemes(reader: &mut Reader<'_>) -> Vec<String> {
     schemes
 }
 
-/// Where the address may lead, as far as it tells by itself.
-fn check_target(reader: &mut Reader<'_>, url: &Url, schemes: &[String], hosts: &Hosts) -> Option<Standing> {
+/// Checks the target as far as that needs no network.
+fn check_target(reader: &mut Reader<'_>, url: &Url, schemes: &[String], hosts: &Hosts) -> Option<Listing> {
     if !schemes.iter().any(|scheme| scheme == url.scheme()) {
         let hint =
-            "use `https`; where the network in between is safe, list `http` in `WARMPROOF_WEBHOOK_SCHEMES`";
+            "use `https`; if the network in between is safe, add `http` to `WARMPROOF_WEBHOOK_SCHEMES`";
         reader.fault(URL, "has a scheme that is not allowed", hint);
     }
     let host = url.host()?;
-    let Some(standing) = hosts.standing(&host) else {
+    let Some(listing) = hosts.listing(&host) else {
         let hint = "add its host to `WARMPROOF_WEBHOOK_HOSTS`, or correct the address";
         reader.fault(URL, "has a host that `WARMPROOF_WEBHOOK_HOSTS` does not list", hint);
         return None;
     };
     let literal = match host {
-        Host::Domain(_) => return Some(standing),
+        Host::Domain(_) => return Some(listing),
         Host::Ipv4(address) => address.into(),
         Host::Ipv6(address) => address.into(),
     };
-    if let Err(refusal) = address::check(literal, standing) {
+    if let Err(refusal) = address::check(literal, listing) {
         let hint = match refusal {
             address::Refusal::Never { .. } => "set it to the receiver's own address",
             address::Refusal::Unlisted { .. } => "add its host to `WARMPROOF_WEBHOOK_HOSTS`",
@@ -113,10 +114,10 @@ fn check_target(reader: &mut Reader<'_>, url: &Url, schemes: &[String], hosts: &
         reader.fault(URL, format!("points to {refusal}"), hint);
         return None;
     }
-    Some(standing)
+    Some(listing)
 }
 
-/// A key that no receiver could share is found at start rather than by its refusals.
+/// Checks a key at start, so that an invalid key does not show only in refused calls.
 fn check_key(reader: &mut Reader<'_>, variable: &'static str, secret: Option<&SecretString>) {
     let Some(secret) = secret else { return };
     let encoded = secret.expose_secret().strip_prefix("whsec_");

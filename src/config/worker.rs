@@ -16,14 +16,14 @@ const NAME_SUFFIX_BYTES: usize = 32;
 /// One worker process.
 #[derive(Debug, Clone)]
 pub struct WorkerConfig {
-    /// `WARMPROOF_WORKER_NAME`: who holds a claim, for people who look.
+    /// `WARMPROOF_WORKER_NAME`: the worker's name in reports.
     ///
     /// Instance name, process id and a random part by default. Two workers of one name are safe, but
-    /// nobody can tell their claims apart.
+    /// reports cannot tell their claims apart.
     pub name: WorkerName,
     /// `WARMPROOF_PROBE_CONCURRENCY`: probes at a time, 10 by default, 1 to 1000.
     ///
-    /// Too low and a burst is looked at late; too high and the platform takes the burst at once.
+    /// Too low and a burst is probed late; too high and the platform gets the whole burst at once.
     pub probe_concurrency: u32,
     /// `WARMPROOF_FALLBACK_CONCURRENCY`: cold starts at a time, 10 by default, 1 to 1000.
     ///
@@ -32,8 +32,9 @@ pub struct WorkerConfig {
     pub fallback_concurrency: u32,
     /// `WARMPROOF_CLAIMS_IN_FLIGHT_MAX`: claims held at a time, 2000 by default, 1 to 10000.
     ///
-    /// Half of them may be cold starts, which can take minutes; the other half is kept for looks.
-    /// Too low and the worker idles between claims; too high and one worker hoards what others could do.
+    /// Half of them may be cold starts, which can take minutes; the other half is kept for probes.
+    /// Too low and the worker idles between claims; too high and one worker holds claims that others could
+    /// do.
     pub claims_in_flight_max: u32,
     /// `WARMPROOF_LEASE_MS`: how long a claim holds without renewal, 5 s by default, 2 s to 60 s.
     ///
@@ -41,27 +42,29 @@ pub struct WorkerConfig {
     pub lease: Duration,
     /// `WARMPROOF_CLAIM_AHEAD_MS`: how early a verification is claimed, 600 ms by default, 50 ms to 5 s.
     ///
-    /// Too low and it is looked at late; too high and a cancel in that time comes too late to save a probe.
+    /// Too low and it is probed late; too high and a cancel in that time comes too late to save a probe.
     pub claim_ahead: Duration,
     /// `WARMPROOF_TICK_MS`: pause between claims, 250 ms by default, 10 ms to 5 s.
     ///
-    /// Too low and idle workers load the database; at or above `claim_ahead` looks come late.
+    /// Too low and idle workers load the database; at or above `claim_ahead` probes come late.
     pub tick: Duration,
-    /// `WARMPROOF_PROBE_ATTEMPTS`: probes before `probe_error`, 3 by default, 1 to 10; 1 is what upstream does.
+    /// `WARMPROOF_PROBE_ATTEMPTS`: probes before `probe_error`, 3 by default, 1 to 10; the platform's own
+    /// verifier makes 1.
     ///
-    /// Too low and one bad answer forfeits the check; too high and probes of an outage outlive the redrive.
+    /// Too low and one bad answer ends the verification; too high and probes continue after the redrive.
     pub probe_attempts: u32,
     /// `WARMPROOF_PROBE_BACKOFF_BASE_MS`: wait after the first failed probe, 1 s by default.
     ///
-    /// Too low and an ailing platform is asked again at once; too high and the redrive comes first.
+    /// Too low and a failing platform is probed again at once; too high and the redrive comes first.
     pub probe_backoff_base: Duration,
     /// `WARMPROOF_PROBE_BACKOFF_MAX_MS`: longest wait between probes, 8 s by default.
     ///
-    /// Too low and retries never thin out; too high and the redrive comes first.
+    /// Too low and the pauses between retries stay short; too high and the redrive comes first.
     pub probe_backoff_max: Duration,
     /// `WARMPROOF_CREATE_ATTEMPTS`: requests for one cold start, 3 by default, 1 to 10.
     ///
-    /// Too low and a short fault of the backend costs the run 60 s; too high and a sick backend is hammered.
+    /// Too low and a short fault of the backend costs the run 60 s; too high and a failing backend gets too
+    /// many requests.
     pub create_attempts: u32,
     /// `WARMPROOF_CREATE_BACKOFF_BASE_MS`: wait after the first failed create, 1 s by default.
     ///
@@ -69,19 +72,23 @@ pub struct WorkerConfig {
     pub create_backoff_base: Duration,
     /// `WARMPROOF_CREATE_BACKOFF_MAX_MS`: longest wait between creates, 10 s by default.
     ///
-    /// Too low and retries never thin out; too high and the redrive comes first.
+    /// Too low and the pauses between retries stay short; too high and the redrive comes first.
     pub create_backoff_max: Duration,
-    /// `WARMPROOF_HOLD_RETRY_MS`: how long a held loss waits for its next look, 1 s by default, 100 ms to 60 s.
+    /// `WARMPROOF_HOLD_RETRY_MS`: how long a held loss waits for its next probe, 1 s by default, 100 ms to 60
+    /// s.
     ///
     /// Too low and held losses fill the probe slots; too high and they start late once the hold ends.
     pub hold_retry: Duration,
-    /// `WARMPROOF_EXPIRE_AFTER_SECONDS`: past due by this much, a verification only ends; 15 min by default.
+    /// `WARMPROOF_EXPIRE_AFTER_SECONDS`: a verification overdue by this much ends without a probe; 15 min by
+    /// default.
     ///
-    /// Too low and a short outage drops good checks; too high and stale images are started after a long one.
+    /// Too low and a short outage drops verifications; too high and stale images are started after a long
+    /// one.
     pub expire_after: Duration,
     /// `WARMPROOF_RETENTION_DAYS`: days for which outcomes are kept, 30 by default, 1 to 3650.
     ///
-    /// Too low and nobody can tell what became of a run; too high and the disk fills. Counts stay for ever.
+    /// Too low and the history of a run is deleted too soon; too high and the disk fills. Counts stay for
+    /// ever.
     pub retention_days: u32,
     /// `WARMPROOF_SHUTDOWN_GRACE_MS`: how long a stopping worker may finish its claims, 10 s by default.
     ///
@@ -89,8 +96,8 @@ pub struct WorkerConfig {
     pub grace: Duration,
     /// `TRIGGER_WIDE_EVENTS_ENABLED`: one line on stdout per settlement, **true** by default.
     ///
-    /// Upstream's default is false. A verification that reports nothing unless somebody asked beforehand
-    /// cannot explain the incident that has just happened, so here it is on until switched off.
+    /// The default of the platform's supervisor is false. Here it is true, because events that were not
+    /// switched on before an incident cannot explain it.
     pub wide_events: bool,
     /// `TRIGGER_WORKER_INSTANCE_NAME`: the `node_id` of events; a random UUID per process when unset.
     pub node_id: String,
@@ -130,21 +137,22 @@ impl WorkerConfig {
         Some(config)
     }
 
-    /// How many of the claims in flight may be cold starts. The rest is kept for looks, however long those take.
+    /// How many of the claims in flight may be cold starts. The rest is kept for probes, no matter how long
+    /// cold starts take.
     pub fn fallbacks_in_flight_max(&self) -> usize {
         (self.claims_in_flight_max as usize / 2).max(1)
     }
 
-    /// The room in flight that a claim waits for while more is due than the hand takes: each claim steps over all that
-    /// anybody holds, so that many small ones cost more than the looks. Less than what fallbacks leave, and never so much
-    /// that a probe waits for a claim.
+    /// How much room in flight a full worker waits for before it claims again, while more is due than it can
+    /// take. Each claim steps over all claimed rows, so many small claims would cost more than the probes.
+    /// The value is less than what fallbacks leave free, and small enough that no probe waits for a claim.
     pub fn room_while_full(&self) -> usize {
         let spare = self.claims_in_flight_max.saturating_sub(self.probe_concurrency);
         (self.claims_in_flight_max / 4).min(spare).max(1) as usize
     }
 
-    /// From so many looks on that are due and wait for a place, a worker claims nothing more: others may have places
-    /// free. Enough that none stays empty while the next claim is under way.
+    /// With this many probes due and waiting for a place, a worker claims nothing more: other workers may
+    /// have free places. It is enough that no place is idle while the next claim runs.
     pub fn probes_waiting_max(&self) -> usize {
         4 * self.probe_concurrency as usize
     }
@@ -159,16 +167,16 @@ impl WorkerConfig {
         Backoff { base: self.create_backoff_base, max: self.create_backoff_max }
     }
 
-    /// What each value allows may still make no sense beside another.
+    /// Values that are each valid may still contradict each other.
     fn check_together(&self, reader: &mut Reader<'_>) {
         if self.tick >= self.claim_ahead {
             let problem =
                 format!("must be shorter than `WARMPROOF_CLAIM_AHEAD_MS` ({})", ms(self.claim_ahead));
-            reader.fault("WARMPROOF_TICK_MS", problem, "claim more often, or further ahead");
+            reader.fault("WARMPROOF_TICK_MS", problem, "shorten the tick, or claim further ahead");
         }
         if self.claim_ahead >= self.lease {
             let problem = format!("must be shorter than `WARMPROOF_LEASE_MS` ({})", ms(self.lease));
-            let hint = "a lease must outlast the wait for its due time";
+            let hint = "a lease must last longer than the wait for the due time";
             reader.fault("WARMPROOF_CLAIM_AHEAD_MS", problem, hint);
         }
         if self.claims_in_flight_max < self.probe_concurrency {
@@ -177,7 +185,7 @@ impl WorkerConfig {
             reader.fault(
                 "WARMPROOF_CLAIMS_IN_FLIGHT_MAX",
                 problem,
-                "a probe needs a claim; hold more of them",
+                "each probe needs a claim; allow more claims",
             );
         }
         if self.probe_backoff_base > self.probe_backoff_max {
@@ -215,7 +223,7 @@ fn read_name(reader: &mut Reader<'_>, node_id: &str) -> Option<WorkerName> {
 
 /// A name no other process has: process ids repeat between containers, and a node may run several.
 fn default_name(node_id: &str) -> String {
-    // A name with odd characters is a fault of its own variable and need not be one of ours too.
+    // An instance name with odd characters is reported as a fault of its own variable, not of ours too.
     let printable = node_id.chars().filter(|c| matches!(c, ' '..='~'));
     let node: String = printable.take(NAME_BYTES_MAX - NAME_SUFFIX_BYTES).collect();
     let random = Uuid::new_v4().simple().to_string();

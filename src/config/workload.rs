@@ -1,7 +1,7 @@
-//! Cold starts: which backend makes workloads, and what it tells the runner in them.
+//! Cold starts: which backend makes workloads, and what the runner in them gets.
 //!
-//! All names are upstream's, so that a worker beside a supervisor makes the same
-//! workloads from the same environment (contract §5 and §6).
+//! All names are those of the platform's supervisor, so that a worker beside a supervisor makes
+//! the same workloads from the same environment (platform.md §5 and §6).
 
 use std::time::Duration;
 
@@ -22,18 +22,18 @@ pub struct WorkloadConfig {
     pub backend: BackendConfig,
     /// How a workload proves its deployment.
     pub token: TokenConfig,
-    /// What every runner is told.
+    /// The settings that every runner gets.
     pub runner: RunnerEnvConfig,
 }
 
-/// What makes workloads; chosen as upstream chooses (contract §5.1).
+/// The backend that makes workloads, chosen as the platform's supervisor chooses (platform.md §5.1).
 #[derive(Debug, Clone)]
 pub enum BackendConfig {
-    /// The Docker engine, where nothing else is chosen.
+    /// The Docker engine, if no other backend is chosen.
     Docker(DockerConfig),
     /// The compute gateway, chosen by `COMPUTE_GATEWAY_URL`.
     Gateway(GatewayConfig),
-    /// A signed call to whoever starts runs; chosen by name only.
+    /// A signed call to a receiver that starts the run; chosen by name only.
     Webhook(WebhookConfig),
     /// Pods of a Kubernetes cluster, chosen by `KUBERNETES_FORCE_ENABLED`.
     Kubernetes(Box<KubernetesConfig>),
@@ -42,23 +42,24 @@ pub enum BackendConfig {
 /// The compute gateway.
 #[derive(Debug, Clone)]
 pub struct GatewayConfig {
-    /// `COMPUTE_GATEWAY_URL`: the base, as it was written; a trailing slash stays and doubles, as upstream's does.
+    /// `COMPUTE_GATEWAY_URL`: the base, as written; a trailing slash stays and doubles, as in the supervisor.
     pub url: String,
     /// `COMPUTE_GATEWAY_AUTH_TOKEN`: sent as a bearer token when set.
     pub auth_token: Option<SecretString>,
     /// `COMPUTE_GATEWAY_TIMEOUT_MS`: longest a create may take, answer included; 30 s by default.
     ///
-    /// Too low and creates that succeed are taken for uncertain ones; too high and a hanging gateway holds a
+    /// Too low and creates that succeed count as uncertain; too high and a hanging gateway holds a
     /// fallback slot until the platform's redrive.
     pub timeout: Duration,
-    /// `COMPUTE_SNAPSHOTS_ENABLED`: runners may be snapshotted, so they get the metadata URL; false by default.
+    /// `COMPUTE_SNAPSHOTS_ENABLED`: runners may be snapshotted, so they get the metadata URL; false by
+    /// default.
     pub snapshots: bool,
 }
 
 impl WorkloadConfig {
     /// Reads this concern; faults stay with the reader.
     pub fn read(reader: &mut Reader<'_>) -> Option<Self> {
-        // Who takes a webhook starts the runner, and tells it what it needs.
+        // The receiver of a webhook starts the runner and gives it its settings.
         let tells_runners = reader.optional_text("WARMPROOF_BACKEND").as_deref() != Some("webhook");
         let backend = BackendConfig::read(reader);
         let (token, runner) = if tells_runners {
@@ -78,7 +79,7 @@ impl BackendConfig {
         let kinds = ["docker", "kubernetes", "gateway", "webhook"];
         let gateway_set = reader.optional_text("COMPUTE_GATEWAY_URL").is_some();
         let forced = reader.flag("KUBERNETES_FORCE_ENABLED", false);
-        // Upstream's order of choice; a name of our own goes before it.
+        // The supervisor's order of choice; `WARMPROOF_BACKEND` comes first.
         let chosen = match (gateway_set, forced) {
             (true, _) => "gateway",
             (false, true) => "kubernetes",
@@ -88,7 +89,7 @@ impl BackendConfig {
             "kubernetes" => Some(Self::Kubernetes(Box::new(KubernetesConfig::read(reader)))),
             "gateway" => GatewayConfig::read(reader).map(Self::Gateway),
             "webhook" => WebhookConfig::read(reader).map(Self::Webhook),
-            // Upstream's own last choice.
+            // The supervisor's own default.
             _ => DockerConfig::read(reader).map(Self::Docker),
         }
     }

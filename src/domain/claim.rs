@@ -12,7 +12,7 @@ use super::verification::Intent;
 /// A fencing token: a value no other claim ever had.
 ///
 /// Random, because claims commit asynchronously and a crash of the database
-/// could issue the same number of a counter twice (design §3, claim).
+/// could issue the same number of a counter twice (design.md §3, claim).
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Fence(i64);
 
@@ -35,7 +35,7 @@ impl fmt::Debug for Fence {
     }
 }
 
-/// Which row a fenced write is about, and by what right.
+/// The row that a fenced write is about, and the fence that permits it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct ClaimKey {
     /// The run, the row's key.
@@ -67,13 +67,13 @@ pub struct Claim {
     pub left_queue_at: DateTime<Utc>,
     /// The promise, by the database's clock.
     pub due_at: DateTime<Utc>,
-    /// When to look, by the database's clock.
+    /// When to probe, by the database's clock.
     pub probe_at: DateTime<Utc>,
-    /// The database's clock when it claimed; everything else is reckoned from here.
+    /// The database's clock when it claimed; everything else is measured from here.
     pub claimed_at: DateTime<Utc>,
     /// Claims so far, this one included.
     pub claim_count: u32,
-    /// Probes since the last observation that learned nothing.
+    /// Failed probes since the last observation.
     pub probe_failures: u32,
     /// Creates requested so far.
     pub create_count: u32,
@@ -87,24 +87,24 @@ pub struct Claim {
     pub traceparent: Option<String>,
 }
 
-/// From the dequeue to when a observation may already show the redriven dispatch: the platform's
-/// redrive comes after 60 s (contract §3.3), less 5 s (design §3, judge).
+/// From the dequeue to when an observation may already show the redriven dispatch: the platform's
+/// redrive comes after 60 s (platform.md §3.3), less 5 s (design.md §3, judge).
 pub const LATE_AFTER: Duration = Duration::from_secs(55);
 
 impl Claim {
-    /// From the claim to the moment to look; zero when that has passed.
+    /// From the claim to the moment to probe; zero when that has passed.
     #[must_use]
     pub fn probe_in(&self) -> Duration {
         (self.probe_at - self.claimed_at).to_std().unwrap_or_default()
     }
 
-    /// Whether a observation at `now` (database clock) may already show the redriven dispatch.
+    /// Whether an observation at `now` (database clock) may already show the redriven dispatch.
     #[must_use]
     pub fn is_late(&self, now: DateTime<Utc>) -> bool {
         now > self.dequeued_at + LATE_AFTER
     }
 
-    /// Whether there is time to look once more after `wait`, before the redrive comes.
+    /// Whether there is time to probe once more after `wait`, before the redrive comes.
     #[must_use]
     pub fn may_probe_again_at(&self, at: DateTime<Utc>) -> bool {
         at <= self.left_queue_at + LATE_AFTER
@@ -150,20 +150,20 @@ mod tests {
     }
 
     #[test]
-    fn a_observation_is_late_from_five_seconds_before_the_redrive() {
+    fn an_observation_is_late_from_five_seconds_before_the_redrive() {
         let claim = claim(1000, 1001);
         assert!(!claim.is_late(at(1055)));
         assert!(claim.is_late(at(1056)));
     }
 
     #[test]
-    fn there_is_time_for_another_look_until_five_seconds_before_the_redrive() {
+    fn there_is_time_for_another_probe_until_five_seconds_before_the_redrive() {
         assert!(claim(1000, 1001).may_probe_again_at(at(1055)));
         assert!(!claim(1000, 1001).may_probe_again_at(at(1056)));
     }
 
     #[test]
-    fn the_moment_to_look_is_reckoned_from_the_claim() {
+    fn the_moment_to_probe_is_measured_from_the_claim() {
         assert_eq!(claim(1000, 1001).probe_in(), Duration::from_secs(1));
     }
 }

@@ -1,7 +1,7 @@
-//! What the supervisor handed to a warm runner: the dequeued message.
+//! What the supervisor gave to a warm runner: the dequeued message.
 //!
 //! The message is kept as the raw JSON that came in, so that fields unknown to
-//! this version survive until a fallback (contract §2). Two readings exist: the
+//! this version survive until a fallback (platform.md §2). Two readings exist: the
 //! [`Dispatch`] that a schedule call checks, and the [`ColdStartRequest`] that a
 //! fallback reads much later from the stored bytes.
 
@@ -21,14 +21,14 @@ pub struct MessageError {
     pub problem: String,
 }
 
-/// One hand-over of a run at one snapshot, as a schedule call brings it.
+/// One dispatch of a run at one snapshot, as a schedule call brings it.
 #[derive(Debug, Clone)]
 pub struct Dispatch {
     /// The run's friendly id.
     pub run_id: RunId,
     /// The dispatched snapshot's friendly id; equality with the latest one means loss.
     pub snapshot_id: SnapshotId,
-    /// When the platform handed the run out, by the platform's clock. Orders dispatches of one run.
+    /// When the platform let the run leave the queue, by the platform's clock. Orders dispatches of one run.
     pub dequeued_at: DateTime<Utc>,
     /// `backgroundWorker.version`, for reports.
     pub deployment_version: Option<String>,
@@ -86,7 +86,7 @@ impl Dispatch {
     /// # Errors
     /// Names the first field that is missing or malformed.
     pub fn parse(message: Box<RawValue>, timings: Option<Box<RawValue>>) -> Result<Self, MessageError> {
-        // A derived reader takes an array for a struct, by position. The platform sends no such thing.
+        // A derived reader would take an array for a struct, by position. The platform sends no such thing.
         if !message.get().starts_with('{') {
             return Err(MessageError { field: String::new(), problem: "must be an object".to_owned() });
         }
@@ -111,11 +111,11 @@ impl Dispatch {
     }
 }
 
-/// Everything a cold start needs of the stored message (contract §5.1).
+/// Everything a cold start needs of the stored message (platform.md §5.1).
 #[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ColdStartRequest {
-    /// When the platform handed the run out.
+    /// When the platform let the run leave the queue.
     #[serde(deserialize_with = "js_date")]
     pub dequeued_at: DateTime<Utc>,
     /// The dispatched snapshot.
@@ -153,7 +153,7 @@ pub struct Snapshot {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Deployment {
-    /// Without it no workload can be created (contract §5.1).
+    /// Without it no workload can be created (platform.md §5.1).
     pub friendly_id: Option<String>,
     /// Such as `linux/amd64`.
     pub image_platform: Option<String>,
@@ -243,9 +243,10 @@ impl ColdStartRequest {
         self.run.trace_context.as_ref().and_then(traceparent)
     }
 
-    /// The workload's name: `runner-<run>[-attempt-<n>]-<last 8 of the snapshot id>` (design §3).
+    /// The workload's name: `runner-<run>[-attempt-<n>]-<last 8 of the snapshot id>` (design.md §3).
     ///
-    /// The snapshot is in the name so that another dispatch of the run never holds it (contract §9.12).
+    /// The snapshot is in the name so that no other dispatch of the run has the same name
+    /// (platform.md §9.12).
     #[must_use]
     pub fn workload_name(&self) -> String {
         let run = self.run.friendly_id.internal();

@@ -1,6 +1,6 @@
 //! Identifiers, parsed once at the edge and trusted afterwards.
 //!
-//! Platform ids are opaque (contract §0): only their prefix, their one `_` and
+//! Platform ids are opaque (platform.md §0): only their prefix, their one `_` and
 //! their alphabet are checked, because the platform splits on `_` and answers
 //! 500 to anything else.
 
@@ -122,13 +122,13 @@ macro_rules! text_id {
 }
 
 text_id!(
-    /// A run's friendly id, `run_…` (contract §0).
+    /// A run's friendly id, `run_…` (platform.md §0).
     #[schema(pattern = "^run_[0-9A-Za-z]+$", max_length = 200, example = "run_mwtp8ui300000bj9lc3fwlbwr1")]
     RunId,
     |text: &str| parse_platform_id("run", text)
 );
 text_id!(
-    /// A snapshot's friendly id, `snapshot_…`; compared only for equality (contract §0).
+    /// A snapshot's friendly id, `snapshot_…`; compared only for equality (platform.md §0).
     #[schema(pattern = "^snapshot_[0-9A-Za-z]+$", max_length = 200, example = "snapshot_cmwtp9rtf0000dh5amclokb91")]
     SnapshotId,
     |text: &str| parse_platform_id("snapshot", text)
@@ -140,7 +140,7 @@ text_id!(
     parse_name
 );
 text_id!(
-    /// Who holds a claim, for people who look; rights come from the fence alone.
+    /// The worker that holds a claim, for human readers; only the fence gives rights.
     #[schema(min_length = 1, max_length = 200)]
     WorkerName,
     parse_name

@@ -1,4 +1,4 @@
-//! How a verification ends: what a worker says, and what the row made of it.
+//! How a verification ends: what a worker reports, and what the row made of it.
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
@@ -16,9 +16,9 @@ use super::verification::{CancelReason, Intent};
 pub enum OutcomeKind {
     /// The run moved on.
     Delivered,
-    /// The loss was marked, whatever followed.
+    /// The loss was marked; what followed does not change this.
     Fallback,
-    /// The platform told nothing.
+    /// It ended without an observation.
     ProbeError,
     /// The runner connected, the broker said no, or an operator cancelled.
     Cancelled,
@@ -120,7 +120,7 @@ impl FallbackResult {
     }
 }
 
-/// What a worker has to say when it settles. The row decides: once marked lost it ends as a fallback.
+/// What a worker reports when it settles. The row decides: once marked lost it ends as a fallback.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Ending {
     /// The run moved on.
@@ -130,7 +130,7 @@ pub enum Ending {
         /// Whether a warm runner started the attempt.
         warm_start: bool,
     },
-    /// Nothing could be learned, and there is no time or try left.
+    /// There is no observation, and no time or try is left.
     ProbeError {
         /// The last failure, or `expired`.
         error: String,
@@ -149,7 +149,7 @@ pub enum Ending {
 pub struct Settlement {
     /// Row and fence.
     pub key: ClaimKey,
-    /// What the worker has to say.
+    /// What the worker reports.
     pub ending: Ending,
     /// Probes made under this claim that the row does not count yet.
     pub probes: u32,
@@ -196,7 +196,7 @@ pub struct Outcome {
     pub dequeued_at: DateTime<Utc>,
     /// By the database's clock.
     pub scheduled_at: DateTime<Utc>,
-    /// The promise.
+    /// The promised instant: a worker probes by then.
     pub due_at: DateTime<Utc>,
     /// How it ended.
     pub outcome: OutcomeKind,
@@ -206,10 +206,10 @@ pub struct Outcome {
     pub fallback_result: Option<FallbackResult>,
     /// Outside the rates: it may show the redriven dispatch.
     pub late: bool,
-    /// The fence of the claim that settled; `None` for a cancel or a supersede. Nobody's business outside.
+    /// The fence of the claim that settled; `None` for a cancel or a supersede. Not shown outside.
     #[serde(skip)]
     pub fence: Option<i64>,
-    /// Who settled.
+    /// The worker that settled.
     pub worker: Option<String>,
     /// Claims made.
     pub claim_count: i32,
@@ -217,7 +217,7 @@ pub struct Outcome {
     pub probe_count: i32,
     /// Creates requested.
     pub create_count: i32,
-    /// When the runner's connect was heard of.
+    /// When the runner's connect was reported.
     pub connected_at: Option<DateTime<Utc>>,
     /// When the loss was marked.
     pub lost_at: Option<DateTime<Utc>>,

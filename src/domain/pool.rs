@@ -24,7 +24,7 @@ pub enum OnConnect {
     /// The runner is alive: the verification is cancelled.
     #[default]
     Confirm,
-    /// The connect is noted and the look happens all the same: the runner may die before its start.
+    /// The connect is noted and the probe happens all the same: the runner may die before its start.
     KeepWatching,
 }
 
@@ -46,7 +46,7 @@ pub struct PoolSettings {
     pub paused: bool,
     /// Losses are recorded and nothing is created while true.
     pub shadow: bool,
-    /// From schedule to look when a call brings none, 1000 to 60000 ms; `None`: the caller's default.
+    /// From schedule to probe when a call brings none, 1000 to 60000 ms; `None`: the caller's default.
     pub delay_ms: Option<u32>,
     /// Most fallbacks permitted in one window over all workers; `None`: no cap; 0: none.
     pub cap: Option<u32>,
@@ -61,7 +61,7 @@ pub struct PoolSettings {
 }
 
 impl Default for PoolSettings {
-    /// What a pool has that nobody has set anything about.
+    /// The settings of a pool for which none were set.
     fn default() -> Self {
         Self {
             paused: false,

@@ -1,7 +1,7 @@
 //! The only judge: what a probe saw, against the snapshot that was dispatched.
 //!
 //! Judging is pure. It knows nothing of time, leases or workloads, so that each
-//! line of contract §3.1 is one line here and one case in the tests below.
+//! line of platform.md §3.1 is one line here and one case in the tests below.
 
 use std::time::Duration;
 
@@ -12,8 +12,10 @@ use super::ids::SnapshotId;
 /// Why a probe learned nothing. Each failure of the platform has a name of its own.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ProbeFailure {
-    /// Status 500 or above. An unknown run looks the same (contract §1.4).
-    #[error("server_error: the platform answered {status}; a run it does not know looks the same")]
+    /// Status 500 or above. An unknown run gets the same answer (platform.md §1.4).
+    #[error(
+        "server_error: the platform answered {status}; it answers the same for a run that it does not know"
+    )]
     ServerError {
         /// The HTTP status, 500 to 599.
         status: u16,
@@ -26,7 +28,7 @@ pub enum ProbeFailure {
     /// Status 429, with the wait that `x-ratelimit-reset` asks for, if it does.
     #[error("rate_limited: the platform answered 429")]
     RateLimited {
-        /// How long the platform asks us to stay away.
+        /// How long the platform asks us to wait.
         reset_after: Option<Duration>,
     },
     /// Another status that is not a success.
@@ -87,11 +89,11 @@ impl ProbeFailure {
 pub struct LatestSnapshot {
     /// The latest snapshot's friendly id.
     pub snapshot_id: SnapshotId,
-    /// `executionStatus`, as the platform spells it (contract §3.1).
+    /// `executionStatus`, as the platform spells it (platform.md §3.1).
     pub execution_status: String,
     /// `description`, free text that ends in ` (warm start)` for a warm start's attempt.
     pub description: String,
-    /// `run.status`, as the platform spells it (contract §1.4).
+    /// `run.status`, as the platform spells it (platform.md §1.4).
     pub run_status: String,
     /// `run.attemptNumber`, absent before the first attempt.
     pub attempt_number: Option<u32>,
@@ -99,6 +101,9 @@ pub struct LatestSnapshot {
 
 /// The answer to one probe.
 pub type Observation = Result<LatestSnapshot, ProbeFailure>;
+
+/// An observation older than this starts nothing (design.md §3, create).
+pub const OBSERVATION_AGE_MAX: Duration = Duration::from_secs(2);
 
 /// What moved a run on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -108,7 +113,7 @@ pub enum Acted {
     Started,
     /// An attempt ran and the run is over.
     Finished,
-    /// Somebody cancelled the run.
+    /// A user or an operator cancelled the run.
     Cancelled,
     /// The platform's redrive took it back: the dispatch was lost.
     Requeued,
@@ -146,10 +151,10 @@ pub enum Verdict {
     Unknown(ProbeFailure),
 }
 
-/// Ends the description of an attempt that a warm runner started (contract §1.4).
+/// Ends the description of an attempt that a warm runner started (platform.md §1.4).
 const WARM_START_SUFFIX: &str = " (warm start)";
 
-/// Judges a observation against the snapshot that was dispatched.
+/// Judges an observation against the snapshot that was dispatched.
 #[must_use]
 pub fn judge(dispatched: &SnapshotId, observation: Observation) -> Verdict {
     match observation {
@@ -168,7 +173,7 @@ fn what_acted(latest: &LatestSnapshot) -> Acted {
         "PENDING_CANCEL" => Acted::Cancelled,
         "FINISHED" if latest.run_status == "CANCELED" => Acted::Cancelled,
         "FINISHED" if latest.attempt_number.is_some() => Acted::Finished,
-        // No attempt was ever made: the redrive limit ended the run (contract §3.3).
+        // No attempt was ever made: the redrive limit ended the run (platform.md §3.3).
         "FINISHED" if latest.run_status == "SYSTEM_FAILURE" => Acted::Requeued,
         "QUEUED" if latest.run_status == "RETRYING_AFTER_FAILURE" => Acted::Started,
         "QUEUED" | "PENDING_EXECUTING" => Acted::Requeued,
@@ -198,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn the_same_snapshot_is_a_loss_whatever_its_status() {
+    fn the_same_snapshot_is_a_loss_at_any_status() {
         let latest = LatestSnapshot {
             snapshot_id: snapshot("snapshot_old"),
             execution_status: "PENDING_EXECUTING".to_owned(),
@@ -216,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn every_way_of_moving_on_is_told_apart() {
+    fn every_way_of_moving_on_has_its_own_reason() {
         let cases = [
             ("EXECUTING", "EXECUTING", Some(1), Acted::Started),
             ("EXECUTING_WITH_WAITPOINTS", "EXECUTING", Some(1), Acted::Started),
@@ -243,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn a_warm_start_is_told_by_the_end_of_the_description() {
+    fn a_warm_start_shows_at_the_end_of_the_description() {
         assert_eq!(
             seen("EXECUTING", "EXECUTING", Some(1), "Attempt created, starting execution (warm start)"),
             Verdict::Acted { acted: Acted::Started, warm_start: true }

@@ -1,8 +1,8 @@
-//! A verification: our promise to look at one dispatch, from schedule to cancel.
+//! A verification: our promise to verify one dispatch, from schedule to cancel.
 //!
 //! Its life is `pending`, then `claimed` and back as often as needed, then one
-//! outcome. Which step is legal when is decided by the store's statements and
-//! held by the schema's CHECKs; the answers a caller gets are named here.
+//! outcome. The store's statements decide which step is legal when, and the
+//! schema's CHECKs enforce it. This module names the answers that a caller gets.
 
 use std::time::Duration;
 
@@ -45,11 +45,11 @@ impl Intent {
 /// What a schedule call asks for.
 #[derive(Debug, Clone)]
 pub struct NewVerification {
-    /// The dispatch to look at.
+    /// The dispatch to verify.
     pub dispatch: Dispatch,
-    /// Whose backend would cold-start the run.
+    /// The pool whose backend would cold-start the run.
     pub pool: PoolName,
-    /// Which supervisor dispatched it, for reports.
+    /// The supervisor that dispatched it, for reports.
     pub supervisor: Option<String>,
     /// Where that supervisor runs, for reports.
     pub region: Option<String>,
@@ -86,13 +86,13 @@ impl ScheduleResult {
     }
 }
 
-/// The answer to one schedule call. Returned means durable.
+/// The answer to one schedule call; once it is returned, it is durable.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[must_use = "an outdated or duplicate schedule changed nothing"]
 pub struct Scheduled {
     /// What became of the call.
     pub result: ScheduleResult,
-    /// The verification that now speaks for the run: the new one, or the one that stood in the way.
+    /// The run's verification now: the new one, or the one that prevented it.
     pub id: VerificationId,
     /// When that one is due, by the database's clock.
     pub due_at: DateTime<Utc>,
@@ -114,7 +114,7 @@ pub enum CancelReason {
     Connected,
     /// The broker said no after a write-ahead schedule.
     Miss,
-    /// Somebody decided so.
+    /// An operator decided so.
     Operator,
 }
 
@@ -135,7 +135,7 @@ impl CancelReason {
 pub struct Cancellation {
     /// The run.
     pub run_id: RunId,
-    /// The dispatch the caller speaks of; a newer one is left alone.
+    /// The dispatch that is meant; a newer one is not cancelled.
     pub snapshot_id: Option<SnapshotId>,
     /// Why.
     pub reason: CancelReason,
@@ -146,12 +146,12 @@ pub struct Cancellation {
 #[serde(rename_all = "snake_case", tag = "result")]
 #[must_use = "a cancel may come too late"]
 pub enum Cancelled {
-    /// The verification ended; nobody will look.
+    /// The verification ended; it is not probed any more.
     Cancelled {
         /// Which one.
         id: VerificationId,
     },
-    /// The pool keeps watching: the connect was noted on the row, and the look happens all the same.
+    /// The pool keeps watching: the connect was noted on the row, and the probe happens all the same.
     Noted {
         /// Which one.
         id: VerificationId,

@@ -1,4 +1,4 @@
-//! A share with the interval it is known to: 95 %, after Wilson (1927), as `wilson_95` in the database has it.
+//! A share with its 95 % interval after Wilson (1927), as `wilson_95` in the database computes it.
 
 use serde::Serialize;
 
@@ -17,7 +17,7 @@ pub struct Share {
 }
 
 impl Share {
-    /// `part` of `whole`; `None` where there is nothing to have a share of.
+    /// `part` of `whole`; `None` when `whole` is 0.
     #[must_use]
     #[expect(clippy::cast_precision_loss, reason = "counts beyond 2^53 do not occur")]
     pub fn of(part: i64, whole: i64) -> Option<Self> {

@@ -1,4 +1,4 @@
-//! The calls beside the probe: what a supervisor and a runner say to the platform.
+//! The calls beside the probe: what a supervisor and a runner send to the platform.
 //!
 //! Each is one request. The product itself only probes; these serve `doctor`, the
 //! demo's supervisor and the simulated runners.
@@ -16,7 +16,7 @@ use super::wire;
 use crate::domain::ids::{RunId, SnapshotId};
 use crate::transport::{self, BodyError};
 
-/// How long one call may take. Above the 15 s that the platform waits for a run's lock (contract §3.2).
+/// How long one call may take. Above the 15 s that the platform waits for a run's lock (platform.md §3.2).
 const CALL_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long a dequeue may take. Well above the 10 s that the platform blocks on an empty queue.
 const DEQUEUE_TIMEOUT: Duration = Duration::from_secs(25);
@@ -90,7 +90,7 @@ impl Client {
         Ok(())
     }
 
-    /// Starts an attempt of the run at this snapshot; at most one caller wins (contract §3.2).
+    /// Starts an attempt of the run at this snapshot; at most one caller wins (platform.md §3.2).
     ///
     /// # Errors
     /// [`CallError`]; status 409 means that another snapshot is the latest.
@@ -104,7 +104,7 @@ impl Client {
         self.send_text(&format!("/runs/{run}/snapshots/{snapshot}/attempts/start"), &body).await
     }
 
-    /// Ends the attempt that this snapshot stands for.
+    /// Ends the attempt that this snapshot belongs to.
     ///
     /// # Errors
     /// [`CallError`]; status 400 means that another snapshot is the latest.
@@ -120,7 +120,7 @@ impl Client {
         Ok(answer.result)
     }
 
-    /// Sends JSON under the content type that the platform's own client uses here (contract §1.1).
+    /// Sends JSON under the content type that the platform's own client uses here (platform.md §1.1).
     async fn send_text<T: DeserializeOwned>(
         &self,
         path: &str,

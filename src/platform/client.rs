@@ -86,7 +86,7 @@ impl fmt::Debug for Client {
     }
 }
 
-/// The headers of every call (contract §1.1); empty values are left out.
+/// The headers of every call (platform.md §1.1); empty values are left out.
 fn credentials(config: &PlatformConfig) -> Result<HeaderMap, ClientError> {
     let mut headers = HeaderMap::new();
     let token = config.worker_token.expose_secret();

@@ -14,12 +14,12 @@ use crate::domain::ids::{RunId, SnapshotId};
 use crate::domain::verdict::{LatestSnapshot, Observation, ProbeFailure};
 use crate::transport;
 
-/// Most of an answer that is read. A real one is a few KB; the outputs of waitpoints make it tens of megabytes
-/// (contract §13), which are passed over as they come.
+/// Most of an answer that is read. A real one is a few KB; the outputs of waitpoints can make it tens of
+/// megabytes (platform.md §13), which the reader skips as they come.
 pub(super) const BODY_BYTES_MAX: usize = 64 * 1024 * 1024;
-/// Most of an answer that is kept: the snapshot and the run, without what hangs on them.
+/// Most of an answer that is kept: the snapshot and the run, without what they refer to.
 pub(super) const KEPT_BYTES_MAX: usize = 256 * 1024;
-/// Longest wait that a 429 may ask for; a wrong clock must not park a row for hours.
+/// Longest wait that a 429 may ask for; a wrong clock must not delay a row for hours.
 const RESET_AFTER_MAX: Duration = Duration::from_mins(1);
 
 impl Client {
@@ -28,10 +28,10 @@ impl Client {
     /// The timeout covers name, connection, headers and body. Nothing is retried.
     pub async fn latest_snapshot(&self, run: &RunId) -> Observation {
         let after = self.probe_timeout;
-        tokio::time::timeout(after, self.look(run)).await.unwrap_or(Err(ProbeFailure::Timeout { after }))
+        tokio::time::timeout(after, self.ask_once(run)).await.unwrap_or(Err(ProbeFailure::Timeout { after }))
     }
 
-    async fn look(&self, run: &RunId) -> Observation {
+    async fn ask_once(&self, run: &RunId) -> Observation {
         let response = self
             .request(Method::GET, &format!("/runs/{run}/snapshots/latest"))
             .send()
@@ -44,7 +44,7 @@ impl Client {
     }
 }
 
-/// Reads an answer as it streams, and keeps what it is judged by.
+/// Reads an answer as it streams, and keeps the fields that the verdict needs.
 async fn read_pruned(mut response: reqwest::Response) -> Result<Vec<u8>, ProbeFailure> {
     let broken = |error| ProbeFailure::Connection { problem: transport::describe(error) };
     let (mut pruner, mut read) = (Pruner::default(), 0);
@@ -61,7 +61,7 @@ async fn read_pruned(mut response: reqwest::Response) -> Result<Vec<u8>, ProbeFa
     pruner.finish().ok_or(ProbeFailure::InvalidJson)
 }
 
-/// What a probe reads of an answer: the fields that are judged, and nothing that may change its form.
+/// What a probe reads of an answer: only the fields that are judged, so that a change elsewhere does no harm.
 #[derive(Deserialize)]
 struct Answer {
     execution: Execution,
@@ -102,7 +102,7 @@ fn refusal(status: StatusCode, headers: &HeaderMap) -> Option<ProbeFailure> {
     }
 }
 
-/// How long a 429 asks us to stay away, by the answering clock when it tells its time.
+/// How long a 429 asks us to wait, by the answering clock when the answer carries its time.
 pub(super) fn reset_after(headers: &HeaderMap, local_now: DateTime<Utc>) -> Option<Duration> {
     let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
     let reset_ms: i64 = text(wire::RATE_LIMIT_RESET_HEADER)?.trim().parse().ok()?;
@@ -113,13 +113,13 @@ pub(super) fn reset_after(headers: &HeaderMap, local_now: DateTime<Utc>) -> Opti
     Some(Duration::from_millis(u64::try_from(wait_ms).unwrap_or(0)).min(RESET_AFTER_MAX))
 }
 
-#[expect(clippy::disallowed_methods, reason = "an answer that does not tell its own time leaves no other")]
+#[expect(clippy::disallowed_methods, reason = "without a date in the answer there is no other clock")]
 fn local_now() -> DateTime<Utc> {
     Utc::now()
 }
 
 fn read_observation(run: &RunId, body: &[u8]) -> Observation {
-    // Told apart first: a body that breaks off is no JSON even if its beginning has the wrong shape.
+    // Checked first: a body that breaks off is not JSON, even if its beginning also has the wrong shape.
     serde_json::from_slice::<serde::de::IgnoredAny>(body).map_err(|_| ProbeFailure::InvalidJson)?;
     let mut json = serde_json::Deserializer::from_slice(body);
     let answer: Answer = serde_path_to_error::deserialize(&mut json)

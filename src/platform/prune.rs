@@ -1,18 +1,18 @@
 //! Prune: reads a JSON document as it streams and keeps only what a probe is judged by.
 //!
-//! The latest snapshot may come with the outputs of hundreds of waitpoints, tens of megabytes that nothing here
-//! looks into. So a value is passed over, byte by byte and without being kept, where its key is not asked for:
-//! `null` stands in its place. Only brackets and strings of such a value are followed, so that nothing inside it
-//! (a number too large, a lone surrogate, deep nesting) can make a healthy answer unreadable.
+//! The latest snapshot may come with the outputs of hundreds of waitpoints: tens of megabytes that no code
+//! here reads. So the pruner skips the value of every key that is not needed, byte by byte, without keeping
+//! it, and puts `null` in its place. In such a value it follows only brackets and strings, so that nothing
+//! inside it (a number that is too large, a lone surrogate, deep nesting) can make a good answer unreadable.
 
 /// The members of the document that are kept; of [`ROOT`] only [`KEPT`] are.
 const ROOT: &[u8] = b"execution";
 /// The members of [`ROOT`] that are kept.
 const KEPT: [&[u8]; 3] = [b"version", b"snapshot", b"run"];
-/// Longest key that is told from others; no key that is kept is longer.
+/// Longest key that is compared; no key that is kept is longer.
 const KEY_BYTES_MAX: usize = 16;
 
-/// A document on its way through. Push all of it, then [`Pruner::finish`].
+/// A document that streams through. Push all of it, then call [`Pruner::finish`].
 #[derive(Debug, Default)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a bit of where in the document we are")]
 pub(super) struct Pruner {
@@ -26,7 +26,7 @@ pub(super) struct Pruner {
     /// The key that is being read, or was read last.
     key: Vec<u8>,
     reading_key: bool,
-    /// The depth of the member whose value is passed over.
+    /// The depth of the member whose value is skipped.
     passing_over: Option<usize>,
     unbalanced: bool,
 }

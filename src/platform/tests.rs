@@ -104,7 +104,7 @@ async fn failure(reply: Reply) -> ProbeFailure {
 }
 
 #[tokio::test]
-async fn a_probe_is_one_get_with_the_headers_of_the_contract() {
+async fn a_probe_is_one_get_with_the_platforms_headers() {
     let (address, served) = server(Reply::Bytes(http("200 OK", "", PENDING))).await;
     let latest = client(&address, Duration::from_secs(10)).latest_snapshot(&run()).await.unwrap();
     assert_eq!(latest.snapshot_id.as_str(), "snapshot_cmelv0q2h000408l2dyx4b7nk");
@@ -166,7 +166,7 @@ fn a_reset_is_never_negative_and_never_above_a_minute() {
 }
 
 #[tokio::test]
-async fn what_is_no_json_is_told_from_what_is_no_snapshot() {
+async fn what_is_no_json_differs_from_what_is_no_snapshot() {
     for body in ["", "<html>", "{\"execution\":", "{\"execution\":1} x"] {
         assert_eq!(
             failure(Reply::Bytes(http("200 OK", "", body))).await,

@@ -1,7 +1,7 @@
-//! The platform's JSON and header names (contract §1), the one thing the simulator shares.
+//! The platform's JSON and header names (platform.md §1), the one thing the simulator shares.
 //!
 //! Recorded fixtures pin these types, so that client and simulator cannot drift
-//! together. Optional fields are absent, never null, unless the contract says so.
+//! together. Optional fields are absent, never null, unless platform.md says so.
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde::{Deserialize, Serialize, Serializer};
@@ -43,11 +43,11 @@ pub struct ExecutionSnapshot {
     pub id: String,
     /// `snapshot_` and the internal id.
     pub friendly_id: SnapshotId,
-    /// One of contract §3.1, or something newer.
+    /// One of platform.md §3.1, or something newer.
     pub execution_status: String,
     /// Free text.
     pub description: String,
-    /// When it was written; never compared (contract §0).
+    /// When it was written; never compared (platform.md §0).
     #[serde(serialize_with = "js_iso")]
     pub created_at: DateTime<Utc>,
 }
@@ -60,7 +60,7 @@ pub struct BaseRun {
     pub id: String,
     /// `run_` and the internal id.
     pub friendly_id: RunId,
-    /// One of contract §1.4; never `DEQUEUED` here.
+    /// One of platform.md §1.4; never `DEQUEUED` here.
     pub status: String,
     /// Absent or null before the first attempt.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -107,7 +107,7 @@ pub struct SnapshotsSinceAnswer {
 /// Body of `POST /connect`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ConnectRequest {
-    /// Whatever the worker tells of itself.
+    /// What the worker reports about itself.
     pub metadata: serde_json::Map<String, Value>,
 }
 
@@ -121,7 +121,7 @@ pub struct ConnectAnswer {
     pub worker_group: WorkerGroup,
 }
 
-/// The group of workers that one token speaks for.
+/// The group of workers that one token belongs to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WorkerGroup {
     /// `MANAGED` or `UNMANAGED`.
@@ -280,7 +280,7 @@ pub struct CompletionResult {
     pub run: BaseRun,
 }
 
-/// Body of every refusal (contract §1.2).
+/// Body of every refusal (platform.md §1.2).
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ErrorAnswer {
     /// One sentence.
@@ -290,7 +290,7 @@ pub struct ErrorAnswer {
     pub details: Option<Vec<Value>>,
 }
 
-/// Body of the broker's `POST /warm-start` (contract §4.1).
+/// Body of the broker's `POST /warm-start` (platform.md §4.1).
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct WarmStartRequest {
@@ -306,7 +306,7 @@ pub struct WarmStartAnswer {
     pub did_warm_start: bool,
 }
 
-/// Answer of the broker's `GET /connect` (contract §4.2).
+/// Answer of the broker's `GET /connect` (platform.md §4.2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct BrokerConnectAnswer {

@@ -1,4 +1,4 @@
-//! The account that runs the server. PostgreSQL refuses to run as root, so root steps down.
+//! The account that runs the server. PostgreSQL refuses to run as root, so root switches to another one.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, chown};
@@ -10,20 +10,20 @@ use nix::unistd::{User, geteuid};
 
 use super::LaunchError;
 
-/// The accounts root steps down to, best first.
+/// The accounts that root switches to, best first.
 const CANDIDATES: [&str; 2] = ["postgres", "nobody"];
 
-/// Who runs the programs of PostgreSQL.
+/// The account that runs the programs of PostgreSQL.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Account {
-    /// Whoever we are.
+    /// Our own account.
     Ours,
-    /// Somebody else, because we are root.
+    /// Another account, because we are root.
     Other { name: String, uid: u32, gid: u32 },
 }
 
 impl Account {
-    /// Ourselves, unless we are root.
+    /// Our own account, unless we are root.
     pub(super) fn choose() -> Result<Self, LaunchError> {
         if !geteuid().is_root() {
             return Ok(Self::Ours);
@@ -33,9 +33,9 @@ impl Account {
         Ok(Self::Other { name: user.name, uid: user.uid.as_raw(), gid: user.gid.as_raw() })
     }
 
-    /// A command that runs as this account, with nothing of our environment.
+    /// A command that runs as this account, without our environment.
     ///
-    /// Variables such as `PGPORT` or a preloaded clock must not leak into the server.
+    /// Variables such as `PGPORT` or a preloaded clock must not reach the server.
     pub(super) fn command(&self, program: &Path) -> Command {
         let mut command = Command::new(program);
         command.env_clear().env("LC_ALL", "C").env("TZ", "UTC").env("PATH", "/usr/bin:/bin").current_dir("/");
@@ -46,7 +46,7 @@ impl Account {
         command
     }
 
-    /// Makes `path` belong to this account.
+    /// Makes this account the owner of `path`.
     pub(super) fn take(&self, path: &Path) -> Result<(), LaunchError> {
         match self {
             Self::Ours => Ok(()),
@@ -57,12 +57,12 @@ impl Account {
 
     /// Checks that this account can pass every directory down to `path`, and enter or run `path` itself.
     ///
-    /// The server's own message for a closed parent is `permission denied` with no hint which one.
+    /// For a closed parent, the server itself reports `permission denied` without the parent's path.
     pub(super) fn check_reach(&self, path: &Path) -> Result<(), LaunchError> {
         let Self::Other { name, uid, gid } = self else { return Ok(()) };
         for step in path.ancestors() {
             let meta =
-                fs::metadata(step).map_err(LaunchError::io(format!("look at `{}`", step.display())))?;
+                fs::metadata(step).map_err(LaunchError::io(format!("inspect `{}`", step.display())))?;
             if !may_pass(meta.mode(), meta.uid() == *uid, meta.gid() == *gid) {
                 let need = if meta.is_dir() { "enter" } else { "run" };
                 return Err(LaunchError::OutOfReach { account: name.clone(), path: step.to_owned(), need });
@@ -72,7 +72,7 @@ impl Account {
     }
 }
 
-/// Whether the permission bits let somebody enter a directory or run a file.
+/// Whether the permission bits allow an account to enter a directory or run a file.
 fn may_pass(mode: u32, is_owner: bool, is_in_group: bool) -> bool {
     let bit = match (is_owner, is_in_group) {
         (true, _) => 0o100,
@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn the_owners_bits_count_even_when_the_worlds_are_wider() {
+    fn the_owners_bits_count_even_when_all_others_have_more_rights() {
         assert!(!may_pass(0o055, true, true));
     }
 
@@ -105,11 +105,11 @@ mod tests {
     fn the_error_names_the_directory_that_is_closed() {
         let dir = tempfile::tempdir().unwrap();
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o700)).unwrap();
-        let stranger = Account::Other { name: "nobody".into(), uid: 4_000_000, gid: 4_000_000 };
+        let stranger = Account::Other { name: "stranger".into(), uid: 4_000_000, gid: 4_000_000 };
         let inner = dir.path().join("inner");
         fs::create_dir(&inner).unwrap();
         let error = stranger.check_reach(&inner).unwrap_err().to_string();
-        let expected = format!("`nobody`: that account may not enter `{}`", dir.path().display());
+        let expected = format!("`stranger`: that account may not enter `{}`", dir.path().display());
         assert!(error.contains(&expected), "{error}");
     }
 }

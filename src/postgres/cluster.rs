@@ -1,4 +1,4 @@
-//! The data directory: made once, and served with settings of ours.
+//! The data directory: made once, and served with our settings.
 
 use std::fs;
 use std::path::Path;
@@ -9,34 +9,34 @@ use super::home::{OpenHome, make_private};
 use super::programs::Programs;
 use super::{LaunchError, Listen, SUPERUSER};
 
-/// Settings of every private server. Durability is PostgreSQL's default, spelled out so that no edit
-/// of `postgresql.conf` can take it away.
+/// Settings of each private server. Durability is PostgreSQL's default; we set it explicitly, so that no
+/// edit of `postgresql.conf` can disable it.
 const SETTINGS: [(&str, &str); 9] = [
     ("fsync", "on"),
     ("synchronous_commit", "on"),
     ("full_page_writes", "on"),
-    // Modest: the demo shares a laptop with everything else.
+    // Small: the demo shares a laptop with other programs.
     ("shared_buffers", "64MB"),
-    // Three workers, an API, a simulator and a few psql sessions.
+    // Enough for three workers, an API, a simulator and a few psql sessions.
     ("max_connections", "100"),
-    // Rows live for seconds here; the default minute lets dead ones pile up.
+    // Rows live for seconds here; with the default of a minute dead rows would accumulate.
     ("autovacuum_naptime", "10s"),
     ("unix_socket_permissions", "0700"),
     ("logging_collector", "off"),
     ("log_destination", "stderr"),
 ];
 
-/// The major version of the data, when there is any.
+/// The major version of the data, if there is data.
 pub(super) fn data_major(data: &Path) -> Result<Option<String>, LaunchError> {
     let path = data.join("PG_VERSION");
-    if !path.try_exists().map_err(LaunchError::io(format!("look at `{}`", path.display())))? {
+    if !path.try_exists().map_err(LaunchError::io(format!("inspect `{}`", path.display())))? {
         return Ok(None);
     }
     let text = fs::read_to_string(&path).map_err(LaunchError::io(format!("read `{}`", path.display())))?;
     Ok(Some(text.trim().to_owned()))
 }
 
-/// Makes the data directory. A killed `initdb` leaves nothing that looks like one.
+/// Makes the data directory. It appears only when `initdb` has succeeded.
 pub(super) fn create(home: &OpenHome, account: &Account, programs: &Programs) -> Result<(), LaunchError> {
     let (data, draft) = (home.data(), home.path().join("data.new"));
     if draft.exists() {
@@ -46,7 +46,7 @@ pub(super) fn create(home: &OpenHome, account: &Account, programs: &Programs) ->
     make_private(&draft)?;
     account.take(&draft)?;
     let mut initdb = account.command(&programs.initdb());
-    // Without passwords: the socket's directory is the lock on the door.
+    // Without passwords: the socket's directory controls access.
     initdb.args(["--data-checksums", "--encoding=UTF8", "--locale=C", "--auth=trust", "--no-instructions"]);
     initdb.arg(format!("--username={SUPERUSER}")).arg("--pgdata").arg(&draft);
     run(&mut initdb)?;
@@ -54,7 +54,7 @@ pub(super) fn create(home: &OpenHome, account: &Account, programs: &Programs) ->
     fs::rename(&draft, &data).map_err(LaunchError::io(task))
 }
 
-/// Writes who may connect, apart from the data directory so that each start can decide anew.
+/// Writes the access rules outside the data directory, so that each start can set its own.
 pub(super) fn write_hba(home: &OpenHome, account: &Account, listen: Listen) -> Result<(), LaunchError> {
     let path = home.hba();
     let mut text = String::from("local all all trust\nlocal replication all trust\n");
@@ -68,7 +68,7 @@ pub(super) fn write_hba(home: &OpenHome, account: &Account, listen: Listen) -> R
     account.take(&path)
 }
 
-/// The arguments of the server.
+/// The server's command line.
 pub(super) fn settings(
     home: &OpenHome,
     account: &Account,
@@ -85,7 +85,7 @@ pub(super) fn settings(
     all.into_iter().flat_map(|(name, value)| ["-c".to_owned(), format!("{name}={value}")]).collect()
 }
 
-/// Asks the program itself, because builds without lz4 refuse to start with this setting.
+/// Asks the program, because builds without lz4 refuse to start with this setting.
 fn can_compress_with_lz4(home: &OpenHome, account: &Account, programs: &Programs) -> bool {
     let mut ask = account.command(&programs.postgres());
     ask.args(["-C", "wal_compression", "-c", "wal_compression=lz4", "-D"]).arg(home.data());

@@ -7,42 +7,37 @@ use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use uuid::Uuid;
-
 use super::account::Account;
-use super::temporary::{self, SOCKET_NOTE};
+use super::socket_dir::{SHORT, SOCKET_NOTE, remove_socket_dir, short_path};
+use super::temporary;
 use super::{Home, LaunchError};
-
-/// Where directories with short names go: a socket's path has little room.
-pub(super) const SHORT: &str = "/tmp";
-pub(super) const PREFIX: &str = "warmproof-";
 
 /// `sockaddr_un` has 104 bytes on some systems and 108 on others, one of them for the closing zero.
 const SOCKET_PATH_MAX: usize = 103;
-/// The longest name PostgreSQL gives a socket: the highest port, and `.lock`.
+/// The longest name that PostgreSQL gives a socket: the highest port, and `.lock`.
 const SOCKET_NAME_LEN: usize = "/.s.PGSQL.65535.lock".len();
 
-/// How often a starter that waits for another looks whether it is done.
+/// How often a starter checks whether another starter is done.
 const LOCK_POLL: Duration = Duration::from_millis(20);
 
-/// How many bytes of a log an error shows.
+/// How many bytes of the log an error shows.
 const LOG_TAIL_LEN: u64 = 2_000;
-/// A log longer than this is begun anew at the next start.
+/// The next start empties a log longer than this.
 const LOG_LEN_MAX: u64 = 8 * 1024 * 1024;
 
-/// A home that exists and that the right account can reach.
+/// An existing home that the right account can reach.
 #[derive(Debug)]
 pub(super) struct OpenHome {
     path: PathBuf,
-    /// What holds a temporary home; see `temporary`.
+    /// The lock that holds a temporary home; see `temporary`.
     life: Option<File>,
 }
 
 impl OpenHome {
-    /// Makes the home if it is missing, and checks that the account can get there.
+    /// Makes the home if it is missing, and checks that the account can reach it.
     pub(super) fn open(home: &Home, account: &Account) -> Result<Self, LaunchError> {
-        // Ours alone, even when another account runs the server: that one needs to pass through to its
-        // data, but must not be able to plant links where root writes.
+        // It belongs to us alone, even when another account runs the server: that account must pass through
+        // to its data, but must not be able to create links where root writes.
         let mode = match account {
             Account::Ours => 0o700,
             Account::Other { .. } => 0o711,
@@ -71,9 +66,9 @@ impl OpenHome {
         self.path.join("pg_hba.conf")
     }
 
-    /// One starter at a time: two that make the same data directory would spoil each other's work.
+    /// One starter at a time: two that make the same data directory would damage each other's work.
     ///
-    /// Held from the first look until the server is ready; the second one then finds it running.
+    /// Locked from the first check until the server is ready; the second starter then finds it running.
     pub(super) fn lock(&self, patience: Duration) -> Result<File, LaunchError> {
         let path = self.path.join("start.lock");
         let task = format!("lock `{}`", path.display());
@@ -90,7 +85,7 @@ impl OpenHome {
         }
     }
 
-    /// Opens the log for the server to write to; also says where this start's lines begin.
+    /// Opens the log for the server; also returns where this start's lines begin.
     pub(super) fn open_log(&self) -> Result<(File, u64), LaunchError> {
         let path = self.log();
         let length = fs::metadata(&path).map_or(0, |meta| meta.len());
@@ -104,7 +99,7 @@ impl OpenHome {
         Ok((log, if is_too_long { 0 } else { length }))
     }
 
-    /// The end of what this start has logged.
+    /// The end of this start's log.
     pub(super) fn log_since(&self, begin: u64) -> String {
         let read = || -> std::io::Result<String> {
             let mut log = File::open(self.log())?;
@@ -117,7 +112,7 @@ impl OpenHome {
         read().unwrap_or_else(|error| format!("(no log: {error})"))
     }
 
-    /// Makes the directory for the socket, and removes the one a killed predecessor left behind.
+    /// Makes the directory for the socket, and removes the one that a killed predecessor left.
     pub(super) fn make_socket_dir(
         &self,
         account: &Account,
@@ -127,7 +122,7 @@ impl OpenHome {
         if let Ok(old) = fs::read_to_string(&note) {
             remove_socket_dir(Path::new(old.trim()));
         }
-        // Another account can enter neither root's runtime directory nor anybody else's.
+        // Another account can enter neither root's runtime directory nor that of any other user.
         let parent = match account {
             Account::Ours => runtime_dir.filter(|dir| dir.is_dir()).unwrap_or(Path::new(SHORT)),
             Account::Other { .. } => Path::new(SHORT),
@@ -136,7 +131,7 @@ impl OpenHome {
         if dir.as_os_str().len() + SOCKET_NAME_LEN > SOCKET_PATH_MAX {
             return Err(LaunchError::SocketPathTooLong { dir, max: SOCKET_PATH_MAX });
         }
-        // Fails when the path exists: nobody can wait there for us with a directory of their own.
+        // Fails when the path exists: no other account can prepare a directory of its own there.
         let task = format!("make the directory `{}`", dir.display());
         DirBuilder::new().mode(0o700).create(&dir).map_err(LaunchError::io(task))?;
         account.take(&dir)?;
@@ -145,7 +140,7 @@ impl OpenHome {
         Ok(dir)
     }
 
-    /// Removes a temporary home. Only when no server runs in it.
+    /// Removes a temporary home. Call it only when no server runs in it.
     pub(super) fn close(&self) {
         if self.life.is_some() {
             temporary::remove(&self.path);
@@ -170,30 +165,6 @@ pub(super) fn make_private(path: &Path) -> Result<(), LaunchError> {
     fs::set_permissions(path, mode).map_err(LaunchError::io(format!("restrict `{}`", path.display())))
 }
 
-/// Removes a socket directory of ours. Only when no server runs on this home: what is left in there
-/// then is the socket of one that was killed.
-pub(super) fn remove_socket_dir(dir: &Path) {
-    let starts_with = |path: &Path, prefix: &str| {
-        path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(prefix))
-    };
-    if !starts_with(dir, PREFIX) {
-        return;
-    }
-    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
-        if starts_with(&entry.path(), ".s.PGSQL.") {
-            let _ = fs::remove_file(entry.path());
-        }
-    }
-    // Fails, as it should, when something else is in there, or it is already gone.
-    let _ = fs::remove_dir(dir);
-}
-
-pub(super) fn short_path(parent: &Path) -> PathBuf {
-    let mut name = Uuid::new_v4().simple().to_string();
-    name.truncate(12);
-    parent.join(format!("{PREFIX}{name}"))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -209,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stranger_directory_is_never_removed() {
+    fn a_directory_of_another_program_is_never_removed() {
         let root = tempfile::tempdir().unwrap();
         let other = root.path().join("other");
         fs::create_dir(&other).unwrap();

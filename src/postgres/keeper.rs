@@ -1,7 +1,7 @@
-//! The thread that owns the server's process, from its birth to its end.
+//! The thread that owns the server's process, from its start to its end.
 //!
-//! A thread of its own, because the kernel's word "your parent died" means the *thread* that spawned
-//! the child: one of a pool of threads may end any moment, and would take the server with it.
+//! It is a separate thread because the kernel's "parent died" signal refers to the *thread* that spawned
+//! the child. A thread of a pool may end at any moment, and the server would end with it.
 
 use std::io;
 use std::os::unix::process::CommandExt as _;
@@ -14,9 +14,9 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, getpid};
 
-/// How long the server may take to end in good order before it is told to leave at once.
+/// How long the server may take to shut down cleanly before it is stopped at once.
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);
-/// How often the keeper looks whether the server is still there.
+/// How often the keeper checks whether the server still runs.
 const CHECK_EVERY: Duration = Duration::from_millis(100);
 const CHECK_EVERY_WHILE_STOPPING: Duration = Duration::from_millis(10);
 
@@ -53,14 +53,14 @@ impl Keeper {
         self.pid
     }
 
-    /// How the server ended, if it did without being told to.
+    /// How the server ended, if it ended by itself.
     pub(super) fn ended(&self) -> Option<&str> {
         self.ended.get().map(String::as_str)
     }
 
     /// Stops the server and waits until it is gone.
     pub(super) fn stop(self) {
-        // Fails when the keeper has already ended with its server; joining covers both cases.
+        // Fails when the keeper has already ended with its server; the join covers both cases.
         let _ = self.stop.send(());
         if self.thread.join().is_err() {
             tracing::error!(pid = self.pid, "the keeper of the private PostgreSQL panicked");
@@ -68,11 +68,11 @@ impl Keeper {
     }
 }
 
-/// Waits for the word to stop, or for the server to end by itself.
+/// Waits for the request to stop, or until the server ends by itself.
 fn keep(child: &mut Child, stopped: &Receiver<()>, end: &OnceLock<String>) {
     loop {
         match stopped.recv_timeout(CHECK_EVERY) {
-            // Disconnected: the handle went away without a word, which means the same.
+            // Disconnected: the handle was dropped without a request, which also means stop.
             Ok(()) | Err(RecvTimeoutError::Disconnected) => return shut_down(child),
             Err(RecvTimeoutError::Timeout) => {}
         }
@@ -84,13 +84,13 @@ fn keep(child: &mut Child, stopped: &Receiver<()>, end: &OnceLock<String>) {
     }
 }
 
-/// SIGINT cuts connections and writes a checkpoint; SIGQUIT leaves at once, to recover at the next start.
+/// SIGINT cuts connections and writes a checkpoint; SIGQUIT ends at once, and the next start recovers.
 fn shut_down(child: &mut Child) {
     signal(child, Signal::SIGINT);
     if wait(child, STOP_TIMEOUT).is_none() {
         tracing::warn!(pid = child.id(), "the private PostgreSQL did not stop in time and is cut off");
         signal(child, Signal::SIGQUIT);
-        // Bounded: five seconds after SIGQUIT the server kills what is left of its own children.
+        // Bounded: five seconds after SIGQUIT the server kills its remaining children.
         if let Err(error) = child.wait() {
             tracing::error!(pid = child.id(), %error, "could not wait for the private PostgreSQL");
         }
@@ -98,7 +98,7 @@ fn shut_down(child: &mut Child) {
 }
 
 fn signal(child: &Child, signal: Signal) {
-    // Not reaped yet, so the number still belongs to our child. It may have ended: that is fine.
+    // Not reaped yet, so the id still belongs to our child. The child may have ended already.
     let _ = kill(Pid::from_raw(process_id(child)), signal);
 }
 
@@ -117,8 +117,8 @@ fn process_id(child: &Child) -> i32 {
     i32::try_from(child.id()).expect("a process id is a small positive number")
 }
 
-/// Spawns a process in its own group, so that ^C reaches only us and we can drain first, and bound to
-/// the life of this thread, so that it stops in good order when we are killed.
+/// Spawns a process in its own group, so that ^C reaches only us and we can drain first. It is bound to
+/// the life of this thread, so that it shuts down cleanly when we are killed.
 #[expect(unsafe_code, reason = "binding a child to its parent's life must happen between fork and exec")]
 fn spawn_bound(mut command: Command) -> io::Result<Child> {
     command.process_group(0);
@@ -131,7 +131,7 @@ fn spawn_bound(mut command: Command) -> io::Result<Child> {
         unsafe {
             command.pre_exec(move || {
                 nix::sys::prctl::set_pdeathsig(Signal::SIGINT)?;
-                // Our parent may have died before the request: then nobody will tell us.
+                // The parent may have died before the request: then no signal will come.
                 if nix::unistd::getppid() == parent { Ok(()) } else { Err(nix::errno::Errno::ESRCH.into()) }
             });
         }

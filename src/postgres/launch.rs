@@ -1,4 +1,4 @@
-//! Starting, step by step.
+//! Starts a server, step by step.
 
 use std::net::TcpListener;
 use std::path::PathBuf;
@@ -7,22 +7,23 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use super::account::Account;
-use super::home::{OpenHome, remove_socket_dir};
+use super::home::OpenHome;
 use super::keeper::Keeper;
 use super::pid_file::{PidFile, Status};
 use super::programs::Programs;
+use super::socket_dir::remove_socket_dir;
 use super::{LaunchError, Listen, Options, PrivatePostgres, cluster};
 
-/// The port in a socket's name. Each server has a directory of its own, so all can have the same.
+/// The port in a socket's name. Each server has its own directory, so all can use the same port.
 pub(super) const SOCKET_PORT: u16 = 5432;
 
-/// How often the state of a starting or stopping server is looked at.
+/// How often the state of a starting or stopping server is checked.
 const CHECK_EVERY: Duration = Duration::from_millis(10);
-/// How long a start is tried again when what stands in its way passes by itself.
+/// How long a start is retried after a temporary failure.
 const PASSING_MAX: Duration = Duration::from_secs(10);
 const CHECK_EVERY_WHILE_PASSING: Duration = Duration::from_millis(200);
 
-/// Finds, makes, starts and waits; see [`PrivatePostgres::start`].
+/// Finds the programs, makes the data, starts the server and waits; see [`PrivatePostgres::start`].
 pub(super) fn launch(options: &Options) -> Result<PrivatePostgres, LaunchError> {
     let account = Account::choose()?;
     let home = OpenHome::open(&options.home, &account)?;
@@ -36,7 +37,7 @@ pub(super) fn launch(options: &Options) -> Result<PrivatePostgres, LaunchError> 
     }
 }
 
-/// What a start arrives at, apart from its home.
+/// The result of a start, apart from its home.
 struct Running {
     keeper: Option<Keeper>,
     socket_dir: PathBuf,
@@ -78,20 +79,20 @@ fn launch_in(home: &OpenHome, account: &Account, options: &Options) -> Result<Ru
     }
 }
 
-/// Whether a server that did not start would start a moment later.
+/// Whether a server that failed to start may start a moment later.
 fn will_pass(output: &str) -> bool {
-    // Somebody took the free port before the server did.
+    // Another program took the free port before the server.
     output.contains("Address already in use")
         // The children of a server that was killed have not noticed yet.
         || output.contains("pre-existing shared memory block")
 }
 
-/// The server that already serves this home, if there is one. One that is on its way out is waited for.
+/// The server that already serves this home, if there is one. Waits for a server that is stopping.
 fn attach(home: &OpenHome, programs: &Programs, patience: Duration) -> Result<Option<Running>, LaunchError> {
     let began = Instant::now();
     let data = home.data();
     loop {
-        // A file whose process is gone is what a crash leaves behind: the server knows what to do.
+        // The file's process is gone, as after a crash: the server handles this.
         let Some(file) = PidFile::read(&data).filter(PidFile::is_alive) else { return Ok(None) };
         if file.status == Status::Ready
             && file.answers()
@@ -101,7 +102,7 @@ fn attach(home: &OpenHome, programs: &Programs, patience: Duration) -> Result<Op
             let (pid, major) = (file.pid, programs.major);
             return Ok(Some(Running { keeper: None, socket_dir, port, listen, pid, major }));
         }
-        // Nothing answers: a dead server's number that another program got, or a server in trouble.
+        // Nothing answers: another program got a dead server's process id, or the server hangs.
         if file.status == Status::Ready {
             return Ok(None);
         }
@@ -146,7 +147,7 @@ fn start(
     }
 }
 
-/// Where the server listens. Comes last on its command line, so that no extra setting can open it up.
+/// Where the server listens. It comes last on the command line, so that no extra setting can widen access.
 fn place(command: &mut Command, home: &OpenHome, socket_dir: &std::path::Path, port: u16, listen: Listen) {
     let addresses = match listen {
         Listen::Socket => "",
@@ -163,7 +164,7 @@ fn free_port() -> Result<u16, LaunchError> {
     address.map(|address| address.port()).map_err(LaunchError::io("find a free port"))
 }
 
-/// Ready is what the server writes into its own file, under the number of our child.
+/// The server is ready when its file says so under the process id of our child.
 fn wait_ready(
     home: &OpenHome,
     keeper: &Keeper,

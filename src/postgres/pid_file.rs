@@ -1,4 +1,4 @@
-//! What `postmaster.pid` says: who serves a data directory, where, and whether it is ready.
+//! Reads `postmaster.pid`: which process serves a data directory, where, and whether it is ready.
 
 use std::fs;
 use std::os::unix::net::UnixStream;
@@ -23,14 +23,14 @@ pub(super) struct PidFile {
     pub(super) status: Status,
 }
 
-/// How far a server is.
+/// The status of a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Status {
-    /// Not there yet: starting, recovering, or the line is not written.
+    /// Not ready: it starts or recovers, or the line is not written yet.
     Starting,
-    /// Accepts connections, if only for reading.
+    /// Accepts connections, perhaps only for reading.
     Ready,
-    /// On its way out.
+    /// It is stopping.
     Stopping,
 }
 
@@ -49,7 +49,7 @@ impl PidFile {
             Some(_) | None => Status::Starting,
         };
         Some(Self {
-            // A negative number is a single-user session.
+            // A negative number means a single-user session.
             pid: line(1)?.parse().ok().filter(|pid| *pid > 0)?,
             port: line(4).and_then(|port| port.parse().ok()),
             socket_dir: line(5).map(PathBuf::from),
@@ -58,12 +58,12 @@ impl PidFile {
         })
     }
 
-    /// Whether a process of this number exists. It may be another program that got a dead server's number.
+    /// Whether a process with this id exists. It may be another program that got a dead server's id.
     pub(super) fn is_alive(&self) -> bool {
         matches!(kill(Pid::from_raw(self.pid), None), Ok(()) | Err(Errno::EPERM))
     }
 
-    /// Whether something accepts connections on the socket it names: proof that it is a live server.
+    /// Whether a process accepts connections on the named socket, which proves that the server lives.
     pub(super) fn answers(&self) -> bool {
         let (Some(dir), Some(port)) = (&self.socket_dir, self.port) else { return false };
         UnixStream::connect(dir.join(format!(".s.PGSQL.{port}"))).is_ok()
@@ -90,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_in_the_making_is_not_ready() {
+    fn an_unfinished_file_is_not_ready() {
         let half = READY.lines().take(4).collect::<Vec<_>>().join("\n");
         assert_eq!(PidFile::parse(&half).unwrap().status, Status::Starting);
         assert_eq!(PidFile::parse(""), None);

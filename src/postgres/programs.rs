@@ -8,7 +8,7 @@ use crate::config::postgres::{CACHED_BIN, Discovery};
 
 use super::{LaunchError, MAJOR_MIN};
 
-/// Places where packages put the programs, `*` standing for a version. Newest versions are tried first.
+/// Places where packages put the programs; `*` is a version. The newest versions are tried first.
 const PACKAGED: [(&str, &str); 5] = [
     ("/usr/lib/postgresql", "bin"),                            // Debian, Ubuntu
     ("/usr", "pgsql-*/bin"),                                   // Fedora, Red Hat
@@ -33,9 +33,9 @@ impl Programs {
         self.bin.join("postgres")
     }
 
-    /// The programs for a data directory: those of its major version, or the best there are.
+    /// The programs for a data directory: those of its major version, or the best ones if it is new.
     ///
-    /// Another major version cannot read the data, so there is no falling back to one.
+    /// Another major version cannot read the data, so it is never used instead.
     pub(super) fn choose(
         discovery: &Discovery,
         data: &Path,
@@ -67,7 +67,7 @@ fn no_programs(rejected: &[String]) -> LaunchError {
     LaunchError::NoPrograms { min: MAJOR_MIN, places }
 }
 
-/// Every usable PostgreSQL, best first, and what was wrong with the others.
+/// All usable PostgreSQL installations, best first, and what was wrong with the others.
 fn find(discovery: &Discovery) -> Result<(Vec<Programs>, Vec<String>), LaunchError> {
     if let Some(dir) = &discovery.pg_bin {
         let only = inspect(dir).map_err(|problem| LaunchError::BadPgBin { dir: dir.clone(), problem })?;
@@ -96,14 +96,14 @@ fn candidates(discovery: &Discovery) -> Vec<PathBuf> {
     dirs
 }
 
-/// `pg_config` may come with a client package only, so its answer is a candidate and no proof.
+/// `pg_config` may come with a client package only, so its answer is only a candidate.
 fn ask_pg_config(program: &Path) -> Option<PathBuf> {
     let output = Command::new(program).arg("--bindir").output().ok()?;
     let answer = String::from_utf8(output.stdout).ok()?;
     output.status.success().then(|| PathBuf::from(answer.trim()))
 }
 
-/// The directories under `root` that fit `pattern`, the highest version first.
+/// The directories under `root` that match `pattern`, the highest version first.
 fn versioned(root: &Path, pattern: &str) -> Vec<PathBuf> {
     let (name, tail) = pattern.split_once('/').unwrap_or(("*", pattern));
     let prefix = name.trim_end_matches('*');
@@ -118,9 +118,9 @@ fn versioned(root: &Path, pattern: &str) -> Vec<PathBuf> {
     versions.into_iter().map(|(_, dir)| dir).collect()
 }
 
-/// Checks that a directory holds both programs, of a version we can use.
+/// Checks that a directory holds both programs, in a usable version.
 fn inspect(dir: &Path) -> Result<Programs, String> {
-    // A link is resolved so that the programs find their own share directory.
+    // Resolve links, so that the programs find their own share directory.
     let bin = dir.canonicalize().map_err(|error| error.to_string())?;
     for name in ["initdb", "postgres"] {
         if !bin.join(name).is_file() {
@@ -133,7 +133,7 @@ fn inspect(dir: &Path) -> Result<Programs, String> {
         .map_err(|error| format!("`postgres --version`: {error}"))?;
     let answer = String::from_utf8_lossy(&output.stdout);
     let major =
-        parse_major(&answer).ok_or_else(|| format!("`postgres --version` said `{}`", answer.trim()))?;
+        parse_major(&answer).ok_or_else(|| format!("`postgres --version` printed `{}`", answer.trim()))?;
     if major < MAJOR_MIN {
         return Err(format!("version {major} is older than {MAJOR_MIN}"));
     }
@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_pg_bin_is_an_error_even_when_others_would_do() {
+    fn a_wrong_pg_bin_is_an_error_even_when_other_programs_exist() {
         let empty = tempfile::tempdir().unwrap();
         let discovery = Discovery {
             pg_bin: Some(empty.path().into()),

@@ -1,8 +1,8 @@
-//! Temporary homes, and the ones that were left behind.
+//! Temporary homes, and the removal of abandoned ones.
 //!
-//! A process that is killed, or that keeps its server in a `static`, never comes to remove its home;
-//! the server still stops, but its data would stay. So each temporary home is locked for as long as its
-//! process lives, and whoever makes the next one removes those that nobody holds any more.
+//! A process that is killed, or that keeps its server in a `static`, never removes its home; the server
+//! still stops, but its data would stay. Each process therefore locks its temporary home for as long as
+//! it lives. A process that makes a new temporary home removes all homes without a lock.
 
 use std::fs::{self, DirBuilder, File};
 use std::io;
@@ -13,18 +13,17 @@ use std::time::Duration;
 use nix::unistd::geteuid;
 
 use super::LaunchError;
-use super::home::{PREFIX, SHORT, remove_socket_dir, short_path};
-use super::pid_file::PidFile;
 
-/// Names the socket's directory, in the home.
-pub(super) const SOCKET_NOTE: &str = "socket-dir";
+use super::pid_file::PidFile;
+use super::socket_dir::{PREFIX, SHORT, SOCKET_NOTE, remove_socket_dir, short_path};
+
 /// Locked while the process that made the home lives.
 const LIFE: &str = "life.lock";
 
-/// A home younger than this may be one whose maker has not come to lock it yet.
+/// The maker of a home younger than this may not have locked it yet.
 const YOUNG: Duration = Duration::from_mins(1);
 
-/// Makes and holds a temporary home; it is abandoned when the file that comes back is closed.
+/// Makes and locks a temporary home; it counts as abandoned once the returned file is closed.
 pub(super) fn make(mode: u32) -> Result<(PathBuf, File), LaunchError> {
     remove_abandoned(Path::new(SHORT), YOUNG);
     let path = short_path(Path::new(SHORT));
@@ -37,11 +36,11 @@ pub(super) fn make(mode: u32) -> Result<(PathBuf, File), LaunchError> {
     Ok((path, life))
 }
 
-/// Removes the temporary homes of this account that no process holds and no server uses.
+/// Removes the temporary homes of this account that no process has locked and no server uses.
 fn remove_abandoned(parent: &Path, young: Duration) {
     for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
         let is_named_so = entry.file_name().to_string_lossy().starts_with(PREFIX);
-        // An error: not a home of ours, or somebody else removes it at this moment.
+        // An error: it is not our home, or another process removes it at this moment.
         if is_named_so && is_abandoned(&entry.path(), young).unwrap_or(false) {
             remove(&entry.path());
         }
@@ -49,19 +48,19 @@ fn remove_abandoned(parent: &Path, young: Duration) {
 }
 
 fn is_abandoned(home: &Path, young: Duration) -> io::Result<bool> {
-    // Of a link this tells about the link itself: nothing is followed out of the parent.
+    // For a link this describes the link itself: it never follows a link out of the parent.
     let meta = fs::symlink_metadata(home)?;
     if !meta.is_dir() || meta.uid() != geteuid().as_raw() {
         return Ok(false);
     }
     let life = File::open(home.join(LIFE))?;
-    // A file from the future, as after a change of the clock, counts as young.
+    // A file from the future, as after a clock change, counts as young.
     let age = life.metadata()?.modified()?.elapsed().unwrap_or_default();
     let is_free = age >= young && life.try_lock().is_ok();
     Ok(is_free && !PidFile::read(&home.join("data")).is_some_and(|file| file.is_alive()))
 }
 
-/// Removes a temporary home with all that belongs to it.
+/// Removes a temporary home and its socket directory.
 pub(super) fn remove(home: &Path) {
     if let Ok(socket_dir) = fs::read_to_string(home.join(SOCKET_NOTE)) {
         remove_socket_dir(Path::new(socket_dir.trim()));
@@ -94,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn a_home_in_use_or_of_somebody_else_stays() {
+    fn a_home_in_use_or_of_another_account_stays() {
         let parent = tempfile::tempdir().unwrap();
         let held = home(parent.path(), "warmproof-held");
         let life = File::open(held.join(LIFE)).unwrap();

@@ -10,10 +10,10 @@ use uuid::Uuid;
 
 use super::*;
 
-/// How long anything may take here before the test gives up on it.
+/// How long a test waits before it fails.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A home that the server's account can reach and that goes away with the test.
+/// A home that the server's account can reach and that the test removes at its end.
 struct TestHome(PathBuf);
 
 impl TestHome {
@@ -32,7 +32,7 @@ impl Drop for TestHome {
     }
 }
 
-/// Runs one statement and gives its first column as text.
+/// Runs one statement and returns its first column as text.
 fn ask(options: &PgConnectOptions, sql: &'static str) -> Result<String, sqlx::Error> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
@@ -85,7 +85,7 @@ fn committed_data_survives_a_restart_and_dropping_stops_the_server() {
 }
 
 #[test]
-fn a_second_start_attaches_and_leaves_the_stopping_to_the_first() {
+fn a_second_start_attaches_and_does_not_stop_the_server() {
     let home = TestHome::new();
     let first = PrivatePostgres::start(&home.options()).unwrap();
     let second = PrivatePostgres::start(&home.options()).unwrap();
@@ -108,7 +108,7 @@ fn two_starts_at_once_share_one_server() {
 }
 
 #[test]
-fn a_server_may_listen_on_loopback_when_asked_to() {
+fn a_server_listens_on_loopback_on_request() {
     let options = Options {
         listen: Listen::SocketAndLoopback,
         settings: vec![("fsync".into(), "off".into())],
@@ -140,7 +140,7 @@ fn data_of_another_major_version_is_refused_with_both_versions_named() {
 }
 
 #[test]
-fn a_server_that_cannot_start_says_why_in_its_own_words() {
+fn the_error_of_a_failed_start_holds_the_servers_own_words() {
     let home = TestHome::new();
     let mut options = home.options();
     options.settings.push(("max_connections".into(), "plenty".into()));
@@ -164,10 +164,10 @@ fn a_server_that_was_killed_recovers_what_was_committed() {
     assert_eq!(ask(&second.connect_options(), "select word from kept").unwrap(), "still here");
 }
 
-/// What the child of the next test is told among its arguments; the test runner takes it for a filter.
+/// An argument for the child of the next test; the test runner takes it for a filter.
 const HOLD: &str = "hold-home=";
 
-/// Does nothing unless it is run as the child of the next test.
+/// Does nothing unless it runs as the child of the next test.
 #[test]
 fn a_child_holds_a_server_until_it_is_killed() {
     let Some(home) = std::env::args().find_map(|arg| arg.strip_prefix(HOLD).map(PathBuf::from)) else {
@@ -182,7 +182,7 @@ fn a_child_holds_a_server_until_it_is_killed() {
 }
 
 #[test]
-fn the_server_goes_down_in_good_order_when_its_parent_is_killed() {
+fn the_server_shuts_down_cleanly_when_its_parent_is_killed() {
     let home = TestHome::new();
     let mut child = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "--nocapture", "postgres::tests::a_child_holds_a_server_until_it_is_killed"])
@@ -200,7 +200,7 @@ fn the_server_goes_down_in_good_order_when_its_parent_is_killed() {
     wait_until("the server is gone", || {
         nix::sys::signal::kill(nix::unistd::Pid::from_raw(server), None).is_err()
     });
-    assert!(!data.join("postmaster.pid").exists(), "it stopped in good order");
+    assert!(!data.join("postmaster.pid").exists(), "it shut down cleanly");
     let log = fs::read_to_string(home.0.join("postgres.log")).unwrap();
     assert!(log.contains("database system is shut down"), "{log}");
 

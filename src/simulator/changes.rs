@@ -1,11 +1,11 @@
-//! One bell for everything a test may wait for.
+//! One notification for all changes that a test may wait for.
 
 use std::pin::pin;
 use std::time::Duration;
 
 use tokio::sync::Notify;
 
-/// Rings whenever something observable changed; whoever waits looks again.
+/// Notifies all waiting callers after each observable change; they then check their condition again.
 #[derive(Debug, Default)]
 pub(super) struct Changes(Notify);
 
@@ -14,23 +14,23 @@ impl Changes {
         self.0.notify_waiters();
     }
 
-    /// Looks until there is an answer. Registered before each look, so no change is missed.
-    pub(super) async fn until<T>(&self, mut look: impl FnMut() -> Option<T>) -> T {
+    /// Waits until `check` returns an answer. It registers before each check, so it misses no change.
+    pub(super) async fn until<T>(&self, mut check: impl FnMut() -> Option<T>) -> T {
         loop {
             let mut bell = pin!(self.0.notified());
             bell.as_mut().enable();
-            if let Some(found) = look() {
+            if let Some(found) = check() {
                 return found;
             }
             bell.await;
         }
     }
 
-    /// The same for a while; `None` when it never came true.
-    pub(super) async fn within<T>(&self, wait: Duration, mut look: impl FnMut() -> Option<T>) -> Option<T> {
-        if let Some(found) = look() {
+    /// The same for a limited time; `None` when the time is over.
+    pub(super) async fn within<T>(&self, wait: Duration, mut check: impl FnMut() -> Option<T>) -> Option<T> {
+        if let Some(found) = check() {
             return Some(found);
         }
-        tokio::time::timeout(wait, self.until(look)).await.ok()
+        tokio::time::timeout(wait, self.until(check)).await.ok()
     }
 }

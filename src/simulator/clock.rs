@@ -1,13 +1,13 @@
 //! The simulated platform's own clock.
 //!
-//! A real platform stamps snapshots and messages by a clock that is not ours, so the
-//! simulator reads one too. Nothing else in it asks for the time of day.
+//! A real platform stamps snapshots and messages by its own clock, so the simulator
+//! has one too. Only this module reads the time of day.
 
 use std::time::Instant;
 
 use chrono::{DateTime, Utc};
 
-/// Wall time for what goes over the wire, and milliseconds since the beginning for the ledger.
+/// Wall time for messages on the wire, and milliseconds since the beginning for the ledger.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Clock {
     began: Instant,
@@ -15,12 +15,12 @@ pub(super) struct Clock {
 }
 
 impl Clock {
-    #[expect(clippy::disallowed_methods, reason = "plays the platform, which has a clock of its own")]
+    #[expect(clippy::disallowed_methods, reason = "simulates the platform, which has its own clock")]
     pub(super) fn start() -> Self {
         Self { began: Instant::now(), started_at: Utc::now() }
     }
 
-    /// Steps of the machine's clock do not reach it, so that snapshots stay in order.
+    /// Changes of the machine's clock do not affect it, so that snapshots stay in order.
     pub(super) fn now(&self) -> DateTime<Utc> {
         self.started_at + self.began.elapsed()
     }

@@ -1,8 +1,8 @@
 //! Connections that can be reset on purpose, and that all end when the simulation stops.
 //!
-//! A server framework always answers; a faithful platform sometimes must not. So
-//! each accepted socket carries a token: once cancelled, its next read or write
-//! fails, the server drops it, and the peer gets a reset.
+//! A server framework always answers, but the simulator must sometimes not answer.
+//! Each accepted socket therefore has a token: after its cancellation the next read
+//! or write fails, the server drops the socket, and the peer gets a reset.
 
 use std::io;
 use std::net::SocketAddr;
@@ -17,24 +17,24 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
-/// What a handler knows of its connection.
+/// A handler's access to its connection.
 #[derive(Debug, Clone)]
 pub(super) struct Connection {
     cut: CancellationToken,
 }
 
 impl Connection {
-    /// Resets the connection; the handler ends here, together with it.
+    /// Resets the connection, which also ends the handler.
     pub(super) async fn reset(&self) -> Response {
         self.cut.cancel();
         std::future::pending().await
     }
 
-    /// Answers headers and half a body, then resets the connection.
+    /// Sends headers and half a body, then resets the connection.
     pub(super) fn reset_mid_body(self, status: u16, half: &'static str, promised: usize) -> Response {
         let first = futures_util::stream::once(async move { Ok::<_, io::Error>(Bytes::from(half)) });
         let then = futures_util::stream::once(async move {
-            // Gives the server a turn to send what it has.
+            // Lets the server send what it has.
             tokio::task::yield_now().await;
             self.cut.cancel();
             std::future::pending().await
@@ -96,7 +96,7 @@ impl CuttableStream {
 impl Drop for CuttableStream {
     fn drop(&mut self) {
         if self.cut.is_cancelled() {
-            // Makes the close a reset; if it fails the peer sees an ordinary end, which is a cut as well.
+            // Makes the close a reset. If this fails, an ordinary end also cuts the answer.
             let _ = self.stream.set_zero_linger();
         }
     }

@@ -1,7 +1,7 @@
 //! The simulator's own routes, for tests and people in other processes.
 //!
-//! Every list can be waited for: `at_least=1&wait_ms=5000` answers as soon as so
-//! many entries match, or with what there is when the time is over.
+//! Each list can wait: `at_least=1&wait_ms=5000` answers as soon as that many
+//! entries match, or with the matching entries when the time is over.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,7 +24,7 @@ use super::runner::{self, Character};
 use super::visits::{Visit, VisitState, Visits};
 use crate::domain::ids::RunId;
 
-/// Most runs that one request queues.
+/// Most runs that one request may queue.
 const RUNS_MAX: usize = 100_000;
 
 pub(super) fn routes() -> Router<Arc<Core>> {
@@ -98,7 +98,7 @@ async fn spawn_runner(State(core): State<Arc<Core>>, Json(body): Json<SpawnRunne
 #[derive(Deserialize)]
 struct Wanted {
     run: Option<RunId>,
-    /// Only what hangs right now.
+    /// Only visits that hang now.
     #[serde(default)]
     hanging: bool,
     #[serde(default)]
@@ -114,10 +114,10 @@ impl Wanted {
         visits
     }
 
-    async fn wait<T>(&self, core: &Core, look: impl Fn() -> (usize, T)) -> T {
-        let enough = || Some(look()).filter(|(count, _)| *count >= self.at_least);
+    async fn wait<T>(&self, core: &Core, count: impl Fn() -> (usize, T)) -> T {
+        let enough = || Some(count()).filter(|(found, _)| *found >= self.at_least);
         let wait = Duration::from_millis(self.wait_ms);
-        core.changes.within(wait, enough).await.unwrap_or_else(look).1
+        core.changes.within(wait, enough).await.unwrap_or_else(count).1
     }
 
     async fn wait_for(&self, core: &Core, visits: &Visits) -> Vec<Visit> {
@@ -148,7 +148,7 @@ async fn pollers(State(core): State<Arc<Core>>, Query(wanted): Query<Wanted>) ->
     Json(json!({ "waiting": waiting })).into_response()
 }
 
-/// One JSON object per line for each runner that announces itself, from this call on.
+/// One JSON object per line for each runner that announces itself after this call.
 async fn connected(State(core): State<Arc<Core>>) -> Response {
     let lines = futures_util::stream::unfold(core.connected.subscribe(), |mut announced| async {
         loop {
@@ -157,7 +157,7 @@ async fn connected(State(core): State<Arc<Core>>) -> Response {
                     let line = serde_json::to_string(&connected).map(|json| json + "\n");
                     return Some((line, announced));
                 }
-                // Too slow a reader misses some, as on a socket that was away.
+                // A slow reader misses some, as after a reconnect of a real socket.
                 Err(RecvError::Lagged(_)) => {}
                 Err(RecvError::Closed) => return None,
             }

@@ -1,4 +1,4 @@
-//! What every part of a running simulation shares.
+//! State that all parts of a running simulation share.
 
 use std::sync::Arc;
 
@@ -6,27 +6,27 @@ use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::broker::Broker;
 use super::changes::Changes;
 use super::clock::Clock;
 use super::engine::RunEngine;
 use super::fault::Faults;
-use super::gateway::Instances;
+use super::instances::Instances;
 use super::ledger::Ledger;
 use super::options::SimulatorOptions;
+use super::polls::Broker;
 use super::visits::Visits;
 use crate::domain::ids::{RunId, SnapshotId};
 use crate::platform;
 
-/// Announcements a slow subscriber may be behind before it misses some.
+/// How many announcements a slow subscriber may lag before it misses some.
 const CONNECTED_BACKLOG: usize = 16 * 1024;
 
-/// A runner announced itself for a run, as on the supervisor's workload socket (contract §4.3).
+/// A runner announced itself for a run, as on the supervisor's workload socket (platform.md §4.3).
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct RunConnected {
     /// The run.
     pub run: RunId,
-    /// The snapshot it was handed over at.
+    /// The snapshot of the dispatch.
     pub snapshot: SnapshotId,
 }
 

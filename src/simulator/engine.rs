@@ -1,4 +1,4 @@
-//! The run engine: the queue, the per-run lock and the heartbeats that redrive.
+//! The run engine: the queue, the per-run lock, and the heartbeats that cause redrives.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex as SyncMutex, PoisonError};
@@ -22,12 +22,12 @@ use super::run::{Execution, Expired, Refusal, Run};
 use crate::domain::ids::{RunId, SnapshotId};
 use crate::platform::wire::{Completion, RunExecutionData};
 
-/// The platform adds it to every backoff.
+/// The platform adds this to every backoff.
 const REQUEUE_DEBOUNCE: Duration = Duration::from_millis(200);
 /// The platform's longest backoff.
 const BACKOFF_MAX: Duration = Duration::from_hours(1);
 
-/// A run behind its lock. The tokio lock queues fairly, like the platform's.
+/// A run behind its lock. The tokio lock is fair, like the platform's.
 type Cell = Arc<Mutex<Run>>;
 
 pub(super) struct RunEngine {
@@ -66,7 +66,7 @@ impl RunEngine {
     pub(super) async fn dequeue_within(self: &Arc<Self>, block: Duration) -> Option<Box<RawValue>> {
         let deadline = Instant::now() + block;
         loop {
-            // In a task of its own: a caller that leaves midway must not take a run along.
+            // In its own task: a caller that disconnects midway must not lose a run.
             let engine = Arc::clone(self);
             if let Ok(Some(message)) = self.tasks.spawn(async move { engine.dequeue().await }).await {
                 return Some(message);
@@ -77,7 +77,7 @@ impl RunEngine {
         }
     }
 
-    /// The next message, if there is one: writes the snapshot and arms the redrive.
+    /// The next message, if there is one. Writes the snapshot and starts the redrive's timer.
     pub(super) async fn dequeue(self: &Arc<Self>) -> Option<Box<RawValue>> {
         loop {
             let (id, left) = {
@@ -108,7 +108,7 @@ impl RunEngine {
         run.since(snapshot)
     }
 
-    /// `None` for a run it does not know.
+    /// `None` for an unknown run.
     pub(super) async fn start(
         &self,
         run: &RunId,
@@ -125,7 +125,7 @@ impl RunEngine {
         Some(started.map(|()| run.latest().clone()))
     }
 
-    /// `None` for a run it does not know.
+    /// `None` for an unknown run.
     pub(super) async fn complete(
         self: &Arc<Self>,
         run: &RunId,
@@ -147,8 +147,8 @@ impl RunEngine {
         Some(completed.map(|status| (status, run.latest().clone())))
     }
 
-    /// A run heartbeat: moves the latest snapshot's end, whatever its status. A stale one is no error.
-    /// False for a run it does not know.
+    /// A run heartbeat: extends the latest snapshot, in every status. A stale heartbeat is no error.
+    /// False for an unknown run.
     pub(super) async fn heartbeat(&self, run: &RunId, snapshot: &str) -> bool {
         let Some(cell) = self.cell(run) else { return false };
         let mut run = cell.lock().await;
@@ -184,7 +184,7 @@ impl RunEngine {
         }
     }
 
-    /// One delayed check per snapshot; it acts only if that snapshot is still the latest.
+    /// One delayed check per snapshot. It acts only if that snapshot is still the latest.
     fn arm(self: &Arc<Self>, cell: &Cell, run: &mut Run) {
         let after = self.heartbeat_of(run.execution);
         if after.is_zero() {
@@ -226,9 +226,9 @@ impl RunEngine {
         }
     }
 
-    /// `1000 × 2^(n-1) × random(1..2)` ms and the debounce (contract §3.3), scaled.
+    /// `1000 × 2^(n-1) × random(1..2)` ms plus the debounce (platform.md §3.3), scaled.
     fn backoff(&self, run: &RunId, failed_deliveries: u32) -> Duration {
-        // From the run's place in the queue, not from its id, so that a seed repeats.
+        // From the run's position in the queue, not from its id, so that a seed gives the same result.
         let place = self.ledger.place(run);
         let mut rng = StdRng::seed_from_u64(self.options.seed ^ (place << 8) ^ u64::from(failed_deliveries));
         let doubled = f64::from(2u32.saturating_pow(failed_deliveries.saturating_sub(1)));

@@ -1,4 +1,4 @@
-//! Fault switches, turned at run time from the library or over HTTP.
+//! Fault switches, set at run time through the library or over HTTP.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -14,7 +14,7 @@ use crate::domain::ids::RunId;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum ProbeFault {
-    /// Answered later.
+    /// Answered after a delay.
     Delay {
         /// Milliseconds.
         delay_ms: u64,
@@ -28,7 +28,7 @@ pub enum ProbeFault {
     },
     /// Answered with 429.
     RateLimited {
-        /// How far `x-ratelimit-reset` lies in the future; without it there is no such header.
+        /// How far `x-ratelimit-reset` is in the future; if unset, the header is missing.
         #[serde(default)]
         reset_after_ms: Option<u64>,
     },
@@ -36,7 +36,7 @@ pub enum ProbeFault {
     Reset,
     /// The connection is reset within the body.
     ResetMidBody,
-    /// 200 and something that is no JSON.
+    /// 200 and a body that is not JSON.
     InvalidJson,
     /// 200 and JSON of another shape.
     WrongSchema,
@@ -46,16 +46,16 @@ pub enum ProbeFault {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum StartFault {
-    /// The attempt is committed and the answer thrown away.
+    /// The attempt is committed and the answer dropped.
     LoseAnswer,
-    /// Nothing is committed; status 500, as after a lock that was not to be had.
+    /// Nothing is committed; status 500, as after a lock timeout.
     ServerError,
-    /// Looked at later, so that another starter may win.
+    /// Handled after a delay, so that another starter may win.
     Delay {
         /// Milliseconds.
         delay_ms: u64,
     },
-    /// Not looked at until [`Faults::release`].
+    /// Not handled until [`Faults::release`].
     Hang,
 }
 
@@ -63,7 +63,7 @@ pub enum StartFault {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum GatewayEffect {
-    /// Nothing exists.
+    /// Nothing is created.
     #[default]
     None,
     /// The instance exists and runs.
@@ -76,7 +76,7 @@ pub enum GatewayEffect {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum GatewayAnswer {
-    /// Not at all, until [`Faults::release`]. The effect comes first.
+    /// No answer until [`Faults::release`]. The effect comes first.
     Hang,
     /// With this status: 500, 502, 503 or 504, or 202 without a body.
     Status {
@@ -97,7 +97,7 @@ pub struct GatewayFault {
     pub answer: GatewayAnswer,
 }
 
-/// A fault and when it strikes. All conditions must hold; without any it always strikes.
+/// A fault and its conditions. It strikes when all conditions are met; without any it always strikes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Rule<F> {
     /// What happens.
@@ -105,10 +105,10 @@ pub struct Rule<F> {
     /// Only for this run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub run: Option<RunId>,
-    /// Only this many times more.
+    /// Only this many more times.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub times: Option<u32>,
-    /// Only for this share, 0 to 1, by the simulation's seed.
+    /// Only for this share of the calls, 0 to 1, by the simulation's seed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub share: Option<f64>,
 }
@@ -126,7 +126,7 @@ impl<F> Rule<F> {
         self
     }
 
-    /// Strikes so many times and no more.
+    /// Strikes this many times and no more.
     #[must_use]
     pub const fn times(mut self, times: u32) -> Self {
         self.times = Some(times);
@@ -152,12 +152,12 @@ impl<F: Clone> Switches<F> {
         Self { state: Mutex::new((Vec::new(), StdRng::seed_from_u64(seed))) }
     }
 
-    /// Adds a rule behind the others.
+    /// Adds a rule after the others.
     pub fn add(&self, rule: Rule<F>) {
         self.with(|rules, _| rules.push(rule));
     }
 
-    /// Takes all rules away. What hangs goes on hanging; see [`Faults::release`].
+    /// Removes all rules. Hanging calls keep hanging; see [`Faults::release`].
     pub fn clear(&self) {
         self.with(|rules, _| rules.clear());
     }
@@ -211,16 +211,16 @@ impl Faults {
         }
     }
 
-    /// Lets everything go on that hangs now; it is then answered as if nothing had happened.
+    /// Releases all calls that hang now; the simulator then answers them as usual.
     pub fn release(&self) {
         self.releases.send_modify(|releases| *releases += 1);
     }
 
-    /// Takes a place among what hangs. Taken before the hanging can be observed, so no release is missed.
+    /// Registers a hanging call. It registers before a test can see the call hang, so it misses no release.
     pub(super) fn hang(&self) -> impl Future<Output = ()> + use<> {
         let mut releases = self.releases.subscribe();
         async move {
-            // An error means that the simulation is gone, which ends the hanging as well.
+            // An error means that the simulation has ended, which also ends the hanging.
             let _ = releases.changed().await;
         }
     }

@@ -1,7 +1,6 @@
-//! The compute gateway: creates and deletes instances by name (contract §5.6).
+//! The compute gateway: creates and deletes instances by name (platform.md §5.6).
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use axum::Json;
 use axum::body::Bytes;
@@ -12,7 +11,6 @@ use axum::routing::{delete, post};
 use secrecy::ExposeSecret;
 use serde::Deserialize;
 use serde_json::json;
-use tokio_util::sync::CancellationToken;
 
 use super::connection::Connection;
 use super::core::Core;
@@ -20,40 +18,7 @@ use super::fault::{GatewayAnswer, GatewayEffect, GatewayFault};
 use super::runner;
 use crate::domain::ids::{RunId, SnapshotId};
 
-/// The names that are taken, each with what ends its instance.
-#[derive(Default)]
-pub(super) struct Instances {
-    names: Mutex<HashMap<String, CancellationToken>>,
-}
-
-impl Instances {
-    pub(super) fn names(&self) -> Vec<String> {
-        let mut names: Vec<_> = self.lock().keys().cloned().collect();
-        names.sort();
-        names
-    }
-
-    /// `None` if the name is taken.
-    fn register(&self, name: &str, stop: &CancellationToken) -> Option<CancellationToken> {
-        let mut names = self.lock();
-        if names.contains_key(name) {
-            return None;
-        }
-        let token = stop.child_token();
-        names.insert(name.to_owned(), token.clone());
-        Some(token)
-    }
-
-    fn remove(&self, name: &str) -> bool {
-        self.lock().remove(name).map(|token| token.cancel()).is_some()
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, CancellationToken>> {
-        self.names.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// What of a create request matters here.
+/// The fields of a create request that the simulator uses.
 #[derive(Deserialize)]
 struct CreateRequest {
     name: String,
@@ -62,7 +27,7 @@ struct CreateRequest {
     env: RunnerEnvironment,
 }
 
-/// The variables that make a runner start an attempt at once (contract §5.3).
+/// The variables that make a runner start an attempt at once (platform.md §5.3).
 #[derive(Deserialize)]
 struct RunnerEnvironment {
     #[serde(rename = "TRIGGER_RUN_ID")]
@@ -92,7 +57,7 @@ async fn create(
     let fault = core.faults.gateway.strike(run);
     let hang = core.faults.hang();
     let hangs = fault.as_ref().is_some_and(|fault| fault.answer == GatewayAnswer::Hang);
-    // The effect comes before the visit is written down, so whoever sees a create hang sees its effect.
+    // The effect comes before the visit is recorded, so a test that sees a create hang also sees its effect.
     let registered = match fault.as_ref().map(|fault| fault.effect) {
         Some(GatewayEffect::None) => true,
         Some(GatewayEffect::NameOnly) => core.instances.register(&request.name, &core.stop).is_some(),

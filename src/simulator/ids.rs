@@ -1,7 +1,7 @@
-//! Mints ids of the platform's shapes (contract §0).
+//! Mints ids of the platform's shapes (platform.md §0).
 //!
-//! Ids are unique across simulators, whatever the seed: two simulations against
-//! one database must not meet in a run. Only behaviour is seeded.
+//! Ids are unique across simulators, even with the same seed: two simulations against
+//! one database must not share a run. The seed decides only behaviour.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -37,7 +37,7 @@ impl Mint {
         format!("c{}{}", self.ordered(now), random(11))
     }
 
-    /// 13 characters that grow: runners compare snapshot ids as strings.
+    /// 13 characters, in ascending order: runners compare snapshot ids as strings.
     fn ordered(&self, now: DateTime<Utc>) -> String {
         let counter = self.counter.fetch_add(1, Ordering::Relaxed);
         let ms = u64::try_from(now.timestamp_millis()).unwrap_or(0);

@@ -1,7 +1,7 @@
-//! The ground truth: what really became of every run, dispatch and hit.
+//! The ground truth: what really happened to every run, dispatch and hit.
 //!
-//! Kept apart from the engine's own guard. Whether a run was executed twice is
-//! recorded where runners execute, so that a guard with a hole would show.
+//! It is separate from the engine's own guard. Runners themselves record each
+//! execution, so a second execution of a run shows up even if the guard fails.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,14 +15,14 @@ use crate::domain::ids::{RunId, SnapshotId};
 
 #[derive(Debug, Default)]
 struct Book {
-    /// Shared with reports: a record is copied when it changes while a report is held.
+    /// Shared with reports: a record that changes while a report exists is copied first.
     runs: Vec<Arc<RunRecord>>,
     index: HashMap<RunId, usize>,
     counters: Counters,
 }
 
 impl Book {
-    /// The one place where a record changes, so that what is counted from records stays true.
+    /// The one place that changes a record, so that the counts derived from records stay correct.
     fn change(&mut self, run: &RunId, change: impl FnOnce(&mut RunRecord, &mut Counters)) {
         let Some(record) = self.index.get(run).and_then(|index| self.runs.get_mut(*index)) else { return };
         let record = Arc::make_mut(record);
@@ -32,7 +32,7 @@ impl Book {
     }
 }
 
-/// The book and its clock.
+/// The ledger and its clock.
 #[derive(Debug)]
 pub(super) struct Ledger {
     pub(super) clock: Clock,
@@ -64,7 +64,7 @@ impl Ledger {
         book.index.get(run).and_then(|index| book.runs.get(*index)).map(Arc::clone)
     }
 
-    /// The run's place in the order of queueing.
+    /// The run's position in the order of queueing.
     pub(super) fn place(&self, run: &RunId) -> u64 {
         self.book().index.get(run).map_or(0, |place| *place as u64)
     }
@@ -90,7 +90,7 @@ impl Ledger {
         });
     }
 
-    /// The broker wrote so many copies of a dispatch.
+    /// The broker wrote this many copies of a dispatch.
     pub(super) fn hit(&self, dispatch: &Dispatch, kind: Option<RunnerKind>, copies: u32) {
         let now_ms = self.clock.now_ms();
         self.write(|book| {
@@ -104,7 +104,7 @@ impl Ledger {
         });
     }
 
-    /// One copy reached nobody who could act on it.
+    /// One copy reached no runner that could act on it.
     pub(super) fn copy_lost(&self, dispatch: &Dispatch) {
         self.write(|book| {
             book.change(&dispatch.run_id, |record, counters| {
@@ -115,7 +115,7 @@ impl Ledger {
         });
     }
 
-    /// A runner begins to execute. Called where runners live, not where the guard is.
+    /// A runner begins to execute. The runners' code calls this, not the guard.
     pub(super) fn execution_began(&self, run: &RunId, snapshot: &SnapshotId, kind: StartKind) {
         let now_ms = self.clock.now_ms();
         self.write(|book| {
@@ -176,7 +176,7 @@ impl Ledger {
     }
 
     fn book(&self) -> MutexGuard<'_, Book> {
-        // Every change is a few assignments; a panic in between leaves nothing half done worth hiding.
+        // Each change is a few assignments, so the data of a poisoned lock is still usable.
         self.book.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_lost_is_kept_current_and_a_report_keeps_what_it_saw() {
+    fn losses_are_kept_current_and_a_report_does_not_change() {
         let ledger = Ledger::new(Clock::start(), Arc::default());
         let run = |n: u32| RunId::parse(format!("run_{n}")).unwrap();
         let snapshot = |n: u32| SnapshotId::parse(format!("snapshot_{n}")).unwrap();

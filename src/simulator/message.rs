@@ -1,4 +1,4 @@
-//! A dequeued message of realistic shape and size, about 3 KB (contract §2).
+//! A dequeued message of realistic shape and size, about 3 KB (platform.md §2).
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde_json::json;
@@ -13,7 +13,7 @@ pub(super) const DEPLOYMENT_VERSION: &str = "20260821.3";
 /// The environment that all simulated runs belong to.
 pub(super) const ENVIRONMENT_ID: &str = "clx3q9v2a0003ml08f1t6h2yz";
 
-/// The message for a run that was just dequeued, so its latest snapshot is the dispatched one.
+/// The message for a run that was just dequeued: its latest snapshot is the dispatched one.
 pub(super) fn dequeued(run: &Run, queue_length: usize, now: DateTime<Utc>) -> Box<RawValue> {
     let id = run.id.internal();
     let trace = trace_id(id);
@@ -86,7 +86,7 @@ mod tests {
     use crate::domain::dispatch::{ColdStartRequest, Dispatch};
 
     #[test]
-    fn the_message_is_one_that_the_product_reads() {
+    fn the_product_can_read_the_message() {
         let mint = Mint::default();
         let now = DateTime::UNIX_EPOCH;
         let mut run = Run::queued(&mint, now);

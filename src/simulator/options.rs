@@ -1,11 +1,11 @@
-//! What a simulation is made of; every duration can be shortened for tests.
+//! The options of a simulation; tests can shorten every duration.
 
 use std::time::Duration;
 
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 
-/// How one simulated poller treats the message it is given (contract §4.2).
+/// How one simulated poller treats the message it is given (platform.md §4.2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RunnerKind {
@@ -13,11 +13,11 @@ pub enum RunnerKind {
     Live,
     /// The same, after [`SimulatorOptions::slow_delay`].
     Slow,
-    /// Its socket stays open and nobody ever reads it.
+    /// Its socket stays open, and no process ever reads from it.
     SilentlyDead,
-    /// Aborts its poll just when the answer is written, and polls again.
+    /// Aborts its poll just when the broker writes the answer, and polls again.
     AbortCrossing,
-    /// Live, but the broker hands the message to the next poller too.
+    /// Live, but the broker gives the message to the next poller too.
     Duplicating,
     /// Announces itself and dies before it starts the attempt.
     DiesConnected,
@@ -41,7 +41,7 @@ impl RunnerKind {
         serde_json::from_value(text.into()).ok()
     }
 
-    /// Whether a message given to it is gone without any runner acting on it.
+    /// Whether a message given to it is lost, so that no runner acts on it.
     pub(super) const fn loses(self) -> bool {
         match self {
             Self::SilentlyDead | Self::AbortCrossing | Self::DiesConnected => true,
@@ -50,18 +50,18 @@ impl RunnerKind {
     }
 }
 
-/// What a runner does when its start is refused because somebody else has the run.
+/// What a runner does when its start is refused because another runner has the run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Loser {
     /// Polls again at once.
     #[default]
     GivesUp,
-    /// Asks on as upstream's runners do: their supervisor's client takes the 409 for an outage
-    /// and masks it as a 500, so that 30 calls follow in 70 to 80 s (contract §3.4).
+    /// Repeats the call as the platform's own runners do: their supervisor's client takes the 409 for
+    /// an outage and answers 500, so 30 calls follow in 70 to 80 s (platform.md §3.4).
     AsksOn,
 }
 
-/// The share of each kind among the polls of the pool; the rest is live.
+/// The share of each kind among the pool's polls; the rest is live.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Shares {
     /// See [`RunnerKind::Slow`].
@@ -76,34 +76,34 @@ pub struct Shares {
     pub dies_connected: f64,
 }
 
-/// Everything that can be set about a simulation.
+/// All settings of a simulation.
 #[derive(Debug, Clone)]
 pub struct SimulatorOptions {
-    /// The one worker token that is known; must begin with `tr_wgt_`.
+    /// The only valid worker token; must begin with `tr_wgt_`.
     pub worker_token: SecretString,
-    /// The secret that every worker must bring as well.
+    /// The secret that every worker must also send.
     pub managed_secret: SecretString,
-    /// Bearer token of the compute gateway; anyone may create without it when unset.
+    /// Bearer token of the compute gateway; when unset, creates need no token.
     pub gateway_token: Option<SecretString>,
     /// How long a dequeue blocks on an empty queue.
     pub dequeue_block: Duration,
     /// How long a dequeued run may wait for its start before it is requeued; zero never requeues.
     pub redrive: Duration,
-    /// Stretches the backoff between a redrive and the next dequeue (1 to 2 s, doubling).
+    /// Scales the backoff between a redrive and the next dequeue (1 to 2 s, doubling).
     pub backoff_scale: f64,
-    /// The redrive that fails the run instead of requeueing it.
+    /// The number of the redrive that fails the run instead of requeueing it.
     pub delivery_limit: u32,
-    /// How long a cancelled run waits for its runner before it is finished anyway; zero waits forever.
+    /// How long a cancelled run waits for its runner before it is finished by force; zero waits forever.
     pub cancel_confirm: Duration,
-    /// Runs queued by the simulator itself.
+    /// How many runs the simulator queues by itself.
     pub queued_runs: usize,
-    /// How many of them per second; all at once when unset.
+    /// How many of them per second; all at once if unset.
     pub runs_per_second: Option<f64>,
-    /// Simulated runners that poll from the beginning.
+    /// How many simulated runners poll from the beginning.
     pub runners: usize,
     /// Whether cold runners poll for warm starts after their run.
     pub cold_runners_poll: bool,
-    /// The kinds among the pool's polls.
+    /// The kinds of the pool's polls.
     pub shares: Shares,
     /// How long a slow runner takes before it announces itself.
     pub slow_delay: Duration,
@@ -117,11 +117,11 @@ pub struct SimulatorOptions {
     pub keepalive: Duration,
     /// How often a runner asks again when a start call gets no answer.
     pub start_retries: u32,
-    /// Pause before the first of them; doubles each time, up to ten times as long.
+    /// Pause before the first repeat; doubles each time, up to ten times as long.
     pub start_retry_delay: Duration,
     /// What a runner does when its start is refused.
     pub loser: Loser,
-    /// Decides kinds, shares and backoff. Never ids.
+    /// Seed of kinds, shares and backoff, but never of ids.
     pub seed: u64,
 }
 

@@ -1,4 +1,4 @@
-//! What is written down of each run: the shapes of the ledger.
+//! The records of the ledger: what it stores of each run.
 
 use std::sync::Arc;
 
@@ -18,26 +18,26 @@ pub enum StartKind {
     Cold,
 }
 
-/// One hand-over of a run. Instants are milliseconds since the simulation began.
+/// One dispatch of a run. Instants are milliseconds since the simulation began.
 #[derive(Debug, Clone, Serialize)]
 pub struct DispatchRecord {
-    /// The snapshot it was handed over at.
+    /// The snapshot of the dispatch.
     pub snapshot_id: SnapshotId,
-    /// When the platform handed it out.
+    /// When the platform gave it to a supervisor.
     pub dequeued_at_ms: u64,
     /// When the broker wrote it to a poller's socket.
     pub hit_at_ms: Option<u64>,
-    /// What that poller was; `None` for a foreign one.
+    /// The kind of that poller; `None` for one that is not simulated.
     pub hit_kind: Option<RunnerKind>,
-    /// No copy of it can reach a runner that acts on it.
+    /// True if no copy can reach a runner that acts on it.
     pub silently_lost: bool,
     /// When a runner began to execute it.
     pub started_at_ms: Option<u64>,
     /// How it was started.
     pub start_kind: Option<StartKind>,
-    /// Runners that executed it; two is a disaster.
+    /// How many runners executed it; more than one means that a run was executed twice.
     pub executions: u32,
-    /// Copies that are not known to be lost.
+    /// Copies that may still reach a runner.
     #[serde(skip)]
     copies: u32,
 }
@@ -73,24 +73,24 @@ impl DispatchRecord {
     }
 }
 
-/// Everything that happened to one run.
+/// All that happened to one run.
 #[derive(Debug, Clone, Serialize)]
 pub struct RunRecord {
     /// The run.
     pub run_id: RunId,
     /// When it was queued.
     pub queued_at_ms: u64,
-    /// Its hand-overs, oldest first.
+    /// Its dispatches, oldest first.
     pub dispatches: Vec<DispatchRecord>,
     /// Attempts that runners executed.
     pub executions: u32,
     /// Workloads created for it.
     pub creates: u32,
-    /// Times the redrive took it back.
+    /// How often the redrive requeued it.
     pub redrives: u32,
-    /// Somebody cancelled it.
+    /// True if it was cancelled.
     pub cancelled: bool,
-    /// When it was over.
+    /// When it ended.
     pub finished_at_ms: Option<u64>,
     /// Attempts being executed right now.
     #[serde(skip)]
@@ -121,42 +121,42 @@ impl RunRecord {
     }
 }
 
-/// What was counted. The first two must stay 0.
+/// The totals. The first two must stay 0.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Counters {
-    /// Executions of a dispatch, or of a run in execution, beyond the first.
+    /// Executions of a dispatch beyond the first, or of a run that was already executing.
     pub double_starts: u64,
-    /// Runs that were handed out and never executed or cancelled, as of now.
+    /// Runs that were dispatched and, so far, neither executed nor cancelled.
     pub lost: u64,
     /// Runs queued.
     pub queued: u64,
-    /// Messages handed out.
+    /// Messages dequeued.
     pub dequeued: u64,
     /// Dispatches with `didWarmStart: true`.
     pub hits: u64,
     /// Dispatches without a poller.
     pub misses: u64,
-    /// Hits that could never be acted on.
+    /// Hits that no runner could act on.
     pub silently_lost: u64,
     /// Messages given to a second poller.
     pub duplicate_deliveries: u64,
-    /// Start calls that the guard let through.
+    /// Start calls that the guard allowed.
     pub starts_granted: u64,
     /// Start calls that it refused.
     pub starts_refused: u64,
-    /// Start answers that were thrown away.
+    /// Start answers that were dropped.
     pub start_answers_lost: u64,
     /// Executions begun by warm runners.
     pub warm_starts: u64,
     /// Executions begun by cold runners.
     pub cold_starts: u64,
-    /// Runs taken back by the redrive.
+    /// Runs that the redrive requeued.
     pub redrives: u64,
-    /// Runs failed by the delivery limit.
+    /// Runs that failed at the delivery limit.
     pub dead_lettered: u64,
     /// Runs cancelled.
     pub cancelled: u64,
-    /// Runs over.
+    /// Runs that ended.
     pub finished: u64,
     /// Probes that passed authentication.
     pub probes: u64,

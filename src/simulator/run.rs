@@ -1,8 +1,9 @@
-//! One run's life on the platform: pure transitions, each a new snapshot (contract §3).
+//! One run's life on the platform: pure transitions, each a new snapshot (platform.md §3).
 //!
-//! The per-run lock around this value is the engine's; here every step assumes it
-//! is held. Not simulated: waitpoints, checkpoints, and the 300 s heartbeat of a
-//! run in execution, so a run whose start answer was lost stays `EXECUTING`.
+//! The engine owns the per-run lock around this value, and each step here assumes
+//! that the caller has it. Not simulated: waitpoints, checkpoints, and the 300 s
+//! heartbeat of a run in execution, so a run whose start answer was lost stays
+//! `EXECUTING`.
 
 use chrono::{DateTime, SubsecRound, Utc};
 use tokio::time::Instant;
@@ -14,7 +15,7 @@ use crate::platform::wire::{BaseRun, Completion, ExecutionSnapshot, RunExecution
 /// Most attempts of one run.
 const ATTEMPTS_MAX: u32 = 250;
 
-/// Where a run stands.
+/// The execution status of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Execution {
     Queued,
@@ -36,14 +37,14 @@ impl Execution {
     }
 }
 
-/// A refusal with its HTTP status (contract §1.5).
+/// A refusal with its HTTP status (platform.md §1.5).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Refusal {
     pub(super) status: u16,
     pub(super) message: &'static str,
 }
 
-/// What an expired heartbeat did.
+/// The effect of an expired heartbeat.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Expired {
     Nothing,
@@ -51,7 +52,7 @@ pub(super) enum Expired {
     Requeued(u32),
     /// The delivery limit is reached.
     DeadLettered,
-    /// A cancelled run whose runner never confirmed.
+    /// A cancelled run was finished by force: its runner never confirmed.
     CancelForced,
 }
 
@@ -64,7 +65,7 @@ pub(super) struct Run {
     snapshots: Vec<RunExecutionData>,
     attempts: u32,
     failed_deliveries: u32,
-    /// Set by the first dequeue and never taken back, as on the platform.
+    /// Set by the first dequeue and never reset, as on the platform.
     locked: bool,
 }
 
@@ -92,7 +93,7 @@ impl Run {
         &self.latest().snapshot.friendly_id
     }
 
-    /// What is newer than the given snapshot, at most the 50 newest; `None` if there is no such snapshot.
+    /// The snapshots after the given one, at most the 50 newest; `None` if the given one does not exist.
     pub(super) fn since(&self, snapshot: &str) -> Option<Vec<RunExecutionData>> {
         let at = self.snapshots.iter().position(|data| data.snapshot.friendly_id.as_str() == snapshot)?;
         let newer = &self.snapshots[at + 1..];
@@ -103,13 +104,13 @@ impl Run {
         self.attempts + 1
     }
 
-    /// `None` if it is not queued any more: the entry is dropped, as the platform does.
+    /// `None` if it is no longer queued: the queue's entry is dropped, as on the platform.
     pub(super) fn dequeue(&mut self, mint: &Mint, now: DateTime<Utc>) -> Option<()> {
         if self.execution != Execution::Queued {
             return None;
         }
         self.locked = true;
-        // Written as PENDING, never DEQUEUED, for old runners' sake.
+        // Reported as PENDING, never DEQUEUED, as the platform does for old runners.
         self.write(mint, now, Execution::PendingExecuting, "PENDING", "Run was dequeued for execution");
         Some(())
     }
@@ -144,7 +145,7 @@ impl Run {
         Ok(())
     }
 
-    /// Gives the attempt's status word.
+    /// Returns the status word of the attempt.
     pub(super) fn complete(
         &mut self,
         mint: &Mint,
@@ -178,7 +179,7 @@ impl Run {
         Ok("RUN_FINISHED")
     }
 
-    /// False if it was over or being cancelled already.
+    /// False if it had ended or was already being cancelled.
     pub(super) fn cancel(&mut self, mint: &Mint, now: DateTime<Utc>) -> bool {
         match self.execution {
             Execution::Finished | Execution::PendingCancel => return false,

@@ -1,4 +1,4 @@
-//! Simulated runners: real tasks that long-poll and start attempts over HTTP (contract §4.2).
+//! Simulated runners: real tasks that long-poll and start attempts over HTTP (platform.md §4.2).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,33 +10,33 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-use super::broker::{KIND_HEADER, POLL_HEADER};
 use super::core::{Core, RunConnected};
 use super::message::{DEPLOYMENT_ID, DEPLOYMENT_VERSION};
 use super::options::{Loser, RunnerKind, Shares};
+use super::polls::{KIND_HEADER, POLL_HEADER};
 use super::record::StartKind;
 use crate::domain::dispatch::Dispatch;
 use crate::domain::ids::{RunId, SnapshotId};
 use crate::platform::CallError;
 use crate::platform::wire::{BrokerConnectAnswer, Completion, StartAttemptAnswer};
 
-/// Simulated runners call under this name, so that foreign ones can be told apart.
+/// Simulated runners call under this name, which distinguishes them from foreign runners.
 pub(super) const INSTANCE_NAME: &str = "simulated-runner";
-/// A runner whose broker is away waits so long; the real one's growing pauses would only slow demos.
+/// Pause of a runner whose broker does not answer; a real runner's growing pauses would only slow demos.
 const BROKER_PAUSE: Duration = Duration::from_millis(200);
 /// A runner's longest pause between start calls, in units of the first.
 const START_PAUSE_MAX: u32 = 10;
 /// How often a supervisor's client repeats one call of a runner.
 const SUPERVISOR_REPEATS: u32 = 4;
 
-/// How a runner decides what it is for its next message.
+/// How a runner chooses its kind for its next message.
 pub(super) enum Character {
     Fixed(RunnerKind),
     Drawn(Shares, Box<StdRng>),
 }
 
 impl Character {
-    /// One place in the pool; the same seed and place always draw the same kinds.
+    /// One position in the pool; the same seed and position always give the same kinds.
     pub(super) fn drawn(shares: Shares, seed: u64, place: u64) -> Self {
         Self::Drawn(shares, Box::new(StdRng::seed_from_u64(seed ^ place.wrapping_mul(0x9E37_79B9_7F4A_7C15))))
     }
@@ -62,27 +62,28 @@ impl Character {
         RunnerKind::Live
     }
 
-    /// In a pool, another runner takes the place of one that died.
+    /// In a pool, another runner replaces one that died.
     const fn is_replaced(&self) -> bool {
         matches!(self, Self::Drawn(..))
     }
 }
 
-/// What came of one poll.
+/// The result of one poll.
 enum Polled {
     Message(Box<RawValue>),
-    /// The message was written to the socket and nobody read it. Dropping the socket aborts the poll.
+    /// The broker wrote the message to the socket, and the runner did not read it. Dropping the socket
+    /// aborts the poll.
     Unread(TcpStream),
     Nothing,
-    /// The broker answered, and not with a message: a real runner exits.
+    /// The broker's answer was not a message: a real runner exits.
     Refused,
 }
 
 /// A cold workload: starts its own run's attempt, then polls like any warm runner.
 ///
-/// It announces itself as a warm one does: told of run and snapshot at its birth, it goes
-/// the same way from there (contract §5.3). Its supervisor therefore hears of a run whose
-/// verification may just be creating it.
+/// It gets run and snapshot at its start and announces itself as a warm runner does
+/// (platform.md §5.3). Its supervisor therefore learns of the run perhaps while the
+/// verification that creates the workload is still in flight.
 pub(super) async fn cold(core: Arc<Core>, run: RunId, snapshot: SnapshotId) {
     tokio::time::sleep(core.options.boot).await;
     announce(&core, &run, &snapshot);
@@ -116,7 +117,7 @@ pub(super) async fn warm(core: Arc<Core>, mut character: Character) {
                     }
                     idle_since = Instant::now();
                 }
-                // The abort crossed the answer: it is gone, the runner is healthy.
+                // The abort crossed the answer: the message is lost, the runner is healthy.
                 (Polled::Unread(socket), RunnerKind::AbortCrossing) => drop(socket),
                 (Polled::Unread(socket), _) if character.is_replaced() => {
                     keep_open(&core, socket);
@@ -138,7 +139,7 @@ fn is_over(terms: &BrokerConnectAnswer, idle_since: Instant) -> bool {
     keepalive_ms > 0 && idle_since.elapsed() >= Duration::from_millis(keepalive_ms)
 }
 
-/// A dead machine's socket stays open for the broker until the poll would have ended.
+/// For the broker, a dead machine's socket stays open until the poll would have ended.
 fn keep_open(core: &Arc<Core>, socket: TcpStream) {
     let open = core.options.connection_timeout;
     core.spawn(async move {
@@ -147,7 +148,7 @@ fn keep_open(core: &Arc<Core>, socket: TcpStream) {
     });
 }
 
-/// Three tries, as the real runner; `None` means that it exits.
+/// Tries three times, as the real runner; `None` means that it exits.
 async fn connect(core: &Core) -> Option<BrokerConnectAnswer> {
     for _ in 0..3 {
         if let Ok(response) = core.http.get(format!("{}/connect", core.base_url)).send().await
@@ -193,13 +194,13 @@ async fn poll(core: &Core, controller: &str, kind: RunnerKind, terms: &BrokerCon
                 open.received();
                 Polled::Message(message)
             }
-            // Cut or no JSON: the message is gone, the runner polls again.
+            // Cut off or not JSON: the message is lost, the runner polls again.
             Ok(Err(_)) | Err(_) => Polled::Nothing,
         },
     }
 }
 
-/// Sends the request, waits until the answer is in the socket, and does not read it.
+/// Sends the request, waits until the answer has arrived, and does not read it.
 async fn poll_without_reading(core: &Core, controller: &str, kind: RunnerKind) -> std::io::Result<Polled> {
     let host = core.base_url.trim_start_matches("http://");
     let mut socket = TcpStream::connect(host).await?;
@@ -213,9 +214,9 @@ async fn poll_without_reading(core: &Core, controller: &str, kind: RunnerKind) -
     Ok(Polled::Unread(socket))
 }
 
-/// Acts on a message as this kind does; false if the runner died of it.
+/// Acts on a message as this kind does; false if the runner died.
 async fn act(core: &Arc<Core>, message: &RawValue, kind: RunnerKind) -> bool {
-    // JSON that is no message ends a real runner.
+    // A real runner exits on JSON that is not a message.
     let Ok(dispatch) = Dispatch::parse(message.to_owned(), None) else { return false };
     if kind == RunnerKind::Slow {
         tokio::time::sleep(core.options.slow_delay).await;
@@ -228,13 +229,13 @@ async fn act(core: &Arc<Core>, message: &RawValue, kind: RunnerKind) -> bool {
     true
 }
 
-/// As the supervisor's workload socket would: "run connected", before the start call.
+/// Announces "run connected" before the start call, as on the supervisor's workload socket.
 fn announce(core: &Core, run: &RunId, snapshot: &SnapshotId) {
-    // Nobody has to listen.
+    // There may be no listener.
     let _ = core.connected.send(RunConnected { run: run.clone(), snapshot: snapshot.clone() });
 }
 
-/// Starts the attempt, executes it and completes it. A lost start is no error: somebody else has the run.
+/// Starts the attempt, executes it and completes it. A refused start is no error: another runner has the run.
 async fn work(core: &Arc<Core>, run: &RunId, snapshot: &SnapshotId, kind: StartKind) {
     let Some(executing) = start(core, run, snapshot, kind).await else { return };
     core.ledger.execution_began(run, snapshot, kind);
@@ -252,7 +253,7 @@ async fn work(core: &Arc<Core>, run: &RunId, snapshot: &SnapshotId, kind: StartK
     }
 }
 
-/// Asks again while no answer comes, and after a refusal if that is what losers do.
+/// Repeats the call while there is no answer, and after a refusal if the options want it.
 async fn start(core: &Core, run: &RunId, snapshot: &SnapshotId, kind: StartKind) -> Option<SnapshotId> {
     let unit = core.options.start_retry_delay;
     let mut pause = unit;
@@ -270,7 +271,7 @@ async fn start(core: &Core, run: &RunId, snapshot: &SnapshotId, kind: StartKind)
     None
 }
 
-/// One call by way of a supervisor, whose client repeats whatever it takes for an outage (contract §1.3).
+/// One call through a supervisor, whose client retries what it takes for an outage (platform.md §1.3).
 async fn ask(
     core: &Core,
     run: &RunId,

@@ -1,4 +1,4 @@
-//! The contract's checklist (§12), line by line, over real HTTP.
+//! The checklist of platform.md §12, line by line, over real HTTP.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ mod runners;
 const HOUR: Duration = Duration::from_hours(1);
 const MS: Duration = Duration::from_millis(1);
 
-/// Nothing happens by itself within a test, and what is waited for happens at once.
+/// Timers never expire within a test, and all that a test waits for happens at once.
 fn quick() -> SimulatorOptions {
     SimulatorOptions {
         dequeue_block: MS,
@@ -48,7 +48,7 @@ fn client(simulator: &Simulator) -> Client {
     .unwrap()
 }
 
-/// Queues a run and takes it off the queue.
+/// Queues a run and dequeues it.
 async fn dispatched(simulator: &Simulator) -> Dispatch {
     simulator.queue_run();
     Dispatch::parse(simulator.dequeue_now().await.unwrap(), None).unwrap()
@@ -107,7 +107,7 @@ async fn every_credential_is_asked_for_before_anything_else() {
 }
 
 #[tokio::test]
-async fn bodies_are_json_whatever_their_content_type() {
+async fn bodies_are_json_under_any_content_type() {
     let simulator = simulator(quick()).await;
     let post = |body: &'static str| {
         request(&simulator, "POST", "/connect", "").header("content-type", "text/plain").body(body)
@@ -191,7 +191,7 @@ async fn an_unknown_run_is_a_500_like_any_outage() {
 }
 
 #[tokio::test]
-async fn since_gives_what_is_newer_oldest_first() {
+async fn since_gives_newer_snapshots_oldest_first() {
     let simulator = simulator(quick()).await;
     let run = simulator.queue_run();
     let first = simulator.latest_of(&run).await.unwrap().snapshot.friendly_id;
@@ -275,7 +275,7 @@ async fn a_start_before_any_dequeue_is_refused_and_an_unknown_run_is_a_500() {
 }
 
 #[tokio::test]
-async fn a_run_that_nobody_starts_is_requeued_and_fails_at_the_limit() {
+async fn a_run_that_is_never_started_is_requeued_and_fails_at_the_limit() {
     let options = SimulatorOptions { redrive: MS, delivery_limit: 2, ..quick() };
     let simulator = simulator(options).await;
     let first = dispatched(&simulator).await;
@@ -330,7 +330,7 @@ async fn a_run_being_cancelled_refuses_to_start() {
 }
 
 #[tokio::test]
-async fn a_probe_is_written_down_without_its_secrets() {
+async fn a_probe_is_recorded_without_its_secrets() {
     let simulator = simulator(quick()).await;
     let dispatch = dispatched(&simulator).await;
     let client = client(&simulator);

@@ -1,4 +1,4 @@
-//! Who came to ask: every probe and every create, with what hangs right now.
+//! Records every probe and every create, including those that hang now.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,27 +11,27 @@ use super::changes::Changes;
 use super::clock::Clock;
 use crate::platform::wire;
 
-/// Headers whose values are never kept.
+/// Headers whose values are never recorded.
 const SECRET_HEADERS: [&str; 2] = ["authorization", wire::MANAGED_SECRET_HEADER];
 
-/// How a visit stands.
+/// The state of a visit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum VisitState {
-    /// Being answered.
+    /// The simulator is answering it.
     Open,
-    /// Held by a fault.
+    /// A fault keeps it waiting.
     Hanging,
-    /// Answered with this status. Whether the answer arrived is not known here.
+    /// Answered with this status. The simulator does not know whether the answer arrived.
     Answered(u16),
     /// The caller left, or a fault cut the connection.
     Abandoned,
 }
 
-/// One request that was looked at: a probe or a create.
+/// One recorded request: a probe or a create.
 #[derive(Debug, Clone, Serialize)]
 pub struct Visit {
-    /// The run's friendly id as it was given; empty if a create named none.
+    /// The run's friendly id as received; empty if a create named none.
     pub run: String,
     /// The instance's name, for creates.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -43,12 +43,12 @@ pub struct Visit {
     /// `x-trigger-request-idempotency-key`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub idempotency_key: Option<String>,
-    /// All headers; of secrets only that they were there.
+    /// All headers; a secret's value is hidden.
     pub headers: BTreeMap<String, String>,
-    /// The fault that struck it.
+    /// The fault that applied to it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fault: Option<serde_json::Value>,
-    /// How it stands.
+    /// Its state.
     pub state: VisitState,
 }
 
@@ -71,7 +71,7 @@ impl Visits {
         Arc::new(Self { clock, book: Mutex::default(), changes })
     }
 
-    /// Writes a visit down. Unless the guard is told of an answer, dropping it means the caller left.
+    /// Records a visit. Dropping the guard before it got an answer means that the caller left.
     pub(super) fn arrive(
         self: &Arc<Self>,
         run: &str,

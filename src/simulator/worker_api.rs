@@ -1,4 +1,4 @@
-//! The worker API over HTTP: authentication first, then the routes of contract §1.4.
+//! The worker API over HTTP: authentication first, then the routes of platform.md §1.4.
 //!
 //! Left out, because no verification depends on them: suspend, continue and the
 //! notification socket.
@@ -40,7 +40,7 @@ pub(super) fn routes(core: Arc<Core>) -> Router<Arc<Core>> {
     Router::new().nest(wire::BASE_PATH, actions)
 }
 
-/// Runs before any parameter, query or body is looked at; every failure looks the same.
+/// Runs before any check of parameters, query or body; all failures get the same answer.
 async fn authenticate(State(core): State<Arc<Core>>, request: Request, next: Next) -> Response {
     if is_worker(&core, request.headers()) {
         return next.run(request).await;
@@ -66,14 +66,14 @@ async fn connect(body: Bytes) -> Response {
     Json(wire::ConnectAnswer { ok: true, worker_group }).into_response()
 }
 
-/// At most one message, whatever count was asked for.
+/// At most one message, for any requested count.
 async fn dequeue(State(core): State<Arc<Core>>, body: Bytes) -> Response {
     let request: wire::DequeueRequest = match read(&body) {
         Ok(request) => request,
         Err(refusal) => return refusal,
     };
     let message = match request.queue_class {
-        // Nothing here is scheduled, so that queue is always empty.
+        // The simulator has no scheduled runs, so their queue is always empty.
         Some(wire::QueueClass::Scheduled) => {
             tokio::time::sleep(core.options.dequeue_block).await;
             None
@@ -100,7 +100,7 @@ async fn debug_log() -> Response {
     Json(json!({})).into_response()
 }
 
-/// The probe's route. There is no 404: whatever is wrong with the run is a 500.
+/// The probe's route. There is no 404: each problem with the run is a 500.
 async fn latest(
     State(core): State<Arc<Core>>,
     ConnectInfo(connection): ConnectInfo<Connection>,
@@ -127,7 +127,7 @@ async fn latest(
         Some(ProbeFault::RateLimited { reset_after_ms }) => rate_limited(&core, reset_after_ms),
         Some(ProbeFault::Reset) => connection.reset().await,
         Some(ProbeFault::ResetMidBody) => {
-            // No status to tell of: the answer never becomes whole.
+            // There is no status to record: the answer is never complete.
             drop(visit);
             return connection.reset_mid_body(200, "{\"execution\":{\"version\":\"1\",", 512);
         }
@@ -158,7 +158,7 @@ async fn since(
     }
 }
 
-/// The run, unless its id is malformed or the caller asks within another environment.
+/// The run, unless its id is malformed or the caller belongs to another environment.
 fn known_run(run: &str, headers: &HeaderMap) -> Option<RunId> {
     if environment(headers).is_some_and(|environment| environment != ENVIRONMENT_ID) {
         return None;
@@ -181,7 +181,7 @@ fn rate_limited(core: &Core, reset_after_ms: Option<u64>) -> Response {
     response
 }
 
-/// JSON whatever the content type is. Unparsable is a 500, another shape a 400 (contract §1.2).
+/// Parses JSON under any content type. Invalid JSON is a 500, another shape a 400 (platform.md §1.2).
 #[expect(clippy::result_large_err, reason = "both sides are answers, made once per request")]
 fn read<T: DeserializeOwned>(body: &Bytes) -> Result<T, Response> {
     let value: serde_json::Value = serde_json::from_slice(body).map_err(|_| internal_error())?;

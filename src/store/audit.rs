@@ -7,7 +7,7 @@ use utoipa::ToSchema;
 
 use super::{Store, StoreError};
 
-/// Who acts: a token's name, or `cli:` and an account.
+/// The operator that acts: a token's name, or `cli:` and an account.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Actor(pub String);
 
@@ -18,14 +18,14 @@ pub struct Audited {
     pub id: i64,
     /// When.
     pub at: DateTime<Utc>,
-    /// Who.
+    /// The actor.
     pub actor: String,
     /// `pool.change`, `cancel`, `cancel.filter`, `probe_now`, `token.create`, `token.revoke`, `sign_in`, `sign_out` or
     /// `message.show`.
     pub action: String,
     /// The pool, run or token.
     pub target: Option<String>,
-    /// What exactly.
+    /// The details.
     pub detail: serde_json::Value,
 }
 

@@ -1,9 +1,9 @@
 //! Cancel: a run was seen alive elsewhere, missed, or given up by an operator.
 //!
-//! The rule, rows that may still be cancelled, is one plain statement for a whole batch. What it
-//! leaves out is judged by the database function `cancel_many`, which waits for writers that hold
-//! a row and knows what is too late. Here is decided how a batch commits: only a batch of connects may
-//! commit asynchronously, because losing one costs a probe and no more (design §3, cancel).
+//! One plain statement cancels the rows of a batch that may still be cancelled. The database
+//! function `cancel_many` judges the others: it waits for writers that hold a row and knows
+//! what is too late. This file decides how a batch commits: only a batch of connects may
+//! commit asynchronously, because losing one costs only a probe (design.md §3, cancel).
 
 use uuid::Uuid;
 
@@ -54,7 +54,7 @@ impl Columns<'_> {
 }
 
 impl Store {
-    /// Cancels a batch; the answers stand in its order.
+    /// Cancels a batch; the answers come in its order.
     ///
     /// # Errors
     /// The database could not be reached or refused. Some of the batch may be cancelled then.
@@ -62,7 +62,7 @@ impl Store {
         self.cancel_waiting(batch, LockWait::Patient).await
     }
 
-    /// The same, with a bound on how long a row of somebody else's open transaction is waited for.
+    /// The same, with a limit on the wait for a row that another open transaction holds.
     pub(super) async fn cancel_waiting(
         &self,
         batch: &[Cancellation],
@@ -78,7 +78,7 @@ impl Store {
             .collect())
     }
 
-    /// Cancels those whose rows may still be cancelled, all or none of them; the others have no answer yet.
+    /// Cancels the rows that may still be cancelled, all or none of them; the others have no answer yet.
     pub(super) async fn cancel_pending(
         &self,
         batch: &[Cancellation],
@@ -146,7 +146,7 @@ impl Store {
     }
 }
 
-/// Where the answer with this ordinal, counted from 1, belongs.
+/// The position in the batch of the answer with this ordinal, counted from 1.
 fn position(wave: &[usize], ordinal: i32) -> Result<usize, StoreError> {
     let index = usize::try_from(ordinal).ok().and_then(|ordinal| ordinal.checked_sub(1));
     index.and_then(|index| wave.get(index)).copied().ok_or_else(|| StoreError::Corrupt {

@@ -1,4 +1,4 @@
--- The rule: rows that may still be cancelled. Whatever this leaves out is judged by cancel_many.
+-- The rule: rows that may still be cancelled. cancel_many judges the others.
 with now as materialized (
   select statement_timestamp() as moment
 ), input as materialized (
@@ -14,7 +14,7 @@ with now as materialized (
   where p.run_id = i.run_id
     and (i.snapshot_id is null or p.snapshot_id = i.snapshot_id)
     and p.create_permitted_at is null
-    -- A pool that keeps watching has a connect noted, and looks all the same.
+    -- In a pool that keeps watching, a connect is only noted, and the probe happens all the same.
     and (i.reason <> 'connected'
       or p.pool <> all (array(select pool.name from pool where pool.on_connect = 'keep_watching')))
   returning

@@ -1,7 +1,7 @@
 //! Claim: due rows, skip locked, a new fence, a lease.
 //!
 //! One statement serves all pools of a worker with one index range scan each. It
-//! takes rows whose lease is over like any others, so there is no rescuer.
+//! takes rows whose lease is over like any others, so no separate rescuer is needed.
 
 use std::time::Duration;
 
@@ -21,11 +21,11 @@ const DOING: &str = "claim verifications";
 pub struct Wanted {
     /// The pool.
     pub pool: PoolName,
-    /// Earliest `probe_at`; `None`: no bound, as a sweep asks.
+    /// Earliest `probe_at`; `None`: no bound, which a sweep uses.
     pub low: Option<DateTime<Utc>>,
     /// Latest `probe_at`; `None`: the claim's horizon from now, by the database's clock.
     pub high: Option<DateTime<Utc>>,
-    /// At most so many rows.
+    /// Most rows to take.
     pub quota: u32,
 }
 
@@ -39,16 +39,16 @@ impl Wanted {
     }
 }
 
-/// By what right, for how long and how far ahead a claim is made.
+/// Parameters of one claim: fence, owner, lease, horizon.
 #[derive(Debug, Clone, Copy)]
 pub struct ClaimTerms<'a> {
     /// The new fence, the same for all rows of the claim and for no other claim.
     pub fence: Fence,
-    /// Who claims, for people who look.
+    /// The worker that claims, for human readers.
     pub worker: &'a WorkerName,
     /// How long the claim holds without renewal.
     pub lease: Duration,
-    /// Rows that are due within this time are taken too.
+    /// Rows that are due within this time are taken, too.
     pub horizon: Duration,
 }
 

@@ -1,13 +1,13 @@
 //! Coalesce: single schedule and cancel calls that meet become one statement.
 //!
 //! Each run belongs to one lane, so a cancel stays behind its schedule. A lane takes what
-//! queued up while its last statement was in flight, without lingering: alone a call is as
-//! fast as a plain one, and at high load thousands share a commit. Queues are bounded, so
-//! callers feel a slow database instead of memory filling up.
+//! queued up while its last statement was in flight, without waiting for more. So a single call
+//! is as fast as a plain one, and at high load thousands share a commit. Queues are bounded: a
+//! slow database makes callers wait instead of filling the memory.
 //!
-//! One bad row never fails its neighbours: a batch that is refused is repeated call by call.
-//! A row that somebody's open transaction holds never blocks a lane: after a short wait the
-//! batch is repeated call by call, and a call that has to wait alone waits beside the lane.
+//! One bad row never fails the other calls: a batch that is refused is repeated call by call.
+//! A row that another open transaction holds never blocks a lane. After a short wait the batch
+//! is repeated call by call, and a call that still has to wait does so beside the lane.
 
 use std::collections::HashSet;
 use std::collections::hash_map::DefaultHasher;
@@ -24,14 +24,14 @@ use super::{Store, StoreError};
 use crate::domain::ids::RunId;
 use crate::domain::verification::{Cancellation, Cancelled, NewVerification};
 
-/// Most calls in one statement; beyond it only latency grows (measured).
+/// Most calls in one statement; a larger batch only adds latency (measured).
 const BATCH_MAX: usize = 256;
-/// How often a lane lets others run before its next statement, while that brings it calls. No time passes by itself.
+/// How many times a lane yields to other tasks before a statement, while that brings it calls; no sleep.
 const YIELDS_MAX: usize = 16;
-/// Calls that wait for a lane before callers wait themselves.
+/// Calls that a lane's queue holds before callers have to wait.
 const QUEUE_MAX: usize = 1024;
 
-/// Calls that wait beside the lanes at a time, each with a connection; fewer where lanes would find none.
+/// Calls that wait beside the lanes at a time, each with a connection; fewer where lanes would get none.
 const BESIDE_MAX: usize = 2;
 
 /// An error that all calls of a batch share.
@@ -54,7 +54,7 @@ enum Call {
         cancellation: Cancellation,
         answer: oneshot::Sender<Result<Cancelled, SharedError>>,
     },
-    /// Asks what a schedule needs of the database, and writes nothing.
+    /// Tests that the database can take a schedule, and writes nothing.
     Proof {
         answer: oneshot::Sender<Result<(), SharedError>>,
     },
@@ -76,21 +76,21 @@ impl Coalescer {
         Self { store: store.clone(), lanes: (0..store.lanes.max(1)).map(lane).collect() }
     }
 
-    /// Schedules one, together with whoever calls at the same time.
+    /// Schedules one, together with other calls of the same moment.
     ///
     /// # Errors
     /// The database could not be reached or failed; the call may be repeated as it is.
     pub async fn schedule(&self, new: NewVerification) -> Result<ScheduleAnswer, SharedError> {
         let (answer, answered) = oneshot::channel();
-        // Here and not in the lane, which would keep everybody else waiting meanwhile.
+        // Here and not in the lane, where it would make all other calls wait.
         let prepared = Box::new(self.store.prepared_owned(new));
         let lane = self.lane_of(&prepared.new.dispatch.run_id);
-        // A lane that is gone drops the call, and its caller learns it.
+        // A lane that is gone drops the call, and its caller gets an error.
         let _ = lane.send(Call::Schedule { prepared, answer }).await;
         answered.await.unwrap_or_else(|_| Err(Arc::new(StoreError::Stopping)))
     }
 
-    /// Cancels one, together with whoever calls at the same time.
+    /// Cancels one, together with other calls of the same moment.
     ///
     /// # Errors
     /// The database could not be reached or failed; the call may be repeated as it is.
@@ -101,8 +101,8 @@ impl Coalescer {
         answered.await.unwrap_or_else(|_| Err(Arc::new(StoreError::Stopping)))
     }
 
-    /// What keeps the lanes from their work, by what they achieved lately; a lane that was idle is asked to prove
-    /// that it can. `None`: nothing.
+    /// What prevents the lanes from working, judged by their latest results; an idle lane has to prove that
+    /// it can work. `None`: nothing.
     pub async fn problem(&self) -> Option<String> {
         let lanes = self.lanes.iter().map(|(lane, health)| health.problem(|| prove(lane)));
         futures_util::future::join_all(lanes).await.into_iter().flatten().next()
@@ -126,7 +126,7 @@ async fn prove(lane: &mpsc::Sender<Call>) -> Result<(), SharedError> {
 struct Lane {
     store: Store,
     default_delay: Duration,
-    /// Places for calls that wait beside their lane, fewer than connections, so that lanes always find one.
+    /// Places for calls that wait beside their lane: fewer than connections, so that lanes always get one.
     beside: Arc<Semaphore>,
     health: Arc<LaneHealth>,
 }
@@ -146,7 +146,7 @@ impl Lane {
                 let done = match batch {
                     Batch::Schedule(calls) => lane.schedule(calls).await,
                     Batch::Cancel(calls) => {
-                        // Most of these do not wait for the disk, and prove nothing about a schedule.
+                        // Most of these do not wait for the disk, so they prove nothing about a schedule.
                         let done = lane.cancel(calls).await;
                         lane.health.end_of_another(&done);
                         continue;
@@ -166,7 +166,7 @@ impl Lane {
         proven
     }
 
-    /// Fails where the whole statement did; a call that one row keeps waiting is no failure of the lane.
+    /// Fails where the whole statement did. A call that waits for one row is no failure of the lane.
     async fn schedule(self: &Arc<Self>, calls: Vec<ScheduleCall>) -> Result<(), SharedError> {
         let (batch, answers): (Vec<_>, Vec<_>) = calls.into_iter().unzip();
         let refs: Vec<&Prepared<'_>> = batch.iter().map(AsRef::as_ref).collect();
@@ -234,8 +234,8 @@ impl Lane {
     }
 }
 
-/// Takes along those who are just about to call: callers of the last batch, who were answered a moment ago and
-/// often call again at once. A lane that went on without them would take its callers in two halves for ever.
+/// Takes along calls that are about to arrive: the callers of the last batch got their answers a moment ago
+/// and often call again at once. Without this a lane would serve its callers in two halves for ever.
 async fn gather(calls: &mut mpsc::Receiver<Call>, gathered: &mut Vec<Call>) {
     for _ in 0..YIELDS_MAX {
         let before = gathered.len();
@@ -262,8 +262,8 @@ enum Batch {
     Proof(Vec<Answer<()>>),
 }
 
-/// Parts the calls into at most one batch of schedules and one of cancels after it, and starts
-/// over where that would put a schedule before a cancel of its run that came first.
+/// Splits the calls into at most one batch of schedules and one of cancels after it. It starts a new
+/// pair where a schedule would otherwise come before an earlier cancel of its run.
 fn batches(calls: impl Iterator<Item = Call>) -> Vec<Batch> {
     let mut batches = Vec::new();
     let (mut schedules, mut cancels, mut cancelled) = (Vec::new(), Vec::new(), HashSet::new());
@@ -299,11 +299,11 @@ fn batches(calls: impl Iterator<Item = Call>) -> Vec<Batch> {
     batches
 }
 
-/// What a statement leaves over: what was asked, and whom to answer.
+/// What a statement leaves over: what was asked, and where to send the answer.
 type Left<T, A> = (Vec<T>, Vec<Answer<A>>);
 
-/// Answers those that the statement for the rule has judged; what is left over needs a closer look. A statement
-/// that one row made fail has written nothing, so all of it is left over.
+/// Answers the calls that the plain statement has judged; the others go through the database function. When
+/// one row made the statement fail, it has written nothing, so all calls are left over.
 fn tell_some<T, A>(
     asked: Vec<T>,
     answers: Vec<Answer<A>>,

@@ -4,9 +4,9 @@
 //! a row's life. Every codec that was ever written stays readable, so the choice may change
 //! from one process to the next.
 //!
-//! Messages are alike and short, which is what zstd's dictionaries are for: ours, trained by
-//! `scripts/train-dictionary` from the platform's contract (§2), nearly halves what is stored and
-//! takes a fifth of the time (docs/performance.md). A frame names the dictionary it needs.
+//! Messages are short and similar, so a zstd dictionary helps. Ours, which `scripts/train-dictionary` trains
+//! from the platform's messages (platform.md §2), nearly halves what is stored and takes a fifth of the time
+//! (docs/performance.md). A frame names the dictionary that it needs.
 
 use std::borrow::Cow;
 use std::cell::RefCell;
@@ -22,7 +22,7 @@ const RAW: i16 = 0;
 /// A zstd frame.
 const ZSTD: i16 = 1;
 
-/// The fastest: a higher one costs callers more than it saves the database (docs/performance.md).
+/// The fastest level: a higher one costs callers more than it saves the database (docs/performance.md).
 const LEVEL: i32 = 1;
 /// Never edited: stored messages name it by its number.
 const DICTIONARY: &[u8] = include_bytes!("message.zdict");
@@ -37,7 +37,7 @@ thread_local! {
 /// Longest message that is decompressed; nothing longer is ever accepted.
 const MESSAGE_BYTES_MAX: usize = 64 << 20;
 
-/// Encodes a message; what compression does not shorten stays as it came.
+/// Encodes a message; a message that compression does not shorten stays as it came.
 pub fn encode<'m>(message: &'m [u8], config: &CompressionConfig) -> (i16, Cow<'m, [u8]>) {
     if message.len() < config.above_bytes {
         return (RAW, Cow::Borrowed(message));
@@ -62,7 +62,7 @@ fn compress(message: &[u8]) -> io::Result<Vec<u8>> {
     })
 }
 
-/// Decodes a stored message, or says what is wrong with it.
+/// Decodes a stored message, or answers what is wrong with it.
 pub(super) fn decode(codec: i16, bytes: Vec<u8>) -> Result<Vec<u8>, String> {
     match codec {
         RAW => Ok(bytes),
@@ -88,7 +88,7 @@ fn decompressed_bytes(frame: &[u8]) -> Result<usize, String> {
     let length = get_frame_content_size(frame).ok().flatten();
     match length.and_then(|length| usize::try_from(length).ok()) {
         Some(length) if length <= MESSAGE_BYTES_MAX => Ok(length),
-        Some(length) => Err(format!("it says to be {length} bytes long")),
+        Some(length) => Err(format!("it claims to be {length} bytes long")),
         None => Err("it is no zstd frame".to_owned()),
     }
 }
@@ -129,14 +129,14 @@ mod tests {
 
         let mut ours = compress(MESSAGE.as_bytes()).expect("a frame");
         assert_eq!(get_dict_id_from_frame(&ours).map(std::num::NonZeroU32::get), Some(DICTIONARY_NUMBER));
-        // The number stands behind the magic and the descriptor, in one byte as it is small.
+        // The number follows the magic and the descriptor, in one byte because it is small.
         ours[5] = 2;
-        let error = decode(ZSTD, ours).expect_err("nobody has dictionary 2");
+        let error = decode(ZSTD, ours).expect_err("there is no dictionary 2");
         assert!(error.contains("dictionary 2 is newer"), "{error}");
     }
 
     #[test]
-    fn the_dictionary_is_worth_its_bytes_on_a_message_it_was_not_made_from() {
+    fn the_dictionary_shortens_a_message_it_was_not_made_from() {
         let with = compress(MESSAGE.as_bytes()).expect("a frame").len();
         let without = zstd::bulk::compress(MESSAGE.as_bytes(), 1).expect("a frame").len();
         assert!(with * 4 < without * 3, "{with} bytes with, {without} without");

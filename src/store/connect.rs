@@ -1,4 +1,4 @@
-//! Connect: all that is said to a server at the start of a session, and for how long anything may take.
+//! Connect: what a session sends to a server at its start, and how long each step may take.
 //!
 //! One layer talks about connections, and the rest of the store only about statements:
 //!
@@ -9,12 +9,12 @@
 //! ```
 //!
 //! `db` runs units of work: one statement, or one transaction. A unit that has begun runs to its end,
-//! whatever becomes of its caller; one that misses its deadline loses its connection. A session goes back
-//! to its pool only from a unit that ended well, so none is ever handed out inside a transaction.
+//! even when its caller is gone; one that misses its deadline loses its connection. A session goes back
+//! to its pool only from a unit that ended well, so the pool never returns one inside a transaction.
 //!
-//! Connected directly, a session gets its settings once. Behind a transaction pooler nothing outlives a
-//! transaction, so each unit begins with all of them. Either way no start-up option is sent, which poolers
-//! refuse or drop.
+//! Connected directly, a session gets its settings once. Behind a transaction pooler no setting outlives a
+//! transaction, so each unit begins with all of them. In neither case is a start-up option sent: poolers
+//! refuse or drop them.
 
 mod connector;
 mod db;
@@ -40,27 +40,27 @@ pub use executor::{On, Tx};
 pub use fault::Fault;
 pub use settings::{Commit, LockWait, Settings, Terms};
 
-/// Connections for people who look: enough for two or three pages at a time.
+/// Connections for pages and commands that people use: enough for two or three pages at a time.
 const PEOPLE_CONNECTIONS_MAX: u32 = 4;
 
 const DOING: &str = "connect to the database (WARMPROOF_DATABASE_URL)";
 
-/// Whose statements a store carries; it decides how long one waits for a row that another transaction holds.
+/// The kind of caller that a store serves; it decides how long a statement waits for a held row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
-    /// Supervisors and people: a row that is held must not keep their neighbours waiting.
+    /// Supervisors and people: a row that is held must not delay other calls.
     Callers,
-    /// Workers: what they write has been worked for, and is worth a wait.
+    /// Workers: their writes record work already done, so a wait pays off.
     Worker,
-    /// People, who read: a table that is being changed is waited for.
+    /// Readers: they wait while a table is being changed.
     People,
 }
 
 impl Store {
-    /// Connects, and proves it with a first connection. A database that is away is no reason to wait.
+    /// Connects, and proves it with a first connection. Does not wait for a database that is away.
     ///
     /// # Errors
-    /// The database cannot be reached or refuses us; the text says which server and why.
+    /// The database cannot be reached or refuses the login; the text names the server and the reason.
     pub async fn connect(config: &DatabaseConfig, role: Role) -> Result<Self, StoreError> {
         let store = Self::open(config, role);
         store.db.prove().await.map_err(StoreError::doing(DOING))?;
@@ -73,13 +73,13 @@ impl Store {
         Self::open(config, role)
     }
 
-    /// Like [`Store::connect_lazy`], for people who look: a few connections of their own, so that a slow look
-    /// holds none that a schedule needs, and a bound on each statement of theirs.
+    /// Like [`Store::connect_lazy`], for readers: a few connections of their own, so that a slow read
+    /// holds none that a schedule needs, and a time limit on each of their statements.
     #[must_use]
     pub fn connect_for_people(config: &DatabaseConfig, statement_timeout: Duration) -> Self {
         let config = DatabaseConfig {
             connections_max: PEOPLE_CONNECTIONS_MAX.min(config.connections_max),
-            // Longer than a statement: a caller that waits behind one that is given up learns why.
+            // Longer than a statement: a caller that waits behind one that is cancelled learns why.
             acquire_timeout: (2 * statement_timeout).min(config.acquire_timeout),
             statement_timeout: statement_timeout.min(config.statement_timeout),
             ..config.clone()
@@ -94,7 +94,7 @@ impl Store {
     }
 }
 
-/// A database on options that a test or a benchmark brings, with our own settings and so many connections.
+/// A database on options that a test or a benchmark brings, with our own settings and this many connections.
 #[must_use]
 pub fn database(options: PgConnectOptions, schema: &str, connections_max: u32) -> Db {
     let settings = Settings::in_schema(schema);

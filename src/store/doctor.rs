@@ -18,9 +18,9 @@ pub struct DatabaseFacts {
     pub server_version: i32,
     /// `synchronous_commit` of our sessions.
     pub synchronous_commit: String,
-    /// Claimed rows whose lease has been over for a minute: nobody sweeps.
+    /// Claimed rows whose lease has been over for a minute: no worker sweeps.
     pub leases_stuck: i64,
-    /// Rows of pools that are not paused, unclaimed a minute past their look.
+    /// Rows of pools that are not paused, unclaimed a minute past their probe.
     pub overdue: i64,
     /// How long the longest transaction that pins dead rows has been open, in seconds.
     pub oldest_transaction_seconds: f64,

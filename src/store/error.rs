@@ -7,7 +7,7 @@ use sqlx::error::DatabaseError;
 
 use super::connect::{Fault, LockWait, ends_session};
 
-/// A statement that did not do its work.
+/// A statement that failed.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// The database refused, broke off or could not be reached.
@@ -15,7 +15,7 @@ pub enum StoreError {
     Database {
         /// The verb and its object, such as `claim verifications`.
         doing: &'static str,
-        /// What sqlx says.
+        /// The error of sqlx.
         source: sqlx::Error,
     },
     /// There is no connection, or it did not answer.
@@ -61,7 +61,7 @@ impl StoreError {
         }
     }
 
-    /// Whether the session that met it is of no use any more.
+    /// Whether the session that got this error must be closed.
     pub(super) fn ends_session(&self) -> bool {
         match self {
             Self::Database { source, .. } => ends_session(source),
@@ -76,33 +76,34 @@ impl StoreError {
         self.sqlstate().is_some_and(|state| state.starts_with("22") || state.starts_with("23"))
     }
 
-    /// Whether a key that must be unique stood there already.
+    /// Whether a key that must be unique existed already.
     #[must_use]
     pub fn is_duplicate_key(&self) -> bool {
         self.sqlstate().is_some_and(|state| state == "23505")
     }
 
-    /// Whether somebody else's open transaction held a row for longer than we wait.
+    /// Whether another open transaction held a row for longer than we wait.
     #[must_use]
     pub fn is_lock_timeout(&self) -> bool {
         self.sqlstate().is_some_and(|state| state == "55P03")
     }
 
-    /// Whether one row of a batch is at fault, by its data or because somebody holds it.
+    /// Whether one row of a batch is at fault, by its data or because another transaction holds it.
     #[must_use]
     pub fn is_of_one_row(&self) -> bool {
         self.is_data_error() || self.is_lock_timeout()
     }
 
-    /// Whether our tables are not there.
+    /// Whether our tables are missing.
     #[must_use]
     pub fn is_schema_missing(&self) -> bool {
         // No such table, no such function.
         self.sqlstate().is_some_and(|state| state == "42P01" || state == "42883")
     }
 
-    /// Whether the same statement may succeed later: no answer came, or the database was busy, read-only as
-    /// after a failover, short of something, or going down (classes 08, 40, 53, 55, 57 and what [`Remedy`] says).
+    /// Whether the same statement may succeed later: no answer came, or the database was busy, out of a
+    /// resource, going down, or read-only after a failover (classes 08, 40, 53, 55, 57 and what [`Remedy`]
+    /// names).
     #[must_use]
     pub fn is_passing(&self) -> bool {
         match self {
@@ -140,9 +141,9 @@ impl StoreError {
                 Some("23514") if is_missing_partition(source) => {
                     Remedy::Mend("`outcome` has no partition for today; a running worker or api makes it")
                 }
-                // What a session keeps is gone, or another client's.
+                // The session's own objects are gone, or belong to another client.
                 Some("26000" | "42P05") => Remedy::Mend(
-                    "a pooler hands out connections per transaction: set WARMPROOF_DATABASE_POOLER=true",
+                    "a pooler assigns connections per transaction: set WARMPROOF_DATABASE_POOLER=true",
                 ),
                 Some("55000") if is_missing_identity(source) => {
                     Remedy::Mend("a publication for all tables holds a table without replica identity")
@@ -152,13 +153,13 @@ impl StoreError {
         }
     }
 
-    /// What is wrong, without an address or anything else that is for the log alone.
+    /// What is wrong, without an address or any other detail that belongs only in the log.
     #[must_use]
     pub fn in_public(&self) -> String {
         match (self.remedy(), self) {
             (Remedy::Migrate, _) => "the schema is missing: run `warmproof migrate`".to_owned(),
             (Remedy::Configure, _) => {
-                "the database does not let this process in: check WARMPROOF_DATABASE_URL; the log tells more"
+                "the database does not let this process in: check WARMPROOF_DATABASE_URL; see the log"
                     .to_owned()
             }
             (Remedy::Mend(what), _) => what.to_owned(),
@@ -169,7 +170,7 @@ impl StoreError {
                 "all connections to the database are in use".to_owned()
             }
             (Remedy::Repeat, Self::Database { .. }) if self.sqlstate().is_some() => {
-                "the database refused a query; the log tells more".to_owned()
+                "the database refused a query; see the log".to_owned()
             }
             (Remedy::Repeat, _) => "the database cannot be reached".to_owned(),
         }
@@ -187,29 +188,29 @@ pub enum Remedy {
     Repeat,
     /// `warmproof migrate`.
     Migrate,
-    /// Another configuration: the database is there, and does not let us in.
+    /// Another configuration: the database is there, and refuses the login.
     Configure,
-    /// An operator's deed at the database; this is what is wrong.
+    /// An operator's action at the database; the text names what is wrong.
     Mend(&'static str),
 }
 
-/// No SQLSTATE of its own tells a row policy from a right that is missing, and no other text of 42501 names one.
+/// A row policy and a missing right share one SQLSTATE (42501), and only this text distinguishes them.
 fn is_row_security(error: &sqlx::Error) -> bool {
     error.as_database_error().is_some_and(|error| error.message().contains("row-level security"))
 }
 
-/// A violated check has a constraint's name, and a row without a partition has none.
+/// A violated check has a constraint's name; a row without a partition has none.
 fn is_missing_partition(error: &sqlx::Error) -> bool {
     error.as_database_error().is_some_and(|error| error.constraint().is_none())
 }
 
-/// No SQLSTATE of its own, either.
+/// This one has no SQLSTATE of its own, either.
 fn is_missing_identity(error: &sqlx::Error) -> bool {
     error.as_database_error().is_some_and(|error| error.message().contains("replica identity"))
 }
 
-/// Runs a statement that has written nothing when it waited for a row in vain. A patient one tries a short wait first:
-/// hardly ever is a row held, and a session's own terms cost no round trip.
+/// Runs a statement that writes nothing when its wait for a row fails. A patient one first tries with a short
+/// wait: rows are hardly ever held, and the session's own settings cost no round trip.
 pub(crate) async fn patiently<T, F>(
     lock_wait: LockWait,
     mut run: impl FnMut(LockWait) -> F,
@@ -226,10 +227,10 @@ where
     }
 }
 
-/// Runs a statement, and once more when it was chosen as a deadlock's victim.
+/// Runs a statement, and once more when the database chose it as a deadlock's victim.
 ///
-/// Batches lock in the order of run ids, so two of ours never deadlock; a caller's own
-/// transaction may still meet us in another order.
+/// Batches lock in the order of run ids, so two of ours never deadlock. A caller's own
+/// transaction may still lock in another order.
 pub(crate) async fn again_on_deadlock<T, F>(mut run: impl FnMut() -> F) -> Result<T, StoreError>
 where
     F: Future<Output = Result<T, StoreError>>,

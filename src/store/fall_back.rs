@@ -51,8 +51,8 @@ pub struct StoredMessage {
 }
 
 impl Store {
-    /// Marks a claimed row as lost, counts the probe that saw it, and answers since when it is.
-    /// From now on its outcome is `fallback`, whatever follows.
+    /// Marks a claimed row as lost, counts the probe that saw it, and answers since when it is lost.
+    /// From now on its outcome is `fallback`, even if the run moves on later.
     ///
     /// # Errors
     /// The database could not be reached; repeat it.
@@ -99,7 +99,7 @@ impl Store {
         }
     }
 
-    /// Counts a create before it is requested, notes its name, and answers the new count.
+    /// Counts a create before it is requested, records its name, and answers the new count.
     /// It commits to disk, so that the claim itself is durable before anything is created.
     ///
     /// # Errors
@@ -142,7 +142,7 @@ impl Store {
         Ok(Fenced::Ours(StoredMessage { message, timings: row.timings }))
     }
 
-    /// Reads the message of a run's pending verification for an operator, and notes who looked; `None` if
+    /// Reads the message of a run's pending verification for an operator, and records the operator; `None` if
     /// nothing is pending.
     ///
     /// # Errors

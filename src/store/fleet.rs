@@ -1,6 +1,6 @@
-//! The fleet: which workers run, which pools they serve and what keeps them from it.
+//! The fleet: which workers run, which pools they serve and what prevents them from that.
 //!
-//! For people and checks only. Nothing is decided by it: a claim rests on its lease alone.
+//! For people and checks only. Nothing is decided by it: a claim depends on its lease alone.
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
@@ -11,7 +11,7 @@ use super::{Store, StoreError};
 use crate::domain::ids::{PoolName, WorkerName};
 use crate::domain::pool::PoolSettings;
 
-/// A worker that was not heard of for this long is not counted as running, in seconds: three beats and a lease.
+/// A worker silent for this long does not count as running, in seconds: three beats and a lease.
 pub const SILENT_AFTER_SECONDS: i32 = 20;
 
 /// One pool that a worker serves.
@@ -21,14 +21,14 @@ pub struct WorkerPool {
     pub pool: PoolName,
     /// What makes its workloads.
     pub backend: &'static str,
-    /// What keeps the worker from cold-starting there, if something is known to.
+    /// What prevents the worker from cold-starting there; `None`: no problem is known.
     pub problem: Option<String>,
 }
 
 /// A sign of life.
 #[derive(Debug, Clone)]
 pub struct Beat<'a> {
-    /// Who.
+    /// The worker.
     pub worker: &'a WorkerName,
     /// Claims in flight.
     pub in_flight: usize,
@@ -36,7 +36,7 @@ pub struct Beat<'a> {
     pub pools: &'a [WorkerPool],
 }
 
-/// A worker as it was heard of last.
+/// A worker as it last reported itself.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct WorkerSeen {
     /// Its name.
@@ -45,9 +45,9 @@ pub struct WorkerSeen {
     pub version: String,
     /// When it started.
     pub started_at: DateTime<Utc>,
-    /// When it was heard of last.
+    /// When it last reported.
     pub seen_at: DateTime<Utc>,
-    /// Whether that is recent enough for a running one.
+    /// Whether that is recent enough for a running worker.
     pub running: bool,
     /// Claims in flight.
     pub in_flight: i32,
@@ -55,7 +55,7 @@ pub struct WorkerSeen {
     pub pools: Vec<String>,
     /// What makes their workloads, in the order of pools.
     pub backends: Vec<String>,
-    /// What keeps it from cold-starting there, in the order of pools.
+    /// What prevents it from cold-starting there, in the order of pools.
     pub problems: Vec<Option<String>>,
 }
 
@@ -66,7 +66,7 @@ pub struct PoolService {
     pub pool: String,
     /// How many running workers serve it.
     pub workers: i64,
-    /// Their backends, each once. More than one is a mistake in somebody's configuration.
+    /// Their backends, each once. More than one means that a worker is misconfigured.
     pub backends: Vec<String>,
     /// Their problems, each once and with the worker that has it.
     pub problems: Vec<String>,
@@ -77,7 +77,7 @@ pub struct PoolService {
 }
 
 impl Store {
-    /// Makes sure that the database knows these pools. Settings of known ones are left alone.
+    /// Makes sure that the database knows these pools. Settings of known pools stay as they are.
     ///
     /// # Errors
     /// The database could not be reached or refused a name.
@@ -104,7 +104,7 @@ impl Store {
         Ok(())
     }
 
-    /// Notes a sign of life. Need not wait for the disk: the next one says the same.
+    /// Records a sign of life. It need not wait for the disk, because the next one repeats it.
     ///
     /// # Errors
     /// The database could not be reached.
@@ -131,10 +131,10 @@ impl Store {
         Ok(())
     }
 
-    /// Takes a worker off the list that has stopped.
+    /// Removes a worker that has stopped from the list.
     ///
     /// # Errors
-    /// The database could not be reached; the worker falls silent by itself.
+    /// The database could not be reached; the worker drops off the list by itself.
     pub async fn sign_off(&self, worker: &WorkerName) -> Result<(), StoreError> {
         sqlx::query!("delete from worker where name = $1", worker.as_str())
             .execute(self.patient())
@@ -143,7 +143,7 @@ impl Store {
         Ok(())
     }
 
-    /// The workers heard of lately, running ones first.
+    /// The workers that reported lately, running ones first.
     ///
     /// # Errors
     /// The database could not be reached.
@@ -189,6 +189,6 @@ impl Store {
         )
         .fetch_all(self.patient())
         .await
-        .map_err(StoreError::doing("look how pools are served"))
+        .map_err(StoreError::doing("read how pools are served"))
     }
 }

@@ -1,7 +1,7 @@
-//! Follow-ups: fallbacks that were created and whose runs nobody has seen started yet.
+//! Follow-ups: fallbacks that were created and whose runs were not seen to start yet.
 //!
-//! Taking one moves its `probe_at` on instead of a lease: a look that is lost is made by
-//! another worker, and made twice it records the same.
+//! Taking one moves its `probe_at` forward instead of taking a lease. Another worker repeats a probe that
+//! is lost, and a probe that is made twice records the same result.
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
@@ -12,7 +12,7 @@ use super::connect::Terms;
 use super::{Store, StoreError};
 use crate::domain::ids::{PoolName, RunId, SnapshotId, VerificationId};
 
-/// How long whoever takes a look has for it, and how long a failed one waits, in seconds.
+/// How long a worker has for a follow-up it took, and how long a failed one waits, in seconds.
 const TAKEN_FOR_SECONDS: f64 = 10.0;
 
 /// What a follow-up saw.
@@ -20,11 +20,11 @@ const TAKEN_FOR_SECONDS: f64 = 10.0;
 #[serde(rename_all = "snake_case")]
 #[sqlx(type_name = "text", rename_all = "snake_case")]
 pub enum FollowUpResult {
-    /// The run moved on: the fallback helped, or somebody else did.
+    /// The run moved on: by the fallback, or by another runner.
     Confirmed,
     /// The run had not moved, or the platform's redrive took it: the fallback did not help.
     NotStarted,
-    /// No look learned it.
+    /// No probe was answered.
     Unknown,
 }
 
@@ -40,7 +40,7 @@ impl FollowUpResult {
     }
 }
 
-/// One look to be made.
+/// One follow-up to be made.
 #[derive(Debug, Clone)]
 pub struct FollowUp {
     /// The verification that ended in a created fallback.
@@ -55,7 +55,7 @@ pub struct FollowUp {
     pub dequeued_at: DateTime<Utc>,
     /// The database's clock when it was taken.
     pub taken_at: DateTime<Utc>,
-    /// Looks taken so far, this one included.
+    /// Probes made so far, this one included.
     pub probe_count: u32,
 }
 
@@ -70,7 +70,7 @@ struct Row {
 }
 
 impl Store {
-    /// Takes at most `limit` looks that are due in these pools.
+    /// Takes at most `limit` follow-ups that are due in these pools.
     ///
     /// # Errors
     /// The database could not be reached.
@@ -123,7 +123,7 @@ impl Store {
     /// Records what a follow-up saw, once.
     ///
     /// # Errors
-    /// The database could not be reached; somebody looks again.
+    /// The database could not be reached; another worker probes again.
     pub async fn record_follow_up(
         &self,
         id: VerificationId,
@@ -146,14 +146,14 @@ impl Store {
     }
 }
 
-/// What is known of the follow-up at a fallback.
+/// What is known about a fallback's follow-up.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct FollowUpRecord {
     /// The verification.
     pub verification_id: Uuid,
-    /// When it is due, or was looked at last.
+    /// When it is due, or was last probed.
     pub probe_at: DateTime<Utc>,
-    /// When it was told.
+    /// When the result was recorded.
     pub probed_at: Option<DateTime<Utc>>,
     /// What it saw; `None`: not known yet.
     pub result: Option<FollowUpResult>,
@@ -162,7 +162,7 @@ pub struct FollowUpRecord {
 }
 
 impl Store {
-    /// The follow-ups at these verifications, as far as there are any.
+    /// The follow-ups of these verifications, as far as there are any.
     ///
     /// # Errors
     /// The database could not be reached.

@@ -1,4 +1,4 @@
-//! Gauges: how the pools stand, in one statement that gives up early.
+//! Gauges: the numbers of each pool, in one statement with a short time limit.
 //!
 //! For a scrape every few seconds. A server in trouble must not be asked for more than this.
 
@@ -9,10 +9,10 @@ use super::fleet::SILENT_AFTER_SECONDS;
 use super::lookup::Conservation;
 use super::{Store, StoreError};
 
-/// Such a statement gives up early.
+/// The time limit of such a statement.
 const EARLY: Terms = Terms::PATIENT.within(Duration::from_secs(2));
 
-/// How one pool stands.
+/// The numbers of one pool.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PoolGauges {
     /// The pool.
@@ -38,12 +38,12 @@ pub struct PoolGauges {
 }
 
 impl Store {
-    /// How each pool stands, by name.
+    /// The numbers of each pool, by name.
     ///
     /// # Errors
     /// The database could not be reached, or did not answer in time.
     pub async fn pool_gauges(&self) -> Result<Vec<PoolGauges>, StoreError> {
-        // A brown-out is noted anew each second while it lasts, and holds for a while after its end.
+        // A brown-out is recorded again each second while it lasts, and holds losses for a while after.
         sqlx::query_as!(
             PoolGauges,
             r#"select p.name as pool, p.paused,
@@ -66,7 +66,7 @@ impl Store {
         .map_err(StoreError::doing("read the gauges of pools"))
     }
 
-    /// [`Store::conservation`], given up early.
+    /// [`Store::conservation`] with a short time limit.
     ///
     /// # Errors
     /// The database could not be reached, or did not answer in time.

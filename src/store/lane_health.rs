@@ -1,6 +1,6 @@
-//! Lane health: whether a lane of coalesced calls does its work, told by what it achieved and by nothing else.
+//! Lane health: whether a lane of coalesced calls does its work, judged only by its results.
 //!
-//! A ping of its own would find a connection that works beside a lane that hangs.
+//! A separate ping could succeed on a working connection while the lane hangs.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -9,20 +9,20 @@ use tokio::time::{Instant, timeout};
 
 use super::coalesce::SharedError;
 
-/// A statement of a lane that is under way for so long hangs, or the database is far too slow for callers.
+/// A statement of a lane that is under way this long hangs, or the database is far too slow for callers.
 const STUCK: Duration = Duration::from_secs(2);
-/// What a lane achieved so lately needs no other proof.
+/// A lane that achieved something this recently needs no other proof.
 const FRESH: Duration = Duration::from_secs(2);
-/// How long a proof may take, with the wait for the statement before it.
+/// How long a proof may take, including the wait for the statement before it.
 const PROOF_MAX: Duration = Duration::from_secs(2);
 
-/// What one lane does and did.
+/// What one lane is doing and did last.
 #[derive(Debug, Default)]
 pub(super) struct LaneHealth(Mutex<Achieved>);
 
 #[derive(Debug, Default)]
 struct Achieved {
-    /// Since when the statement that is under way is.
+    /// When the statement that is under way began.
     began_at: Option<Instant>,
     /// When the last one ended well.
     well_at: Option<Instant>,
@@ -41,7 +41,7 @@ impl LaneHealth {
         achieved.well_at = done.is_ok().then(Instant::now);
     }
 
-    /// A statement has ended that proves nothing but its failure.
+    /// A statement has ended that proves nothing unless it failed.
     pub(super) fn end_of_another(&self, done: &Result<(), SharedError>) {
         let mut achieved = self.lock();
         achieved.began_at = None;
@@ -50,7 +50,7 @@ impl LaneHealth {
         }
     }
 
-    /// What keeps the lane from its work. Asked for a proof where it achieved nothing lately.
+    /// What prevents the lane from working. A lane without a recent result has to prove that it works.
     pub(super) async fn problem<F>(&self, prove: impl FnOnce() -> F) -> Option<String>
     where
         F: Future<Output = Result<(), SharedError>>,

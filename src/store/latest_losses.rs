@@ -1,4 +1,4 @@
-//! Lost: the latest losses, run by run, for whoever has read a rate and wants to know which they were.
+//! Lost: the latest losses, run by run: the verifications behind a rate.
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
@@ -25,7 +25,7 @@ pub struct Lost {
     pub reason: Option<Reason>,
     /// What came of the fallback.
     pub fallback_result: Option<FallbackResult>,
-    /// Seen too late to tell whose loss it was; outside of all rates.
+    /// Seen too late to know which dispatch was lost; outside all rates.
     pub late: bool,
 }
 
@@ -38,15 +38,15 @@ impl Lost {
 }
 
 impl Store {
-    /// The latest losses, newest first, of one pool or of all; read off an index of losses alone.
+    /// The latest losses, newest first, of one pool or of all; reads only an index of losses.
     ///
     /// # Errors
     /// The database could not be reached.
     pub async fn latest_lost(&self, pool: Option<&str>, limit: u32) -> Result<Vec<Lost>, StoreError> {
         sqlx::query_as!(
             Lost,
-            // Pools are few, and each hands over its own latest: nobody reads losses that are not shown, however
-            // long outcomes are kept. The condition is the index's own, word for word.
+            // Pools are few, and each returns its own latest losses. So no loss is read that is not shown,
+            // however long outcomes are kept. The condition must match the index's own condition exactly.
             r#"select latest.settled_at, latest.run_id, latest.pool, latest.supervisor, latest.deployment_version,
                latest.outcome as "outcome: OutcomeKind", latest.reason as "reason: Reason",
                latest.fallback_result as "fallback_result: FallbackResult", latest.late

@@ -15,13 +15,13 @@ use crate::domain::status::HoldReason;
 pub struct Release {
     /// Row and fence.
     pub key: ClaimKey,
-    /// When to look next, from now by the database's clock; `None` leaves `probe_at` as it is.
+    /// When to probe next, from now by the database's clock; `None` leaves `probe_at` as it is.
     pub probe_again_in: Option<Duration>,
     /// Probes made under this claim that the row does not count yet.
     pub probes: u32,
-    /// How many of them learned nothing.
+    /// How many of them failed.
     pub failures: u32,
-    /// What went wrong, if something did.
+    /// The last error, if there was one.
     pub error: Option<String>,
     /// The name the next create is to ask for, if it changes.
     pub workload: Option<String>,
@@ -32,7 +32,7 @@ pub struct Release {
 }
 
 impl Release {
-    /// A claim given back untouched, for somebody else to take at once.
+    /// A claim given back untouched, so that another worker can take it at once.
     #[must_use]
     pub fn untouched(key: ClaimKey) -> Self {
         Self {
@@ -70,7 +70,7 @@ impl<'a> Keys<'a> {
 pub struct Renewal {
     /// Claims that hold for another lease.
     pub renewed: HashSet<ClaimKey>,
-    /// Claims that are still ours, but whose row somebody has locked: their leases run on.
+    /// Claims that are still ours, but whose row another transaction has locked: their leases run on.
     pub busy: HashSet<ClaimKey>,
 }
 
@@ -125,11 +125,11 @@ impl Store {
         Ok(answer)
     }
 
-    /// Gives claims back and answers how many were still ours. The others are stale, or held by
-    /// somebody's open transaction: those run out by themselves.
+    /// Gives claims back and answers how many were still ours. The others are stale, or another open
+    /// transaction holds them: the leases of those run out.
     ///
     /// # Errors
-    /// The database could not be reached; the leases run out by themselves.
+    /// The database could not be reached; the leases run out.
     pub async fn release(&self, releases: &[Release]) -> Result<usize, StoreError> {
         match self.release_all(releases).await {
             Err(error) if error.is_lock_timeout() && releases.len() > 1 => {

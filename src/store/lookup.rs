@@ -11,7 +11,7 @@ use crate::domain::outcome::{FallbackResult, Outcome, OutcomeKind, Reason};
 use crate::domain::status::{HoldReason, Status};
 use crate::domain::verification::Intent;
 
-/// A pending verification, as it stands. The message stays where it is.
+/// A pending verification, without its message.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct Pending {
     /// The verification.
@@ -34,9 +34,9 @@ pub struct Pending {
     pub dequeued_at: DateTime<Utc>,
     /// By the database's clock.
     pub scheduled_at: DateTime<Utc>,
-    /// The promise.
+    /// The promised instant: a worker probes by then. Never changes.
     pub due_at: DateTime<Utc>,
-    /// When somebody looks next.
+    /// When a worker probes next.
     pub probe_at: DateTime<Utc>,
     /// What it is doing.
     pub status: Status,
@@ -44,7 +44,7 @@ pub struct Pending {
     pub hold_reason: Option<HoldReason>,
     /// Until when a worker holds it, if one does.
     pub lease_expires_at: Option<DateTime<Utc>>,
-    /// Who holds it.
+    /// The worker that holds it.
     pub worker: Option<String>,
     /// Claims so far.
     pub claim_count: i32,
@@ -52,7 +52,7 @@ pub struct Pending {
     pub probe_count: i32,
     /// Creates requested so far.
     pub create_count: i32,
-    /// When the runner's connect was heard of.
+    /// When the runner's connect was reported.
     pub connected_at: Option<DateTime<Utc>>,
     /// When the loss was marked.
     pub lost_at: Option<DateTime<Utc>>,
@@ -143,8 +143,8 @@ impl Store {
 
     /// The run of a verification, pending or ended.
     ///
-    /// Ended ones are found through a block-range index on the id, which follows the order
-    /// of insertion; pending ones by a scan of the hot table, which turns over in seconds.
+    /// A block-range index on the id, which follows the order of insertion, finds ended ones. Pending ones
+    /// need a scan of the hot table, whose rows stay for seconds.
     ///
     /// # Errors
     /// The database could not be reached.

@@ -1,8 +1,8 @@
 //! Brings a database's schema to what this program needs.
 //!
-//! The migrations are embedded; refinery orders and records them, on the connection everything else
-//! uses. One process at a time migrates a schema, others wait for it. Everything, the history
-//! included, lives in one schema, so that several can share a database.
+//! The migrations are embedded; refinery orders and records them, on the same connection as everything
+//! else. One process at a time migrates a schema, others wait for it. Everything, the history
+//! included, is in one schema, so that several can share a database.
 //!
 //! A rolling upgrade runs old programs on a new schema. So a database that is *ahead* of the program is
 //! accepted up to [`MIGRATIONS_AHEAD_MAX`] migrations, on the promise of `migrations/README.md`: a
@@ -36,19 +36,19 @@ use fit::Fit;
 
 /// How many migrations a database may have that this program does not know.
 ///
-/// No release brings more than this many, so the release before it still starts on its schema. Too high
-/// and a long outdated program works on a schema it misunderstands; too low and old workers cannot
-/// restart during an upgrade.
+/// No release brings more than this many, so the release before it still starts on its schema. When the
+/// limit is too high, a long outdated program works on a schema it misunderstands; when it is too low, old
+/// workers cannot restart during an upgrade.
 pub const MIGRATIONS_AHEAD_MAX: usize = 10;
 
 /// The table of applied migrations, in the schema itself.
 const HISTORY: &str = "refinery_schema_history";
 
-/// How long it may take to read what was applied, or to ask for a turn.
+/// How long it may take to read what was applied, or to ask for the lock.
 const PLAN_MAX: Duration = Duration::from_secs(15);
-/// How often a waiting process looks whether it is its turn.
+/// How often a waiting process tries to take the lock.
 const TURN_POLL: Duration = Duration::from_millis(100);
-/// How often a waiting process says that it still waits.
+/// How often a waiting process logs that it still waits.
 const TURN_NOTICE: Duration = Duration::from_secs(10);
 
 mod embedded {
@@ -81,15 +81,15 @@ pub struct MigrationPlan {
 
 /// Brings `schema` up to date, making it when it is missing. Waits while another process does the same.
 ///
-/// Needs a session of its own: not through a pooler that hands out connections per transaction.
+/// Needs a session of its own: not through a pooler that assigns connections per transaction.
 pub async fn migrate(connector: impl Into<Connector>, schema: &str) -> Result<MigrationReport, MigrateError> {
     migrate_with(connector, schema, embedded::migrations::runner().get_migrations()).await
 }
 
-/// Brings `schema` up to date like [`migrate`], makes the roles that are missing, and grants each its least.
+/// Brings `schema` up to date like [`migrate`], makes missing roles, and grants each its minimum of rights.
 ///
 /// Roles belong to the whole server. They cannot log in; the operator grants them to logins. Answers their
-/// names. From then on every [`migrate`] works as the owner and keeps the grants in step.
+/// names. From then on every [`migrate`] works as the owner and keeps the grants up to date.
 pub async fn migrate_with_roles(
     connector: impl Into<Connector>,
     schema: &str,
@@ -115,7 +115,7 @@ pub async fn migrate_with_roles(
     result
 }
 
-/// What [`migrate`] would do. Changes nothing, and waits for nobody.
+/// What [`migrate`] would do. Changes nothing, and waits for no other process.
 pub async fn plan(connector: impl Into<Connector>, schema: &str) -> Result<MigrationPlan, MigrateError> {
     plan_with(connector, schema, embedded::migrations::runner().get_migrations()).await
 }
@@ -142,7 +142,7 @@ pub fn sql() -> Vec<(String, String)> {
     all.into_iter().map(|one| (one.to_string(), one.sql().unwrap_or_default().to_owned())).collect()
 }
 
-/// A session of our own: neither a failed pooler's nor one that others share.
+/// A session of our own: not one of a pooler, and not one that others share.
 async fn connect(connector: impl Into<Connector>, schema: &SchemaName) -> Result<PgConnection, MigrateError> {
     let fault = |fault| MigrateError::Connection { schema: schema.to_string(), fault };
     connector.into().connect_bare().await.map_err(fault)
@@ -177,15 +177,15 @@ async fn migrate_with(
     let mut db = connect_alone(connector, &schema).await?;
     take_turn(&mut db, &schema).await.map_err(failed)?;
     let result = migrate_locked(&mut db, &schema, migrations).await;
-    // Ends the session and with it our turn. A failure to say goodbye ends it as well.
+    // Ends the session and with it our lock. A failure to close it cleanly ends it as well.
     let _ = db.close().await;
     result
 }
 
-/// Waits until no other process migrates this schema. The turn ends with the session, even by SIGKILL.
+/// Waits until no other process migrates this schema. The lock ends with the session, even by SIGKILL.
 ///
-/// Asks again and again on purpose. A statement that waits holds a snapshot, and `create index
-/// concurrently` in the process whose turn it is would wait for that snapshot: a deadlock.
+/// Polls on purpose. A statement that waits holds a snapshot, and `create index concurrently` in the
+/// process that has the lock would wait for that snapshot: a deadlock.
 async fn take_turn(db: &mut PgConnection, schema: &SchemaName) -> Result<(), sqlx::Error> {
     let (key, began) = (turn_key(schema), Instant::now());
     let mut notice = TURN_NOTICE;
@@ -219,8 +219,9 @@ async fn migrate_locked(
 ) -> Result<MigrationReport, MigrateError> {
     let failed = |source| MigrateError::Database { schema: schema.to_string(), source };
     let quoted = schema.quoted();
-    // Asked first, because `if not exists` wants the right to make schemas even where there is one. Temporary
-    // tables come last in the path, which functions keep: nobody's may take the place of ours.
+    // Asked first, because `if not exists` needs the right to make schemas even where the schema exists.
+    // Temporary tables come last in the path, which functions keep, so that no other session's table can
+    // replace one of ours.
     let prepare = format!(
         "do $$ begin if to_regnamespace('{quoted}') is null then create schema {quoted}; end if; end $$; \
          set search_path to {quoted}, pg_temp; \
@@ -248,7 +249,7 @@ async fn apply(
     if before.pending.is_empty() {
         return Ok(MigrationReport { applied: Vec::new(), version: before.version, ahead: before.ahead });
     }
-    // Missing ones are judged by `Fit`, which knows that a newer program may have been here.
+    // `Fit` judges missing ones: it knows that a newer program may have migrated this schema.
     let runner =
         Runner::new(migrations).set_grouped(false).set_abort_divergent(true).set_abort_missing(false);
     let report = runner.run_async(&mut MigrationConnection(db)).await;
@@ -290,7 +291,7 @@ async fn plan_of(
     Ok(MigrationPlan { pending: found.pending, version: found.version, ahead: found.ahead })
 }
 
-/// Holds what was applied against what this program has.
+/// Compares what was applied with what this program has.
 async fn fit(
     db: &mut PgConnection,
     schema: &SchemaName,

@@ -16,7 +16,7 @@ use crate::domain::verification::{CancelReason, Cancellation, Cancelled, Intent}
 /// Cancellations of a filter in one statement.
 const CANCEL_BATCH: i64 = 500;
 
-/// Which pending verifications are meant. What is `None` does not matter.
+/// Which pending verifications are meant; a field that is `None` matches all.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PendingFilter {
@@ -61,7 +61,7 @@ impl PageKey {
     #[must_use]
     pub fn parse(word: &str) -> Option<Self> {
         let (micros, run_id) = word.split_once('.')?;
-        // The database's years end before ours do.
+        // The database's years end before those of our type.
         let probe_at = DateTime::from_timestamp_micros(micros.parse().ok()?)
             .filter(|at| (1..=9999).contains(&at.year()))?;
         RunId::parse(run_id).ok()?;
@@ -91,7 +91,7 @@ pub struct PendingCounts {
 }
 
 impl Store {
-    /// A page of at most `limit` pending verifications in the order in which they are looked at.
+    /// A page of at most `limit` pending verifications in the order of their probes.
     ///
     /// # Errors
     /// The database could not be reached.
@@ -101,7 +101,7 @@ impl Store {
         after: Option<&PageKey>,
         limit: u32,
     ) -> Result<Vec<Pending>, StoreError> {
-        // A pool at a time, so that each is read off the claim's own index in the wanted order.
+        // A pool at a time, so that the claim's own index returns each in the wanted order.
         sqlx::query_as!(
             Pending,
             r#"select page.id as "id!", page.run_id as "run_id!", page.snapshot_id as "snapshot_id!",
@@ -146,7 +146,7 @@ impl Store {
         .map_err(StoreError::doing("list pending verifications"))
     }
 
-    /// How many pending verifications a filter means, counted to at most `most`.
+    /// How many pending verifications match a filter, counted to at most `most`.
     ///
     /// # Errors
     /// The database could not be reached.
@@ -192,7 +192,7 @@ impl Store {
         .map_err(StoreError::doing("count what is pending"))
     }
 
-    /// Notes that an operator cancels these runs.
+    /// Records that an operator cancels these runs.
     ///
     /// # Errors
     /// The database could not be reached.
@@ -201,7 +201,7 @@ impl Store {
         self.note(actor, "cancel", target, &json!({ "runs": runs })).await
     }
 
-    /// Cancels one run's verification as an operator, and notes who did it.
+    /// Cancels one run's verification as an operator, and records the actor.
     ///
     /// # Errors
     /// The database could not be reached.
@@ -215,7 +215,7 @@ impl Store {
         Ok(cancelled?.pop().unwrap_or(Cancelled::NotFound))
     }
 
-    /// Cancels the verifications of some runs as an operator, and notes who did it.
+    /// Cancels the verifications of some runs as an operator, and records the actor.
     ///
     /// # Errors
     /// The database could not be reached.
@@ -224,7 +224,7 @@ impl Store {
         runs: &[(RunId, Option<SnapshotId>)],
         actor: &Actor,
     ) -> Result<Vec<Cancelled>, StoreError> {
-        // Before the deed: what was done is never without its entry.
+        // The entry comes first, so that no action is without one.
         let noted: Vec<&RunId> = runs.iter().map(|(run_id, _)| run_id).collect();
         self.note_cancels(&noted, actor).await?;
         let cancellation = |(run_id, snapshot_id): &(RunId, Option<SnapshotId>)| Cancellation {
@@ -235,10 +235,10 @@ impl Store {
         self.cancel(&runs.iter().map(cancellation).collect::<Vec<_>>()).await
     }
 
-    /// Cancels everything that a filter means as an operator, at most `most`; answers how many were cancelled.
+    /// Cancels what matches a filter as an operator, at most `most`; answers how many were cancelled.
     ///
     /// # Errors
-    /// The database could not be reached; those cancelled before it stay cancelled, and are noted.
+    /// The database could not be reached; those cancelled before it stay cancelled, and are recorded.
     pub async fn operator_cancel_where(
         &self,
         filter: &PendingFilter,
@@ -259,7 +259,7 @@ impl Store {
             let batch: Vec<Cancellation> = page
                 .into_iter()
                 .filter_map(|row| {
-                    // Guarded by what was seen, so that a newer dispatch is not cancelled in its place.
+                    // Guarded by the snapshot that was read, so that a newer dispatch stays.
                     let run_id = RunId::parse(row.run_id).ok()?;
                     let snapshot_id = SnapshotId::parse(row.snapshot_id).ok()?;
                     Some(Cancellation {
@@ -282,12 +282,12 @@ impl Store {
         done.map(|()| cancelled)
     }
 
-    /// Has a run looked at now instead of when it would be; `false` if it has no verification that waits.
+    /// Moves a run's next probe to now; `false` if it has no verification that waits.
     ///
     /// # Errors
     /// The database could not be reached.
     pub async fn probe_now(&self, run_id: &RunId, actor: &Actor) -> Result<bool, StoreError> {
-        let doing = "look now";
+        let doing = "probe now";
         let (run_id, actor) = (run_id.clone(), actor.clone());
         self.db().transaction(doing, Terms::PATIENT, move |tx| {
             Box::pin(async move {
@@ -318,8 +318,8 @@ impl Store {
     }
 }
 
-/// Has a page read off the index in its order, up to its end.
+/// Makes the server read a page from the index in its order, up to the page's end.
 ///
-/// What a filter leaves is guessed as next to nothing, so that the server would rather gather and sort the whole
-/// table: 90 ms instead of 0.3 ms with 100 000 rows. The plan is kept as it was made in here.
+/// The server expects almost no row to match a filter, so it would rather gather and sort the whole
+/// table: 90 ms instead of 0.3 ms with 100 000 rows. It keeps the plan that it makes under these settings.
 const WALK_THE_INDEX: Terms = Terms::PATIENT.planned(&[("enable_sort", "off"), ("enable_bitmapscan", "off")]);

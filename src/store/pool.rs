@@ -1,4 +1,4 @@
-//! Pools as operators see and change them. Workers feel a change with their next statement.
+//! Pools as operators see and change them. Each worker's next statement follows a change.
 
 use std::ops::RangeInclusive;
 
@@ -19,7 +19,7 @@ pub struct Pool {
     pub paused: bool,
     /// Losses are recorded and nothing is created while true.
     pub shadow: bool,
-    /// Milliseconds from schedule to look when a call brings none; `None`: the caller's default.
+    /// Milliseconds from schedule to probe when a call brings none; `None`: the caller's default.
     pub delay_ms: Option<i32>,
     /// Most fallbacks in one window over all workers; `None`: no cap.
     pub cap: Option<i32>,
@@ -34,7 +34,7 @@ pub struct Pool {
 }
 
 impl Pool {
-    /// What losses that wait stand in line for: another value makes another line.
+    /// The settings that decide when a loss over the cap is probed; a change of one moves all waiting losses.
     fn line(&self) -> (Option<i32>, i32, bool, i32) {
         (self.cap, self.cap_window_ms, self.shadow, self.cool_down_ms)
     }
@@ -42,7 +42,7 @@ impl Pool {
 
 /// What to change; `None` leaves a setting as it is.
 ///
-/// In JSON a setting that is absent stays, and one that is `null` is taken away.
+/// In JSON, an absent setting stays as it is and `null` removes it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PoolChange {
@@ -81,17 +81,17 @@ pub struct PoolChange {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("`{field}`: must be {expected}")]
 pub struct OutOfRange {
-    /// Which one.
+    /// The setting.
     pub field: &'static str,
-    /// What it may be.
+    /// The values it may have.
     pub expected: String,
 }
 
 impl PoolChange {
-    /// Checks every setting's range.
+    /// Checks the range of every setting.
     ///
     /// # Errors
-    /// All that are out of range.
+    /// Every setting that is out of range.
     pub fn check(&self) -> Result<(), Vec<OutOfRange>> {
         let fields = [
             ("delay_ms", self.delay_ms.flatten(), DELAY_MS, ", or null"),
@@ -115,7 +115,7 @@ impl PoolChange {
     }
 }
 
-/// Tells an absent field from one that is `null`.
+/// Distinguishes an absent field from one that is `null`.
 mod present {
     use serde::{Deserialize, Deserializer, Serialize, Serializer};
 

@@ -1,7 +1,7 @@
 //! Reports: the views of the SQL face, typed, for command line, API and page.
 //!
 //! Losses and latencies are read from counts and histograms, so that a day costs the same whether it
-//! saw a thousand verifications or a hundred million. What a rate is, the views say; see ADR 0018.
+//! saw a thousand verifications or a hundred million. The views define each rate; see ADR 0018.
 
 mod totals;
 
@@ -14,7 +14,7 @@ use super::{Store, StoreError};
 
 pub use totals::{Total, totals};
 
-/// How long a line of a report is. A report begins with the whole step that its start falls into.
+/// The time span of one line of a report. A report begins with the whole step that contains its start.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Step {
@@ -42,7 +42,7 @@ impl Step {
     }
 }
 
-/// What a report of losses tells apart.
+/// How a report of losses is broken down.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum LossBy {
@@ -76,27 +76,27 @@ impl LossBy {
     }
 }
 
-/// One line of a report of losses. Rates are shares from 0 to 1, with their 95 % Wilson interval, and
-/// `None` where there was nothing to have a share of. `late` observations are outside of all rates.
+/// One line of a report of losses. Rates are shares from 0 to 1, with their 95 % Wilson interval; `None`
+/// when there was nothing to count. `late` observations are outside all rates.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct LossRates {
     /// When the step begins.
     pub at: DateTime<Utc>,
-    /// Which pool, supervisor and so on; `None`: all, or those that did not say.
+    /// Which pool, supervisor and so on; `None`: all, or verifications without one.
     pub key: Option<String>,
     /// Verifications scheduled in this step.
     pub scheduled: i64,
-    /// Moved on when looked at, and not by the redrive.
+    /// Moved on before the probe, and not by the redrive.
     pub delivered: i64,
     /// Cancelled because the runner connected.
     pub connected: i64,
-    /// Taken back by the redrive before we looked: lost.
+    /// Taken back by the redrive before the probe: lost.
     pub requeued: i64,
     /// Marked lost.
     pub fallback: i64,
     /// Fallbacks that the original runner overtook.
     pub overtaken: i64,
-    /// Nothing could be learned.
+    /// Ended without an observation.
     pub probe_error: i64,
     /// Cancelled because the broker said no.
     pub missed: i64,
@@ -104,7 +104,7 @@ pub struct LossRates {
     pub withdrawn: i64,
     /// Replaced by a newer dispatch.
     pub superseded: i64,
-    /// Seen too late to tell whose start it was.
+    /// Seen too late to know which dispatch started.
     pub late: i64,
     /// `fallback` and `requeued`.
     pub lost: i64,
@@ -122,7 +122,7 @@ pub struct LossRates {
     pub loss_rate_without_overtaken_low: Option<f64>,
     /// Upper end of its interval.
     pub loss_rate_without_overtaken_high: Option<f64>,
-    /// As the platform's own verifier has it: `fallback` of `fallback`, `requeued` and `delivered`.
+    /// As the platform's own verifier counts it: `fallback` of `fallback`, `requeued` and `delivered`.
     pub fallback_rate: Option<f64>,
     /// Lower end of its interval.
     pub fallback_rate_low: Option<f64>,
@@ -156,7 +156,7 @@ pub struct Quantiles {
     pub pool: String,
     /// How many were measured.
     pub n: i64,
-    /// Half took at most so long.
+    /// Half took at most this long.
     pub p50_ms: f64,
     /// 90 %.
     pub p90_ms: f64,
@@ -173,7 +173,7 @@ pub struct Quantiles {
 pub struct LatencyOfAll {
     /// How many were measured.
     pub n: i64,
-    /// Half took at most so long.
+    /// Half took at most this long.
     pub p50_ms: f64,
     /// 99 %.
     pub p99_ms: f64,
@@ -198,7 +198,7 @@ pub struct FalsePositive {
     pub due_at: DateTime<Utc>,
     /// When the loss was marked.
     pub lost_at: Option<DateTime<Utc>>,
-    /// Creates requested in vain.
+    /// Creates that were requested before the original runner acted.
     pub create_count: i32,
     /// Name of the workload requested.
     pub workload: Option<String>,

@@ -1,8 +1,8 @@
 //! Schedule: hits become pending rows, durable when the call returns.
 //!
-//! The rule, fresh dispatches of runs that are not pending, is one plain statement for a whole
-//! batch. What it leaves out goes through the database function `schedule_many`, which knows every
-//! rule and is what SQL callers meet. This file turns a batch into arrays and the answers back.
+//! One plain statement inserts the fresh dispatches of a batch whose runs are not pending. The
+//! others go through the database function `schedule_many`, which has every rule; SQL callers use
+//! it, too. This file turns a batch into arrays and the answers back.
 
 use std::time::Duration;
 
@@ -13,7 +13,6 @@ use uuid::Uuid;
 use super::connect::{LockWait, Terms};
 use super::error::{again_on_deadlock, patiently};
 use super::{Store, StoreError, millis, waves};
-use crate::config::database::CompressionConfig;
 use crate::domain::ids::VerificationId;
 use crate::domain::verification::{NewVerification, ScheduleRefusal, ScheduleResult, Scheduled};
 
@@ -41,8 +40,8 @@ struct Answer {
 }
 
 impl Store {
-    /// Schedules a batch; the answers stand in its order. `default_delay` serves where
-    /// neither the element nor its pool says one.
+    /// Schedules a batch; the answers come in its order. `default_delay` applies where
+    /// neither the element nor its pool sets one.
     ///
     /// # Errors
     /// The database could not be reached or refused. Some of the batch may be scheduled then; repeated
@@ -56,7 +55,7 @@ impl Store {
         self.schedule_waiting(&prepared.iter().collect::<Vec<_>>(), default_delay, LockWait::Patient).await
     }
 
-    /// The same, with a bound on how long a row of somebody else's open transaction is waited for.
+    /// The same, with a limit on the wait for a row that another open transaction holds.
     pub(super) async fn schedule_waiting(
         &self,
         batch: &[&Prepared<'_>],
@@ -96,7 +95,7 @@ impl Store {
         };
         let created = patiently(lock_wait, |lock_wait| again_on_deadlock(move || insert(lock_wait))).await;
         let created = match created {
-            // Another call was faster with one of the runs. Nothing is written, and the rest knows what to do.
+            // Another call was faster with one of the runs. Nothing is written; `schedule_many` goes on.
             Err(error) if error.is_duplicate_key() => return Ok(answers),
             created => created?,
         };
@@ -189,8 +188,8 @@ impl Store {
         answers.into_iter().map(|answer| answer.ok_or_else(missing)).collect()
     }
 
-    /// Asks for what a schedule needs, and changes no row: the table, the right, a server that takes writes, and a
-    /// commit that waits for disk and standbys.
+    /// Tests what a schedule needs, and changes no row: the table, the right, a server that takes writes, and
+    /// a commit that waits for disk and standbys.
     pub(super) async fn prove_schedule(&self) -> Result<(), StoreError> {
         sqlx::query!(
             "with locked as materialized (select run_id from pending where false for update)
@@ -207,7 +206,7 @@ impl Store {
         Prepared::of(new, &self.compression)
     }
 
-    /// Ready to be written, for a batch that is gathered from many callers.
+    /// Ready to be written, for a batch that collects many callers.
     pub(super) fn prepared_owned(&self, new: NewVerification) -> Prepared<'static> {
         Prepared::owned(new, &self.compression)
     }
@@ -244,61 +243,61 @@ impl Store {
     }
 }
 
-/// Schedules one dispatch inside the caller's own transaction, in the schema given. `named`: the statement may be
-/// prepared by name, which nothing but a transaction pooler forbids.
-///
-/// The promise holds when, and only when, that transaction commits. Keep it short: it
-/// holds the run's row, and with it every cancel and settle of that run.
-///
-/// # Errors
-/// As [`Store::schedule`]; the caller's transaction is then to be rolled back.
-pub async fn schedule_in(
-    connection: &mut PgConnection,
-    schema: &str,
-    new: &NewVerification,
-    default_delay: Duration,
-    named: bool,
-) -> Result<ScheduleAnswer, StoreError> {
-    let mut columns = Columns::default();
-    let prepared = Prepared::of(new, &CompressionConfig::default());
-    columns.push(&prepared);
-    let schema = schema.replace('"', "\"\"");
-    // The caller's search_path is not ours, so the function is named in full; the rest is bound.
-    let text = format!(
-        r#"select result, id, due_at
+impl Store {
+    /// Schedules one dispatch inside the caller's own transaction.
+    ///
+    /// The promise holds when, and only when, that transaction commits. Keep it short: it
+    /// holds the run's row, and with it every cancel and settle of that run.
+    ///
+    /// # Errors
+    /// As [`Store::schedule`]; the caller's transaction is then to be rolled back.
+    pub async fn schedule_in(
+        &self,
+        connection: &mut PgConnection,
+        new: &NewVerification,
+        default_delay: Duration,
+    ) -> Result<ScheduleAnswer, StoreError> {
+        let mut columns = Columns::default();
+        let prepared = self.prepared(new);
+        columns.push(&prepared);
+        let schema = self.db().schema().replace('"', "\"\"");
+        // The caller's search_path is not ours, so the function is named in full; the rest is bound.
+        let text = format!(
+            r#"select result, id, due_at
            from "{schema}".schedule_one($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)"#
-    );
-    #[expect(clippy::disallowed_methods, reason = "the schema's name is known only at run time")]
-    let row = sqlx::query(AssertSqlSafe(text))
-        .bind(columns.ids[0])
-        .bind(columns.run_ids[0])
-        .bind(columns.snapshot_ids[0])
-        .bind(columns.pools[0])
-        .bind(columns.supervisors[0])
-        .bind(columns.regions[0])
-        .bind(columns.deployment_versions[0])
-        .bind(columns.intents[0])
-        .bind(columns.dequeued_ats[0])
-        .bind(columns.delays_ms[0])
-        .bind(columns.traceparents[0])
-        .bind(columns.timings[0])
-        .bind(columns.codecs[0])
-        .bind(columns.messages[0])
-        .bind(millis(default_delay))
-        .persistent(named)
-        .fetch_one(connection)
-        .await
-        .map_err(StoreError::doing(DOING))?;
-    let read = StoreError::doing(DOING);
-    answer(
-        &Answer {
-            given_id: columns.ids[0],
-            result: row.try_get("result").map_err(&read)?,
-            id: row.try_get("id").map_err(&read)?,
-            due_at: row.try_get("due_at").map_err(&read)?,
-        },
-        new,
-    )
+        );
+        #[expect(clippy::disallowed_methods, reason = "the schema's name is known only at run time")]
+        let row = sqlx::query(AssertSqlSafe(text))
+            .bind(columns.ids[0])
+            .bind(columns.run_ids[0])
+            .bind(columns.snapshot_ids[0])
+            .bind(columns.pools[0])
+            .bind(columns.supervisors[0])
+            .bind(columns.regions[0])
+            .bind(columns.deployment_versions[0])
+            .bind(columns.intents[0])
+            .bind(columns.dequeued_ats[0])
+            .bind(columns.delays_ms[0])
+            .bind(columns.traceparents[0])
+            .bind(columns.timings[0])
+            .bind(columns.codecs[0])
+            .bind(columns.messages[0])
+            .bind(millis(default_delay))
+            .persistent(!self.db().is_behind_a_pooler())
+            .fetch_one(connection)
+            .await
+            .map_err(StoreError::doing(DOING))?;
+        let read = StoreError::doing(DOING);
+        answer(
+            &Answer {
+                given_id: columns.ids[0],
+                result: row.try_get("result").map_err(&read)?,
+                id: row.try_get("id").map_err(&read)?,
+                due_at: row.try_get("due_at").map_err(&read)?,
+            },
+            new,
+        )
+    }
 }
 
 fn answer(row: &Answer, new: &NewVerification) -> Result<ScheduleAnswer, StoreError> {

@@ -1,5 +1,5 @@
--- The rule: fresh dispatches of runs that are not pending. Whatever this leaves out is judged by schedule_many.
--- Arrays are unpacked in the select list, which keeps none of them; `from unnest (…)` would store each on its own.
+-- The rule: fresh dispatches of runs that are not pending. schedule_many judges the others.
+-- The select list unpacks the arrays and keeps none of them; `from unnest (...)` would store each on its own.
 with now as materialized (
   select statement_timestamp() as moment
 ), served as materialized (

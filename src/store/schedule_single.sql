@@ -1,4 +1,4 @@
--- The rule of schedule.sql for a batch of one, which is what calls are when nobody else calls: most of the time.
+-- The rule of schedule.sql for a batch of one, the usual size: most calls arrive alone.
 with now as materialized (
   select statement_timestamp() as moment
 ), created as (

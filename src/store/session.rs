@@ -1,8 +1,8 @@
 //! Sessions of the admin page: a random cookie, known here by its hash.
 //!
-//! A row says nothing about the token it was opened with but a proof: whoever has the cookie and the token's
-//! hash can tell that they belong together. So what a session allows is read from its token each time, it ends
-//! with the token, and a reader of the table can guess neither of them.
+//! A row holds only a proof of the token that opened the session: from the cookie and the token's hash
+//! together, the server can check that they belong together. So the server reads what a session allows from
+//! its token each time, the session ends with the token, and a reader of the table can guess neither of them.
 
 use std::time::Duration;
 
@@ -38,7 +38,7 @@ impl TokenProof {
 }
 
 impl Store {
-    /// Opens a session, notes who signed in, and forgets sessions that have expired.
+    /// Opens a session, records the actor, and deletes sessions that have expired.
     ///
     /// # Errors
     /// The database could not be reached.
@@ -93,7 +93,7 @@ impl Store {
         Ok(proof.map(TokenProof))
     }
 
-    /// Ends a cookie's session and notes who signed out. Ended already is as good.
+    /// Ends a cookie's session and records the actor. A session that ended before is no error.
     ///
     /// # Errors
     /// The database could not be reached; the session is still good.

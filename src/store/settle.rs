@@ -1,7 +1,7 @@
-//! Settle: the fenced last write. Row out, outcome in, counts up, in one statement.
+//! Settle: the fenced last write. Deletes the row, adds the outcome and the counts, in one statement.
 //!
-//! A settle is repeated after a lost reply without harm. The second time its row is
-//! gone, and the outcome with our fence tells our own record from somebody else's:
+//! Repeating a settle after a lost reply does no harm. The second time its row is gone, and the
+//! fence in the outcome shows whether it is our own record or another worker's:
 //!
 //! ```text
 //! settle ── commit ── reply lost          settle again: no row
@@ -59,8 +59,8 @@ impl<'a> Said<'a> {
 }
 
 impl Store {
-    /// Settles a batch; the answers stand in its order. A row whose own data is refused, or that
-    /// somebody's open transaction holds, fails alone: the batch is then settled row by row.
+    /// Settles a batch; the answers come in its order. A row whose own data is refused, or that
+    /// another open transaction holds, fails alone: the batch is then settled row by row.
     ///
     /// # Errors
     /// The outer error: the database could not be reached, so nothing is known; repeat the
@@ -133,7 +133,7 @@ impl Store {
         .map_err(StoreError::doing(DOING))
     }
 
-    /// The outcome that this very claim has recorded before, if it has.
+    /// The outcome that this same claim has recorded before, if it has.
     async fn settled_by(&self, settlement: &Settlement) -> Result<Option<Outcome>, StoreError> {
         let key = &settlement.key;
         sqlx::query_as!(

@@ -14,12 +14,12 @@ with said as (
     p.dequeued_at, p.scheduled_at, p.due_at, p.fence, p.worker, p.claim_count, p.probe_count, p.create_count,
     p.connected_at, p.lost_at, p.create_permitted_at, p.traceparent,
     coalesce(s.workload, p.workload) as workload,
-    -- What went wrong on the way is no error of an end that went well.
+    -- An earlier error does not count when the end went well.
     case when s.verdict = 'delivered' or s.result in ('created', 'existed') then s.error
       else coalesce(s.error, p.last_error) end as error,
     s.verdict, s.acted, s.warm_start, s.result, s.probes, s.probe_ms, s.late
 ), judged as (
-  -- The row decides: once marked lost it ends as a fallback, whatever was seen later.
+  -- The row decides: once marked lost it ends as a fallback, even if a later probe saw the run move on.
   select
     gone.*,
     ending_of(lost_at, verdict) as outcome,
@@ -58,7 +58,7 @@ with said as (
   group by date_trunc('minute', settled_at), pool, supervisor, region, deployment_version, intent, outcome, reason,
     fallback_result, late
 ), followed_up as (
-  -- A workload that was made is no run that started: somebody looks once more.
+  -- A created workload does not prove that its run started: a follow-up probes once more.
   insert into follow_up (verification_id, run_id, snapshot_id, pool, dequeued_at, settled_at, probe_at)
   select j.id, j.run_id, j.snapshot_id, j.pool, j.dequeued_at, statement_timestamp(),
     statement_timestamp() + pool.follow_up_after_ms * interval '1 millisecond'

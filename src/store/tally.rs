@@ -4,7 +4,7 @@ use super::connect::{LockWait, Terms};
 use super::{Store, StoreError};
 use crate::domain::ids::PoolName;
 
-/// What one worker saw of one pool since it last told.
+/// What one worker saw of one pool since its last report.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProbeTally {
     /// The pool.
@@ -16,9 +16,9 @@ pub struct ProbeTally {
 }
 
 impl Store {
-    /// Adds to the tallies, and so notes a brown-out as soon as it shows.
+    /// Adds to the tallies, and so records a brown-out as soon as it shows.
     ///
-    /// Commits asynchronously: a tally that a crash loses was a guess about a platform of before.
+    /// Commits asynchronously: a crash may lose a tally, which described only the moments before it.
     ///
     /// # Errors
     /// The database could not be reached.
@@ -26,10 +26,15 @@ impl Store {
         let pools: Vec<&str> = tallies.iter().map(|tally| tally.pool.as_str()).collect();
         let probes: Vec<i32> = tallies.iter().map(|tally| super::count(tally.probes)).collect();
         let failures: Vec<i32> = tallies.iter().map(|tally| super::count(tally.failures)).collect();
-        sqlx::query!("select tally_probes($1, $2, $3)::text as told", &pools as &[&str], &probes, &failures,)
-            .fetch_one(self.db().on(Terms::RELAXED.waiting(LockWait::Patient)))
-            .await
-            .map_err(StoreError::doing("tally probes"))?;
+        sqlx::query!(
+            "select tally_probes($1, $2, $3)::text as reported",
+            &pools as &[&str],
+            &probes,
+            &failures,
+        )
+        .fetch_one(self.db().on(Terms::RELAXED.waiting(LockWait::Patient)))
+        .await
+        .map_err(StoreError::doing("tally probes"))?;
         Ok(())
     }
 }

@@ -17,9 +17,9 @@ use super::{Store, StoreError};
 pub enum Scope {
     /// Schedule and cancel.
     Schedule,
-    /// Look at everything but messages.
+    /// Read everything but messages.
     Read,
-    /// Change pools, cancel as operator, look now, see messages.
+    /// Change pools, cancel as operator, probe now, see messages.
     Operate,
 }
 
@@ -58,7 +58,7 @@ pub struct StoredToken {
     pub scopes: Vec<String>,
     /// When it was made.
     pub created_at: DateTime<Utc>,
-    /// By whom.
+    /// The operator that made it.
     pub created_by: String,
     /// When it was revoked.
     pub revoked_at: Option<DateTime<Utc>>,
@@ -112,7 +112,7 @@ impl Store {
             .await
     }
 
-    /// Revokes a token; `false` if there is none of this name that is still good.
+    /// Revokes a token; `false` if no good token has this name.
     ///
     /// # Errors
     /// The database could not be reached.

@@ -1,8 +1,8 @@
 //! Upkeep of the tables: partitions ahead of time, old ones dropped, counts folded, old windows dropped.
 //!
-//! Any worker or api may do it and one at a time does; a process that finds it being done leaves it. Each part
-//! is a transaction of its own, so that one that fails stops no other. Pending rows are never touched, and no
-//! count is ever lost: what is dropped has been counted.
+//! Any worker or api may run it, one at a time; a process that finds another at work skips it. Each part is a
+//! transaction of its own, so that a failed part does not stop the others. Pending rows are never touched,
+//! and no count is ever lost: everything is counted before it is dropped.
 
 use std::time::Duration;
 
@@ -15,15 +15,15 @@ pub use rounds::keep;
 
 const DOING: &str = "keep the tables up";
 
-/// A change of partitions waits so long for the table: all other statements wait behind it.
+/// A change of partitions waits this long for the table: all other statements wait behind it.
 const PARTITIONS: Terms = Terms::DURABLE.waiting(LockWait::AtMost(Duration::from_millis(100)));
 /// Deltas folded by one statement: a second's work, so that no statement runs into its limit.
 const FOLD_MAX: i64 = 50_000;
-/// Such statements in a round. What is left is folded by the next; counts are exact all the same.
+/// Such statements in a round. The next round folds the rest; counts stay exact.
 const FOLDS_MAX: usize = 40;
 /// Days dropped in a round. More wait only after retention was shortened.
 const DROPS_MAX: usize = 3;
-/// Gathering statistics may take so long; a day later it is tried again.
+/// Gathering statistics may take this long; a day later it is tried again.
 const ANALYZE: Terms = Terms::PATIENT.within(Duration::from_mins(1));
 
 /// What is kept ready and what is kept at all.
@@ -32,7 +32,7 @@ pub struct UpkeepTerms {
     /// Daily partitions ready ahead of today.
     pub days_ahead: u32,
     /// Days for which outcomes are kept; whole days older than that are dropped. `None` drops nothing: a
-    /// process that was not told how long must not guess.
+    /// process without this setting must not guess it.
     pub retention_days: Option<u32>,
 }
 
@@ -47,7 +47,7 @@ pub struct Upkeep {
     pub counts_folded: i64,
     /// Whether the planner's statistics of all outcomes were gathered.
     pub analyzed: bool,
-    /// Parts that another process is at.
+    /// Parts that another process is working on.
     pub left: Vec<Part>,
     /// Parts that failed; the next round tries them again.
     pub failed: Vec<(Part, StoreError)>,
@@ -87,7 +87,7 @@ impl Part {
 }
 
 impl Upkeep {
-    /// Notes what came of a part, and hands on what it did.
+    /// Records the result of a part, and returns it.
     fn done<T>(&mut self, part: Part, done: Result<Option<T>, StoreError>) -> Option<T> {
         match done {
             Ok(Some(done)) => return Some(done),
@@ -99,7 +99,7 @@ impl Upkeep {
 }
 
 impl Store {
-    /// Runs one round. Parts that another process is at are left to it.
+    /// Runs one round. Skips parts that another process is working on.
     pub async fn upkeep(&self, terms: UpkeepTerms) -> Upkeep {
         let mut round = Upkeep::default();
         let created = self.create_partitions(terms.days_ahead).await;
@@ -117,7 +117,7 @@ impl Store {
         round
     }
 
-    /// Without waiting: with days in flight, a later round will do.
+    /// Does not wait: partitions for coming days exist, so a later round is early enough.
     async fn create_partitions(&self, days_ahead: u32) -> Result<Option<i32>, StoreError> {
         self.in_turn(PARTITIONS, move |tx| {
             Box::pin(async move {
@@ -156,14 +156,14 @@ impl Store {
         Ok(Some(all))
     }
 
-    /// Drops what is of no use any more: counts by minute after two days, which stand in the hours as well,
-    /// windows of caps, tallies, workers that fell silent, and follow-ups as old as the outcomes that go.
+    /// Drops rows without further use: counts by minute after two days, which the hours hold as well, windows
+    /// of caps, tallies, workers that stopped reporting, and follow-ups as old as the outcomes that go.
     async fn drop_leftovers(&self, retention_days: Option<u32>) -> Result<Option<()>, StoreError> {
         self.in_turn(Terms::PATIENT, move |tx| Box::pin(drop_leftovers(tx, retention_days))).await
     }
 
-    /// Drops whole days of outcomes, each in a transaction of its own. A day that somebody reads for
-    /// long waits for another round.
+    /// Drops whole days of outcomes, each in a transaction of its own. A day that a long read uses waits for
+    /// another round.
     async fn drop_old_outcomes(&self, retention_days: u32) -> Result<Option<Vec<String>>, StoreError> {
         let mut dropped = Vec::new();
         for _ in 0..DROPS_MAX {
@@ -193,9 +193,9 @@ impl Store {
         .await
     }
 
-    /// Once a day: autovacuum gathers statistics of the partitions, and never of the table they make up.
+    /// Once a day: autovacuum gathers statistics of the partitions, and never of their parent table.
     ///
-    /// Outside of the turn, because it may take a while. The process that notes it first does it.
+    /// Outside the turn, because it may take a while. The first process that records the start does it.
     async fn analyze_outcomes(&self) -> Result<bool, StoreError> {
         let failed = StoreError::doing(DOING);
         let ours = sqlx::query!(
@@ -216,8 +216,8 @@ impl Store {
         Ok(ours > 0)
     }
 
-    /// A transaction in which no other process keeps the tables up; `None` if one is at it. The turn ends with
-    /// the transaction, so nothing depends on a session.
+    /// A transaction in which no other process keeps the tables up; `None` if another one does. The turn ends
+    /// with the transaction, so nothing depends on a session.
     async fn in_turn<T, W>(&self, terms: Terms, work: W) -> Result<Option<T>, StoreError>
     where
         T: Send + 'static,

@@ -1,14 +1,15 @@
-//! Wide events: one flat JSON object per line, in upstream's key order (contract §7).
+//! Wide events: one flat JSON object per line, with keys in the supervisor's order (platform.md §7).
 
+use std::fmt;
 use std::io::Write;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde::ser::{Serialize, SerializeMap, Serializer};
 use serde_json::Value;
 use uuid::Uuid;
 
-/// Longest error text in an event, in UTF-8 bytes (contract §7).
+/// Longest error text in an event, in UTF-8 bytes (platform.md §7).
 const ERROR_BYTES_MAX: usize = 512;
 
 /// One event, built key by key. Empty values are left out.
@@ -18,7 +19,7 @@ pub struct WideEvent {
 }
 
 impl WideEvent {
-    /// Starts an event with upstream's leading keys.
+    /// Starts an event with the leading keys of the supervisor's own events.
     #[must_use]
     pub fn new(op: &'static str, node_id: &str, trace_id: Option<&str>, started_at: DateTime<Utc>) -> Self {
         let event = Self { fields: Vec::with_capacity(40) };
@@ -44,7 +45,7 @@ impl WideEvent {
         self
     }
 
-    /// Adds an error text, cut at the length that upstream keeps.
+    /// Adds an error text, cut at the length that the supervisor keeps.
     #[must_use]
     pub fn with_error(self, key: &'static str, text: Option<&str>) -> Self {
         self.with(key, text.map(|text| &text[..text.floor_char_boundary(ERROR_BYTES_MAX)]))
@@ -74,12 +75,18 @@ pub enum Events {
     Off,
     /// One line each on stdout.
     Stdout,
-    /// Into memory, for tests and the demo.
-    Memory(Arc<Mutex<Vec<WideEvent>>>),
+    /// To a sink that the embedding program brings.
+    Custom(Arc<dyn EventSink>),
+}
+
+/// Takes events in place of stdout.
+pub trait EventSink: fmt::Debug + Send + Sync {
+    /// Takes one event. It is called on the worker's own tasks and must not block.
+    fn emit(&self, event: WideEvent);
 }
 
 impl Events {
-    /// Writes one event. A failure goes to the log and never to the caller (contract §7).
+    /// Writes one event. A failure goes to the log and never to the caller (platform.md §7).
     pub fn emit(&self, event: WideEvent) {
         match self {
             Self::Off => {}
@@ -94,7 +101,7 @@ impl Events {
                     tracing::warn!(%error, "could not write a wide event");
                 }
             }
-            Self::Memory(events) => events.lock().unwrap_or_else(PoisonError::into_inner).push(event),
+            Self::Custom(sink) => sink.emit(event),
         }
     }
 }
@@ -104,7 +111,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_event_is_one_flat_object_in_upstreams_key_order() {
+    fn an_event_is_one_flat_object_in_the_supervisors_key_order() {
         let event = WideEvent::new(
             "warmstart.verify",
             "node-a",

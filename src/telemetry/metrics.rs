@@ -1,7 +1,8 @@
-//! Metrics: one function for each thing that happens, so that a call site is one line.
+//! Metrics: one function for each event, so that a call site is one line.
 //!
 //! Nothing is recorded before [`install`]; a program that embeds the library may install a recorder of its
-//! own instead. Labels are words of ours and names of pools, never ids of runs, so that their number is bounded.
+//! own instead. Labels are fixed words and names of pools, never ids of runs, so that their number is
+//! bounded.
 
 pub mod names;
 
@@ -19,12 +20,12 @@ use crate::domain::verdict::ProbeFailure;
 use crate::domain::verification::{CancelReason, Cancelled, ScheduleResult};
 use names::Kind;
 
-/// How often what histograms have gathered is folded, so that it does not grow between scrapes.
+/// How often gathered samples of histograms are folded, so that they do not pile up between scrapes.
 const UPKEEP_EVERY: Duration = Duration::from_secs(5);
 
 static EXPORTER: OnceLock<PrometheusHandle> = OnceLock::new();
 
-/// Records from now on, until the process ends. Call it on a runtime; a second call changes nothing.
+/// Starts recording, until the process ends. Call it on a runtime; a second call changes nothing.
 pub fn install() {
     let mut buckets = names::ALL.iter().filter_map(|metric| match metric.kind {
         Kind::Histogram(bounds) => Some((metric.name, bounds)),
@@ -35,7 +36,7 @@ pub fn install() {
     });
     let recorder = match builder {
         Ok(builder) => builder.build_recorder(),
-        Err(error) => return tracing::error!(%error, "metrics could not be set up"),
+        Err(error) => return tracing::error!(%error, "could not set up metrics"),
     };
     let exporter = recorder.handle();
     if metrics::set_global_recorder(recorder).is_err() {
@@ -69,7 +70,7 @@ fn describe() {
         }
     }
     gauge!(names::BUILD_INFO.name, "version" => env!("CARGO_PKG_VERSION")).set(1.0);
-    // There before the first of them, so that a rate over the first is not missed.
+    // The counter must exist before the first cancel, or a rate would miss that cancel.
     counter!(names::CANCELLATIONS.name, "reason" => "connected", "result" => "cancelled").increment(0);
 }
 
@@ -90,14 +91,14 @@ pub fn cancelled(reason: CancelReason, answer: &Cancelled) {
     counter!(names::CANCELLATIONS.name, "reason" => reason, "result" => result).increment(1);
 }
 
-/// A claim statement came back.
+/// A claim statement returned.
 pub fn claimed(took: Duration, rows: usize) {
     histogram!(names::CLAIM_DURATION.name).record(took);
     #[expect(clippy::cast_precision_loss, reason = "a few thousand at most")]
     histogram!(names::CLAIM_BATCH.name).record(rows as f64);
 }
 
-/// A probe came back. `lag` tells how late the first one of a claim was.
+/// A probe returned. `lag` is how late the first probe of a claim was.
 pub fn probed(pool: &PoolName, took: Duration, failure: Option<&ProbeFailure>, lag: Option<TimeDelta>) {
     let pool = pool.as_str();
     let result = if failure.is_some() { "failed" } else { "answered" };
@@ -118,7 +119,7 @@ pub fn held(pool: &PoolName, reason: HoldReason) {
     counter!(names::LOSSES_HELD.name, "pool" => pool, "reason" => reason.as_str()).increment(1);
 }
 
-/// A request for a cold start came back.
+/// A request for a cold start returned.
 pub fn create_requested(pool: &PoolName, took: Duration, result: &'static str) {
     let pool = pool.as_str().to_owned();
     histogram!(names::CREATE_DURATION.name, "pool" => pool, "result" => result).record(took);
@@ -171,7 +172,7 @@ pub fn of_pool(metric: names::Metric, pool: &str, value: f64) {
     gauge!(metric.name, "pool" => pool.to_owned()).set(value);
 }
 
-/// Scheduled less pending less ended; NaN while nobody knows.
+/// Scheduled less pending less ended; NaN while it is not known.
 pub fn unaccounted(count: f64) {
     gauge!(names::UNACCOUNTED.name).set(count);
 }

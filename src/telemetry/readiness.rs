@@ -1,4 +1,4 @@
-//! Readiness: whether a process can do its work now, and what keeps it from it.
+//! Readiness: whether a process can do its work now, and if not, why.
 
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -13,9 +13,9 @@ use utoipa::ToSchema;
     ]
 }))]
 pub struct Readiness {
-    /// Whether all required checks are well.
+    /// Whether all required checks pass.
     pub ready: bool,
-    /// All of them.
+    /// All checks.
     pub checks: Vec<Check>,
 }
 
@@ -24,11 +24,11 @@ pub struct Readiness {
 pub struct Check {
     /// What is checked.
     pub name: String,
-    /// Whether it is well.
+    /// Whether the check passes.
     pub ok: bool,
-    /// Whether the process is not ready without it.
+    /// Whether the process is not ready if the check fails.
     pub required: bool,
-    /// Why it is not well.
+    /// Why the check fails.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub reason: Option<String>,
@@ -41,7 +41,7 @@ impl Check {
         Self { name: name.to_owned(), ok: reason.is_none(), required: true, reason }
     }
 
-    /// A check of one pool. Nothing else waits for a pool that is not well, so it is not required.
+    /// A check of one pool. Other pools work without it, so it is not required.
     #[must_use]
     pub fn of_pool(pool: &str, reason: Option<String>) -> Self {
         Self { name: format!("pool {pool}"), ok: reason.is_none(), required: false, reason }

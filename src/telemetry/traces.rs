@@ -1,7 +1,7 @@
 //! Traces: one span for each claim, from the claim to its settle, sent by OTLP over HTTP.
 //!
-//! Spans of ours have a target of their own and the lowest level, so that logs do not see them and that they
-//! cost next to nothing while traces are off. They continue the trace of the run's own message.
+//! Our spans have a target of their own and the lowest level, so that logs do not show them and that they
+//! cost almost nothing while traces are off. They continue the trace in the run's message.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -17,14 +17,14 @@ use tracing_opentelemetry::OpenTelemetrySpanExt;
 
 use crate::domain::claim::Claim;
 
-/// What spans of ours are known by.
+/// The target of our spans.
 pub const TARGET: &str = "warmproof::span";
-/// How often what has gathered is sent.
+/// How often the gathered spans are sent.
 const SEND_EVERY: Duration = Duration::from_secs(1);
-/// How long one sending may take, and all that is left at the end.
+/// How long one send may take, and the last one at shutdown.
 pub const SEND_MAX: Duration = Duration::from_secs(2);
 
-/// Sends spans until it is dropped; what is left then is sent under a deadline.
+/// Sends spans until it is dropped. Then it sends the rest under a deadline.
 #[derive(Debug)]
 pub struct Exporter {
     provider: SdkTracerProvider,
@@ -73,7 +73,7 @@ pub fn verification(claim: &Claim) -> Span {
     );
     if let (false, Some(traceparent)) = (span.is_disabled(), &claim.traceparent) {
         let carrier = HashMap::from([("traceparent".to_owned(), traceparent.clone())]);
-        // Refused only where no exporter listens.
+        // Fails only if there is no exporter.
         let _ = span.set_parent(TraceContextPropagator::new().extract(&carrier));
     }
     span

@@ -1,6 +1,6 @@
-//! Beat: tells the database that this worker runs, what it serves and what is wrong with that.
+//! Beat: reports to the database that this worker runs, what it serves and what prevents that.
 //!
-//! Backends are checked now and then, so that a pool whose backend is down shows before a loss needs it.
+//! It checks backends regularly, so that a backend that is down shows before a loss needs it.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use super::Shared;
 use crate::domain::ids::PoolName;
 use crate::store::fleet::{Beat, WorkerPool};
 
-/// How often a sign of life is given.
+/// How often a worker gives a sign of life.
 const BEAT_EVERY: Duration = Duration::from_secs(5);
 /// How often backends are checked, and how long one check may take.
 const CHECK_EVERY: Duration = Duration::from_secs(30);
@@ -46,7 +46,7 @@ pub(super) async fn keep(shared: Arc<Shared>, done: CancellationToken) {
     }
 }
 
-/// Asks every backend whether it can be used, all at once, and says what has changed since.
+/// Checks every backend, all at once, and logs what has changed since.
 async fn check(shared: &Arc<Shared>, before: &[WorkerPool]) -> Vec<WorkerPool> {
     let before: BTreeMap<&PoolName, Option<&str>> =
         before.iter().map(|served| (&served.pool, served.problem.as_deref())).collect();
@@ -68,7 +68,7 @@ async fn check(shared: &Arc<Shared>, before: &[WorkerPool]) -> Vec<WorkerPool> {
                 tracing::warn!(pool = %now.pool, backend = now.backend, problem, "a backend cannot be used");
             }
             (None, Some(_)) => {
-                tracing::info!(pool = %now.pool, backend = now.backend, "a backend is well again");
+                tracing::info!(pool = %now.pool, backend = now.backend, "a backend works again");
             }
             (Some(_) | None, _) => {}
         }

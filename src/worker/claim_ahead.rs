@@ -1,9 +1,9 @@
-//! Claim ahead: take what falls due soon, so that each look starts at its very instant.
+//! Claim ahead: takes what falls due soon, so that each probe starts at its exact instant.
 //!
-//! One loop claims every tick, and at once while claims come back full and there is
-//! room; while looks that are due have to wait it leaves the rest to others. A low
-//! watermark per pool keeps the scan short when a long transaction pins dead rows; a
-//! rare sweep looks below it, and so finds leases that ended and rows that came late.
+//! One loop claims every tick, and again at once while claims come back full and there is
+//! room. While due probes have to wait, it leaves further rows to other workers. A low
+//! watermark per pool keeps the scan short when a long transaction pins dead rows. A
+//! rare sweep scans below it, and so finds expired leases and rows that were committed late.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -24,23 +24,23 @@ use crate::store::StoreError;
 use crate::store::claim::{ClaimTerms, Wanted};
 use crate::telemetry::metrics;
 
-/// How far the watermark stays behind: rows that commit this late are still seen by a claim.
+/// How far the watermark stays behind: a claim still sees rows that commit this late.
 const WATERMARK_MARGIN: TimeDelta = TimeDelta::milliseconds(500);
 /// How often the database's clock is read, so that a step of it or a drift of ours stays small.
 const READ_CLOCK_EVERY: Duration = Duration::from_secs(10);
-/// Longest rest where nothing is due: resting longer spares little and would claim rows just before they are due.
+/// Longest pause when nothing is due. A longer one saves little and claims rows at the last moment.
 const REST_MAX: Duration = Duration::from_millis(600);
-/// How long to stay away from a database that fails.
+/// How long to wait before asking a failing database again.
 const DATABASE_BACKOFF: Backoff = Backoff { base: Duration::from_millis(200), max: Duration::from_secs(5) };
 
-/// Claims until the worker stops, and hands each claim to a task of its own.
+/// Claims until the worker stops, and starts a task for each claim.
 pub(super) async fn run(shared: &Arc<Shared>, verifications: &TaskTracker, mut rng: StdRng) {
     let mut ahead = ClaimAhead::new(shared, Instant::now());
     while !shared.stop.is_cancelled() {
         let answer = tokio::select! {
             biased;
             answer = ahead.claim(shared, verifications, &mut rng) => answer,
-            // What such a claim has taken is left to its lease.
+            // Rows that such a claim has taken are left to their lease.
             () = parted(shared) => return,
         };
         let wait = match answer {
@@ -79,18 +79,18 @@ async fn parted(shared: &Shared) {
 
 /// What to do after a claim.
 enum Pace {
-    /// It came back full: there is more.
+    /// It came back full: more rows may be due.
     Again,
     /// All that is due soon is in flight.
     Tick,
     /// Nothing is due soon.
     Idle,
-    /// No more claims may be in flight, or those that are there cannot be looked at fast enough.
+    /// The worker has no room for more claims, or cannot probe its claims fast enough.
     Full,
 }
 
 struct ClaimAhead {
-    /// How many more claims must fit into the hand before it is worth to ask.
+    /// How many more claims must fit before a claim is worth its query.
     room_wanted: usize,
     watermarks: HashMap<PoolName, DateTime<Utc>>,
     clock: Option<DbClock>,
@@ -101,7 +101,7 @@ struct ClaimAhead {
 
 impl ClaimAhead {
     fn new(shared: &Shared, now: Instant) -> Self {
-        // No watermark yet: the first claim of each pool looks everywhere, as a sweep does.
+        // No watermark yet: the first claim of each pool scans everything, as a sweep does.
         Self {
             room_wanted: 1,
             watermarks: HashMap::new(),
@@ -121,7 +121,7 @@ impl ClaimAhead {
         let room = (shared.config.claims_in_flight_max as usize).saturating_sub(shared.in_flight.len());
         let full =
             room < self.room_wanted || shared.in_flight.waiting() >= shared.config.probes_waiting_max();
-        shared.health.hands_full(full);
+        shared.health.at_capacity(full);
         if full {
             return Ok(Pace::Full);
         }
@@ -143,7 +143,7 @@ impl ClaimAhead {
         let nothing = claims.is_empty();
         let full = self.move_watermarks(&wanted, &claims, clock.at(asked));
         self.room_wanted = if full { shared.config.room_while_full() } else { 1 };
-        // The clock is read for each row as it is claimed: the last reading is the nearest to this moment.
+        // The clock is read for each row as it is claimed, so the last reading is the most recent.
         let read = claims.iter().map(|claim| claim.claimed_at).max();
         let clock = read.map_or(clock, |read| clock.or_nearer(DbClock::new(read, Instant::now())));
         self.clock = Some(clock);
@@ -160,7 +160,7 @@ impl ClaimAhead {
         })
     }
 
-    /// The database's clock, read anew now and then: what was known before is forgotten then.
+    /// The database's clock, read again at intervals; a new reading replaces the old one.
     async fn clock(&mut self, shared: &Shared) -> Result<DbClock, StoreError> {
         match self.clock {
             Some(clock) if Instant::now() < self.read_clock_at => Ok(clock),
@@ -171,7 +171,7 @@ impl ClaimAhead {
         }
     }
 
-    /// A claim asks for what lies above each watermark, and a sweep for what lies below as well.
+    /// A claim asks for rows above each watermark; a sweep also asks for rows below it.
     fn wanted(&self, shared: &Shared, sweeping: bool, room: usize) -> Vec<Wanted> {
         let ranges = shared.pools.len() * if sweeping { 2 } else { 1 };
         let quota = u32::try_from(room.div_ceil(ranges.max(1))).unwrap_or(u32::MAX);
@@ -186,7 +186,7 @@ impl ClaimAhead {
         wanted
     }
 
-    /// Raises the watermarks and says whether a range came back full.
+    /// Raises the watermarks and answers whether a range came back full.
     fn move_watermarks(&mut self, wanted: &[Wanted], claims: &[Claim], now: DateTime<Utc>) -> bool {
         let mut any_full = false;
         for asked in wanted {
@@ -206,7 +206,7 @@ impl ClaimAhead {
     }
 }
 
-/// How long to wait where nothing was due: the next claim still comes before whatever this one could not see.
+/// How long to wait when nothing was due: the next claim comes before a later row falls due.
 fn idle_tick(shared: &Shared) -> Duration {
     shared.config.tick.max((shared.config.claim_ahead * 7 / 8).min(REST_MAX))
 }
@@ -220,8 +220,9 @@ fn jittered(interval: Duration, rng: &mut StdRng) -> Duration {
     interval.mul_f64(rng.random_range(0.9..=1.0))
 }
 
-/// Up to half less. Who claims takes what fell into reach since anybody claimed last, so that workers whose turns keep
-/// their order would keep unequal shares: with four, one gets about half of all.
+/// Up to half less, at random. Each claim takes everything that came due since any worker's last claim.
+/// Workers that always claim in the same order would keep unequal shares: with four of them, one gets about
+/// half of all.
 fn scattered(interval: Duration, rng: &mut StdRng) -> Duration {
     interval.mul_f64(rng.random_range(0.5..=1.0))
 }

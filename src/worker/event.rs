@@ -1,19 +1,19 @@
-//! The wide event of one settlement: upstream's keys first, then what upstream lacks.
+//! The wide event of one settlement: first the keys of the platform's own verifier, then ours.
 
 use chrono::TimeDelta;
 
 use super::in_flight::DbClock;
-use super::verify::Probing;
+use super::probe::Probing;
 use crate::config::worker::WorkerConfig;
 use crate::domain::claim::Claim;
 use crate::domain::dispatch::trace_id;
 use crate::domain::outcome::{FallbackResult, Outcome, OutcomeKind, Reason};
 use crate::telemetry::event::WideEvent;
 
-/// Upstream's name of the operation (contract §7).
+/// The operation, as the platform's own verifier names it (platform.md §7).
 const OP: &str = "warmstart.verify";
 
-/// Tells the whole story of a recorded outcome, as it was stored.
+/// Builds the event with the whole story of a recorded outcome, as it was stored.
 pub(super) fn settled(
     config: &WorkerConfig,
     claim: &Claim,
@@ -55,7 +55,7 @@ pub(super) fn settled(
         .with("worker", outcome.worker.as_deref())
 }
 
-/// Milliseconds with their thousandths: what a look is late by is a matter of fractions.
+/// Milliseconds with three decimals: a probe is often late by less than one.
 fn fine_millis(span: TimeDelta) -> serde_json::Value {
     span.num_microseconds().map(|micros| f64::from(i32::try_from(micros).unwrap_or(i32::MAX)) / 1000.0).into()
 }

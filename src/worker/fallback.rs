@@ -1,15 +1,15 @@
-//! The fallback: a run that nothing acted on is cold-started, once per dispatch.
+//! The fallback: cold-starts a run that nothing acted on, once per dispatch.
 //!
 //! ```text
-//! Lost ─ mark (durable) ─ permit (durable) ─ prepare ─ look again if it took long ─ count (durable) ─ create ─ settle
-//!            │                 │                │                                                      │
-//!            │                 │                └ failed ─────── back off, probe again ─────── failed ─┘
+//! Lost ─ mark (durable) ─ permit (durable) ─ prepare ─ probe again if it took long ─ count (durable) ─ create ─ settle
+//!            │                 │                │                                                       │
+//!            │                 │                └ failed ─────── back off, probe again ──────── failed ─┘
 //!            │                 └ held, shadow: no create; no room: given back with its permit
 //!            └ from here on the outcome is fallback
 //! ```
 //!
 //! Every step is fenced. Before the request the observation must be under 2 s old and the
-//! lease alive; otherwise the claim is given back and the next look starts afresh.
+//! lease alive; otherwise the claim is given back and the next probe starts from the beginning.
 
 use std::time::Duration;
 
@@ -18,19 +18,19 @@ use tracing::Instrument;
 
 use super::Shared;
 use super::in_flight::InFlight;
-use super::verify::{self, Next, OBSERVATION_AGE_MAX, OBSERVATION_FRESH, Probing, slot};
+use super::probe::{self, Next, OBSERVATION_FRESH, Probing, slot};
 use crate::domain::backoff::Backoff;
 use crate::domain::dispatch::ColdStartRequest;
 use crate::domain::outcome::{Ending, FallbackResult, Settlement};
 use crate::domain::status::HoldReason;
-use crate::domain::verdict::Verdict;
+use crate::domain::verdict::{OBSERVATION_AGE_MAX, Verdict};
 use crate::store::StoreError;
 use crate::store::fall_back::{Fenced, Permit, StoredMessage};
 use crate::store::lease::Release;
 use crate::telemetry::{metrics, traces};
 use crate::workload::{CreateError, CreateRequest, Created, next_name};
 
-/// How fast a fenced step is repeated after a lost reply, while the lease lasts.
+/// How soon a fenced step is repeated after a lost reply, while the lease lasts.
 const REPEAT: Backoff = Backoff { base: Duration::from_millis(50), max: Duration::from_secs(1) };
 
 /// Acts on a loss that `probing` has just seen.
@@ -51,7 +51,7 @@ pub(super) async fn fall_back(
     if shared.stop.is_cancelled() {
         return Next::Release(Release::untouched(in_flight.claim.key.clone()));
     }
-    // Told now, so that a brown-out this worker sees holds its own next loss already.
+    // Reported now, so that a brown-out that this worker sees already holds its own next loss.
     shared.tally.tell(&shared.store).await;
     match repeat(in_flight, seed, || {
         shared.store.permit_create(&in_flight.claim.key, shared.config.hold_retry)
@@ -88,23 +88,23 @@ async fn create(shared: &Shared, in_flight: &InFlight, probing: &mut Probing, se
         return no_place(shared, in_flight, probing);
     };
     let workload = &shared.served(in_flight).workload;
-    // Before it takes a slot: who waits for an image keeps no other cold start waiting.
+    // Prepare before taking a slot, so that a slow pull does not block other cold starts.
     if let Err(error) = workload.prepare(&asked).await {
         return unprepared(shared, in_flight, probing, seed, error);
     }
     let Some(_slot) = slot(&shared.fallback_slots, shared).await else { return untouched() };
-    // The wait for a slot and for an image may have been long, and the run may have moved meanwhile.
+    // Waiting for a slot and an image may have taken long, and the run may have moved meanwhile.
     if probing.at.elapsed() > OBSERVATION_FRESH {
-        match verify::probe_and_judge(shared, in_flight, probing).await {
+        match probe::probe_and_judge(shared, in_flight, probing).await {
             Some(Verdict::Lost) => {}
-            Some(moved) => return verify::conclude(shared, in_flight, probing, moved, seed),
+            Some(moved) => return probe::conclude(shared, in_flight, probing, moved, seed),
             None => return untouched(),
         }
     }
     if shared.stop.is_cancelled() || !in_flight.is_live() {
         return untouched();
     }
-    // Not repeated: a count whose reply was lost spends an attempt, a request never counted would be worse.
+    // Not repeated. After a lost reply the count has spent an attempt; an uncounted request would be worse.
     let count = match shared.store.count_create(key, &asked.name).await {
         Ok(Fenced::Ours(count)) => count,
         Ok(Fenced::Stale) => return Next::Drop,
@@ -130,12 +130,13 @@ async fn create(shared: &Shared, in_flight: &InFlight, probing: &mut Probing, se
     }
 }
 
-/// As many cold starts are in flight as may be, and some of them may take minutes. Waiting here would fill the hand
-/// and end all looks, so the claim is given back: its permit stays, and whoever has room looks again and goes on.
+/// Gives the claim back when no cold start can begin. Others are in flight up to the limit and may take
+/// minutes; waiting here would use up the worker's claims and stop all probes. The permit stays, and a worker
+/// with room probes again.
 fn no_place(shared: &Shared, in_flight: &InFlight, probing: &Probing) -> Next {
     metrics::held(&in_flight.claim.pool, HoldReason::NoPlace);
     Next::Release(Release {
-        // Rarer than a look and spread out: all who wait look again all the while.
+        // Later than a usual probe, and at random: every waiting loss probes again meanwhile.
         probe_again_in: Some(shared.config.hold_retry.mul_f64(rand::random_range(2.0..=5.0))),
         probes: probing.probes,
         hold_reason: Some(HoldReason::NoPlace),
@@ -170,7 +171,7 @@ fn request(in_flight: &InFlight, stored: StoredMessage) -> Result<CreateRequest,
     })
 }
 
-/// The backend could not get ready: no create was requested, and after so many tries none will be.
+/// The backend could not prepare: it requested no create, and after a number of tries it never will.
 fn unprepared(
     shared: &Shared,
     in_flight: &InFlight,
@@ -231,18 +232,18 @@ struct Retry {
 }
 
 impl Retry {
-    /// Durable: the claim is given back, and whoever looks next probes before it creates.
+    /// Durable: the claim is given back, and the next claim probes before it creates.
     fn after(&self, shared: &Shared, in_flight: &InFlight, probing: &Probing, error: CreateError) -> Next {
         let (reason, workload) = match error {
             CreateError::Permanent { reason } => return failed(in_flight, probing, Some(reason)),
             CreateError::Transient { reason, .. } if self.count >= shared.config.create_attempts => {
                 return failed(in_flight, probing, Some(reason));
             }
-            // The name may be left registered without a workload behind it, so the next request takes another.
+            // The name may be registered without a workload, so the next request takes another name.
             CreateError::Transient { reason, name_may_be_taken: true } => {
                 (reason, Some(next_name(&self.base_name, self.count + 1)))
             }
-            // Nothing was answered: the same name protects against a second workload.
+            // No answer came: the same name protects against a second workload.
             CreateError::Transient { reason, name_may_be_taken: false }
             | CreateError::Uncertain { reason } => (reason, None),
         };
@@ -257,8 +258,8 @@ impl Retry {
     }
 }
 
-/// Repeats a fenced step whose reply was lost, while the lease lasts; `None` when it is over or the step
-/// is refused for good. The claim is then left to its lease, and to somebody else.
+/// Repeats a fenced step whose reply was lost, while the lease lasts. `None`: the lease is over or the
+/// step was refused for good. The claim is then left to its lease, and to another worker.
 async fn repeat<T, F>(in_flight: &InFlight, seed: u64, mut step: impl FnMut() -> F) -> Option<T>
 where
     F: Future<Output = Result<T, StoreError>>,

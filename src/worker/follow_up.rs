@@ -10,19 +10,19 @@ use tokio_util::task::TaskTracker;
 
 use super::Shared;
 use super::in_flight::DbClock;
-use super::verify::slot;
+use super::probe::slot;
 use crate::domain::claim::LATE_AFTER;
 use crate::domain::verdict::{Acted, Verdict, judge};
 use crate::store::follow_up::{FollowUp, FollowUpResult};
 use crate::telemetry::metrics;
 
-/// How often due looks are asked for, and how many are taken at most.
+/// How often due follow-ups are asked for, and how many are taken at most.
 const ROUND: Duration = Duration::from_secs(5);
 const TAKE_MAX: u32 = 50;
-/// Looks that may fail before nothing is known for good.
+/// Probes that may fail before the result is recorded as unknown.
 const PROBES_MAX: u32 = 3;
 
-/// Looks until the worker stops. A look that is dropped then is made by another worker.
+/// Probes until the worker stops. Another worker repeats a probe that is dropped then.
 pub(super) async fn keep(shared: Arc<Shared>) {
     let pools = shared.pool_names();
     let probes = TaskTracker::new();
@@ -71,6 +71,6 @@ async fn probe_and_judge(shared: Arc<Shared>, taken: FollowUp, arrived: Instant)
     let recorded = shared.store.record_follow_up(taken.verification_id, result, late, error.as_deref()).await;
     metrics::follow_up(&taken.pool, result.as_str());
     if let Err(error) = recorded {
-        tracing::warn!(%error, run.id = %taken.run_id, "a follow-up is left to another");
+        tracing::warn!(%error, run.id = %taken.run_id, "could not record a follow-up; another worker probes again");
     }
 }

@@ -1,8 +1,8 @@
-//! The claims a worker holds right now, and until when, by its own reckoning.
+//! The claims that a worker holds now, and until when by its own stopwatch.
 //!
-//! The database decides when a lease has ended. What is kept here is the earlier
-//! end that the worker reckons from the moment *before* it asked, so that it stops
-//! acting on a claim no later than somebody else may take it.
+//! The database decides when a lease has ended. The register keeps an earlier end, which
+//! the worker measures from the moment *before* it asked. So it stops acting on a claim
+//! before another worker can take it.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -16,16 +16,16 @@ use tokio::time::Instant;
 use crate::domain::claim::{Claim, ClaimKey};
 use crate::store::lease::Renewal;
 
-/// The database's clock, carried forward by our own stopwatch. Never ahead of it, but for a step back that is
-/// too small to tell from a slow answer.
+/// The database's clock, carried forward by our own stopwatch. It is never ahead of the database, except
+/// after a step back that is too small to tell from a slow answer.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct DbClock {
     read: DateTime<Utc>,
     at: Instant,
 }
 
-/// A reading this far behind what was expected tells of a clock that stepped back, and not of a slow answer
-/// alone: whatever was known before is given up.
+/// A reading this far behind the expected one means that the clock stepped back, and not only that the
+/// answer was slow: the earlier reading is dropped.
 const STEPPED_BACK: TimeDelta = TimeDelta::milliseconds(50);
 
 impl DbClock {
@@ -34,7 +34,7 @@ impl DbClock {
         Self { read, at }
     }
 
-    /// The better one of two readings, on the stopwatch of now.
+    /// The better one of two readings, at this instant of the stopwatch.
     ///
     /// Each reading is behind by as long as its answer took, so the one that is further ahead is nearer.
     pub(super) fn or_nearer(self, newer: Self) -> Self {
@@ -61,13 +61,13 @@ pub(super) struct InFlight {
     pub(super) claim: Claim,
     /// The database's clock.
     pub(super) clock: DbClock,
-    /// When to look, on our stopwatch.
+    /// When to probe, on our stopwatch.
     pub(super) probe_at: Instant,
     register: Arc<InFlightRegister>,
 }
 
 impl InFlight {
-    /// Whether nobody else can have taken the claim, by our own reckoning.
+    /// Whether no other worker can have taken the claim, by our own stopwatch.
     pub(super) fn is_live(&self) -> bool {
         self.register.lock().get(&self.claim.key).is_some_and(|end| Instant::now() < *end)
     }
@@ -83,13 +83,13 @@ impl Drop for InFlight {
 /// The register of all claims in flight.
 #[derive(Debug, Default)]
 pub(super) struct InFlightRegister {
-    // Keyed with the fence: a claim lost and taken again by ourselves is another claim.
+    // Keyed with the fence: a claim that was lost and taken again by this worker is another claim.
     ends: Mutex<HashMap<ClaimKey, Instant>>,
     freed: Notify,
     waiting: AtomicUsize,
 }
 
-/// One look that is due and waits for a place to probe from. Dropping it ends the wait.
+/// One probe that is due and waits for a slot. Dropping it ends the wait.
 #[derive(Debug)]
 pub(super) struct Waiting<'a>(&'a AtomicUsize);
 
@@ -104,7 +104,7 @@ impl InFlightRegister {
         self.ends.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes claims into hand that were asked for at `asked` and have just arrived, by the clock as it is known now.
+    /// Registers claims that were asked for at `asked` and have just arrived.
     pub(super) fn take(
         self: &Arc<Self>,
         claims: Vec<Claim>,
@@ -131,23 +131,24 @@ impl InFlightRegister {
         self.lock().len()
     }
 
-    /// Counts a look that is due and has to wait.
+    /// Counts a probe that is due and has to wait.
     pub(super) fn wait(&self) -> Waiting<'_> {
         self.waiting.fetch_add(1, Ordering::Relaxed);
         Waiting(&self.waiting)
     }
 
-    /// How many looks are due and wait.
+    /// How many probes are due and wait.
     pub(super) fn waiting(&self) -> usize {
         self.waiting.load(Ordering::Relaxed)
     }
 
-    /// Waits until a claim was let go since the last such wait.
+    /// Waits until a claim was removed since the last such wait.
     pub(super) async fn freed(&self) {
         self.freed.notified().await;
     }
 
-    /// Waits until no claim is in flight. Not beside [`InFlightRegister::freed`]: only one of them would hear.
+    /// Waits until no claim is in flight. Not beside [`InFlightRegister::freed`]: only one of them
+    /// would be notified.
     pub(super) async fn emptied(&self) {
         while self.len() > 0 {
             self.freed().await;
@@ -160,7 +161,7 @@ impl InFlightRegister {
         self.lock().iter().filter(|(_, end)| **end < bound).map(|(key, _)| key.clone()).collect()
     }
 
-    /// Lets go of everything by our own reckoning: no holder acts on its claim after this.
+    /// Ends every claim by our own stopwatch: no task acts on its claim after this.
     pub(super) fn forsake(&self) {
         let now = Instant::now();
         self.lock().values_mut().for_each(|end| *end = now);
@@ -171,8 +172,8 @@ impl InFlightRegister {
         self.lock().keys().cloned().collect()
     }
 
-    /// Notes the answer to a renewal that was asked for at `asked`. A lost claim ends in the past, so
-    /// that its holder finds out before its next step; one whose row was locked keeps its end.
+    /// Records the answer to a renewal that was asked for at `asked`. A lost claim gets an end in the past,
+    /// so that its task notices before its next step. A claim whose row was locked keeps its end.
     pub(super) fn renewed(&self, asked_for: &[ClaimKey], answer: &Renewal, asked: Instant, lease: Duration) {
         let mut ends = self.lock();
         for key in asked_for {

@@ -19,13 +19,13 @@ use crate::store::{Store, StoreError};
 use crate::telemetry::metrics;
 use crate::telemetry::readiness::{Check, Readiness};
 
-/// What a worker knows of its own health.
+/// What a worker knows about its own health.
 #[derive(Debug, Default)]
 pub(super) struct Health {
     claimed_at: Mutex<Option<Instant>>,
-    /// Why the database did not do what was asked last.
+    /// Why the database failed its last request.
     failure: Mutex<Option<String>>,
-    hands_full: AtomicBool,
+    at_capacity: AtomicBool,
     pools: Mutex<Vec<WorkerPool>>,
 }
 
@@ -41,7 +41,7 @@ impl Health {
         self.failed_by(None);
     }
 
-    /// The database did not do what was asked: a claim, a settle, or what comes before the first.
+    /// The database failed a request: a claim, a settle, or one before the first claim.
     pub(super) fn failed(&self, error: &StoreError) {
         self.failed_by(Some(error.in_public()));
     }
@@ -50,9 +50,9 @@ impl Health {
         *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = failure;
     }
 
-    /// Whether hands are too full to claim, told before each claim.
-    pub(super) fn hands_full(&self, full: bool) {
-        self.hands_full.store(full, Ordering::Relaxed);
+    /// Whether the worker is too busy to claim, reported before each claim.
+    pub(super) fn at_capacity(&self, full: bool) {
+        self.at_capacity.store(full, Ordering::Relaxed);
         if full {
             *self.claimed_at.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
         }
@@ -63,10 +63,10 @@ impl Health {
         *self.pools.lock().unwrap_or_else(PoisonError::into_inner) = pools.to_vec();
     }
 
-    /// What is wrong with claims: the last was answered longer ago than a lease holds, so that others may have
-    /// taken what is in flight. Nothing while hands are full.
+    /// What is wrong with claims: the last one was answered longer ago than a lease holds, so that other
+    /// workers may have taken what is in flight. `None` while the worker is at capacity.
     fn claims(&self, lease: Duration) -> Option<String> {
-        if self.hands_full.load(Ordering::Relaxed) {
+        if self.at_capacity.load(Ordering::Relaxed) {
             return None;
         }
         match *self.claimed_at.lock().unwrap_or_else(PoisonError::into_inner) {
@@ -87,7 +87,7 @@ impl Health {
     }
 }
 
-/// What the listener looks at.
+/// What the listener reports on.
 #[derive(Debug, Clone)]
 pub(super) struct Watched {
     pub(super) store: Store,
@@ -109,7 +109,7 @@ pub(super) async fn serve(listener: TcpListener, watched: Watched, done: Cancell
     }
 }
 
-/// 200 when it claims, by what its claims achieved lately; else 503 with the reasons. Backends are told of as well.
+/// 200 while the latest claims succeed, else 503 with the reasons. Lists backends as well.
 async fn readyz(State(watched): State<Watched>) -> Response {
     let (database, claims) = (watched.health.database(), watched.health.claims(watched.lease));
     let mut checks = vec![Check::required("database", database), Check::required("claims", claims)];

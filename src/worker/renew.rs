@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Shared;
 
-/// Renews until `done`. A claim that turns out to be lost is noticed by its holder's next step.
+/// Renews until `done`. The task of a lost claim notices at its next step.
 pub(super) async fn keep(shared: Arc<Shared>, done: CancellationToken) {
     let lease = shared.config.lease;
     // Four rounds a lease: a round that fails leaves two more before the lease is over.

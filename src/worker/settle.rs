@@ -1,8 +1,8 @@
-//! Settle: lanes take what ends, write it in batches and then say so.
+//! Settle: lanes take ended claims, write them in batches and then report them.
 //!
-//! While a batch is in flight the next one gathers, and each waits a moment for more: nobody
-//! waits for a settle, and each costs the database a commit. A claim stays in flight until its end is written; a
-//! database that is down therefore stops the claiming by itself.
+//! While one batch is in flight the next one gathers. No caller waits for a settle, so batching
+//! for a few milliseconds saves commits. A claim stays in flight until its end is written, so a
+//! database that is down stops the claiming by itself.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,23 +13,23 @@ use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use super::in_flight::InFlight;
-use super::verify::{Next, Probing};
+use super::probe::{Next, Probing};
 use super::{Shared, event};
 use crate::domain::backoff::Backoff;
 use crate::domain::outcome::{Settled, Settlement};
 use crate::store::StoreError;
 use crate::telemetry::metrics;
 
-/// Most settlements in one statement; beyond it only latency grows (measured).
+/// Most settlements in one statement; a larger batch only adds latency (measured).
 const BATCH_MAX: usize = 256;
 /// How long a settle waits for others. Timers that fire meanwhile find the database and the processor free.
 const LINGER: Duration = Duration::from_millis(20);
 /// Lanes, so that one gathers while another waits for its commit.
 pub(super) const LANES: usize = 2;
-/// How long to stay away from a database that fails.
+/// How long to wait before asking a failing database again.
 const DATABASE_BACKOFF: Backoff = Backoff { base: Duration::from_millis(100), max: Duration::from_secs(2) };
 
-/// How long an end waits whose row somebody's open transaction holds.
+/// How long an ended claim waits while another transaction holds its row.
 const HELD_UP_PAUSE: Duration = Duration::from_millis(250);
 
 /// A claim that ended, with its story.
@@ -39,8 +39,8 @@ pub(super) struct Ended {
     settlement: Settlement,
 }
 
-/// Does what is left to do with a claim.
-pub(super) async fn hand_over(shared: &Shared, in_flight: InFlight, probing: Probing, next: Next) {
+/// Carries out the last step of a claim.
+pub(super) async fn finish(shared: &Shared, in_flight: InFlight, probing: Probing, next: Next) {
     match next {
         Next::Settle(settlement) => {
             if shared.settle.send(Ended { in_flight, probing, settlement }).await.is_err() {
@@ -56,13 +56,13 @@ pub(super) async fn hand_over(shared: &Shared, in_flight: InFlight, probing: Pro
     }
 }
 
-/// What ended and is to be recorded, shared by the lanes.
+/// Ended claims that are to be recorded, shared by the lanes.
 pub(super) type Orders = Arc<Mutex<mpsc::Receiver<Ended>>>;
 
 /// Runs one lane until `done`. While its batch is in flight another lane gathers the next one.
 pub(super) async fn lane(shared: Arc<Shared>, orders: Orders, done: CancellationToken) {
     let mut gathered = Vec::with_capacity(BATCH_MAX);
-    // Ends whose rows somebody's open transaction holds.
+    // Ended claims whose rows another open transaction holds.
     let mut held_up = Vec::new();
     loop {
         tokio::select! {
@@ -76,7 +76,7 @@ pub(super) async fn lane(shared: Arc<Shared>, orders: Orders, done: Cancellation
     }
 }
 
-/// Fills a batch. What it has taken stays in it when this is dropped.
+/// Fills a batch. When this future is dropped, the batch keeps what it has taken.
 async fn gather(orders: &Orders, batch: &mut Vec<Ended>) {
     let mut orders = orders.lock().await;
     let mut room = BATCH_MAX.saturating_sub(batch.len());
@@ -90,7 +90,7 @@ async fn gather(orders: &Orders, batch: &mut Vec<Ended>) {
     }
 }
 
-/// Records a batch, however long the database takes to come back; answers what is held up.
+/// Records a batch, however long the database takes to come back; answers what another transaction holds up.
 async fn record(shared: &Shared, ended: Vec<Ended>) -> Vec<Ended> {
     if ended.is_empty() {
         return ended;
@@ -116,7 +116,7 @@ async fn record(shared: &Shared, ended: Vec<Ended>) -> Vec<Ended> {
     for (one, answer) in ended.into_iter().zip(answers) {
         match answer {
             Err(error) if error.is_lock_timeout() => {
-                tracing::debug!(run.id = %one.in_flight.claim.key.run_id, "somebody holds the row, settling later");
+                tracing::debug!(run.id = %one.in_flight.claim.key.run_id, "another transaction holds the row, settling later");
                 held_up.push(one);
             }
             answer => report(shared, &one, answer),

@@ -1,4 +1,4 @@
-//! Tallies: tells the database how many probes failed, so that all workers see one brown-out.
+//! Tallies: reports to the database how many probes failed, so that all workers see one brown-out.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,16 +13,16 @@ use crate::domain::verdict::ProbeFailure;
 use crate::store::Store;
 use crate::store::tally::ProbeTally;
 
-/// How often a worker tells; a brown-out is seen by others this much later.
+/// How often a worker reports; other workers see a brown-out this much later.
 const TELL_EVERY: Duration = Duration::from_secs(1);
 
-/// Probes and failures since the last telling, by pool.
+/// Probes and failures since the last report, by pool.
 #[derive(Debug, Default)]
 pub(super) struct Tallies {
     counts: Mutex<BTreeMap<PoolName, (u32, u32)>>,
-    /// What went wrong last, for the log: a line a second says enough.
+    /// The last failure, for the log: one line a second is enough.
     last_failure: Mutex<Option<String>>,
-    /// One telling at a time, so that whoever waits for one knows that all before it is told.
+    /// One report at a time: a caller that waited for one knows that everything before it is reported.
     telling: tokio::sync::Mutex<()>,
 }
 
@@ -42,11 +42,11 @@ impl Tallies {
         *failed += failures;
     }
 
-    /// Tells what was counted, if anything. What could not be told is counted again.
+    /// Reports what was counted, if anything. What could not be reported is counted again.
     pub(super) async fn tell(&self, store: &Store) {
         let _turn = self.telling.lock().await;
         let counts = std::mem::take(&mut *self.counts.lock().unwrap_or_else(PoisonError::into_inner));
-        // In the order of pools, so that the tellings of two workers never deadlock.
+        // In the order of pools, so that the reports of two workers never deadlock.
         let tallies: Vec<ProbeTally> = counts
             .into_iter()
             .map(|(pool, (probes, failures))| ProbeTally { pool, probes, failures })
@@ -59,7 +59,7 @@ impl Tallies {
             tracing::warn!(failures, last, "probes failed");
         }
         if let Err(error) = store.tally_probes(&tallies).await {
-            tracing::warn!(%error, "could not tell how probes go");
+            tracing::warn!(%error, "could not report how many probes failed");
             for tally in &tallies {
                 self.add(&tally.pool, tally.probes, tally.failures);
             }
@@ -67,7 +67,7 @@ impl Tallies {
     }
 }
 
-/// Tells every second until `done`.
+/// Reports every second until `done`.
 pub(super) async fn keep(shared: Arc<Shared>, done: CancellationToken) {
     let mut rounds = interval(TELL_EVERY);
     rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);

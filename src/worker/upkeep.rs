@@ -1,4 +1,4 @@
-//! Upkeep of the backends: what was left behind there is removed. The tables are kept up by [`crate::store::upkeep`].
+//! Upkeep of the backends: removes leftovers. [`crate::store::upkeep`] keeps the tables up.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,9 +7,9 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use super::Shared;
 
-/// How often a worker does it.
+/// How often a worker removes leftovers.
 const ROUND: Duration = Duration::from_mins(1);
-/// How long a backend may take to remove what was never started.
+/// How long a backend may take to remove workloads that were never started.
 const REAP_MAX: Duration = Duration::from_secs(20);
 
 /// Runs a round at once and then every minute, until the worker stops.
@@ -25,7 +25,7 @@ pub(super) async fn keep(shared: Arc<Shared>) {
     }
 }
 
-/// Every worker for itself: what was left behind may be where only this one reaches.
+/// Every worker removes its own: only this worker may be able to reach some leftovers.
 async fn reap(shared: &Shared) {
     for (pool, served) in &shared.pools {
         match timeout(REAP_MAX, served.workload.reap()).await {

@@ -1,30 +1,30 @@
 //! Judges a gateway's answer: what was made, and what the next request may do.
 //!
-//! Pure, so that each status is a row of a test (contract §5.6).
+//! Pure, so that a test can cover each status with one row (platform.md §5.6).
 
 use reqwest::StatusCode;
 use serde::Deserialize;
 
 use super::{CreateError, Created};
 
-/// Longest part of the gateway's own error text that ours repeats, in bytes.
+/// Longest part of the gateway's error text that our own error text repeats, in bytes.
 const ERROR_BYTES_MAX: usize = 200;
 
 /// Shortest secret worth hiding in an error text, in bytes: shorter ones are words such as `1` or `true`.
 const SECRET_BYTES_MIN: usize = 6;
 
-/// An answer as far as it came.
+/// The part of an answer that arrived.
 pub(super) struct Answer<'a> {
     pub(super) status: StatusCode,
     /// `None` if the body broke off or was too long.
     pub(super) body: Option<&'a [u8]>,
-    /// What must not appear in an error text, should the gateway repeat it.
+    /// Secrets that the gateway may repeat; no error text may hold them.
     pub(super) secrets: &'a [&'a str],
 }
 
 #[derive(Deserialize)]
 struct Instance {
-    /// Present in every valid answer; our own name is what we go by.
+    /// Present in every valid answer. We identify the workload by our own name.
     #[serde(rename = "id")]
     _id: String,
 }
@@ -49,22 +49,22 @@ pub(super) fn judge(answer: &Answer<'_>, workload: &str) -> Result<Created, Crea
     }
     let reason = answer.reason();
     match status.as_u16() {
-        // The name carries the snapshot, so no other dispatch ever asks for it: the holder is what an earlier
-        // request of this dispatch made, one whose answer was lost or whose worker died.
+        // The name contains the snapshot, so no other dispatch uses it: an earlier request of this dispatch
+        // made the holder, and its answer was lost or its worker died.
         409 => Ok(Created::Existed { workload: workload.to_owned() }),
         429 => Err(CreateError::Transient { reason, name_may_be_taken: false }),
         // The gateway may have registered the name before it failed, and never frees it.
         500 | 503 => Err(CreateError::Transient { reason, name_may_be_taken: true }),
-        // A proxy gave up waiting; what stands behind it may still go on.
+        // A proxy gave up waiting; the gateway behind it may still complete the create.
         408 => Err(CreateError::Uncertain { reason }),
         300..=499 => Err(CreateError::Permanent { reason }),
-        // 502, 504 and whatever else a proxy invents: the create may have happened.
+        // 502, 504 and other statuses of a proxy: the create may have happened.
         _ => Err(CreateError::Uncertain { reason }),
     }
 }
 
 impl Answer<'_> {
-    /// The status, and the gateway's own `error` if it gave one.
+    /// The status, and the gateway's own `error` if there is one.
     fn reason(&self) -> String {
         let status = self.status.as_u16();
         let refusal = self.body.and_then(|body| serde_json::from_slice::<Refusal>(body).ok());
@@ -77,9 +77,9 @@ impl Answer<'_> {
     }
 }
 
-/// A foreign text without our secrets, on one line, cut to [`ERROR_BYTES_MAX`].
+/// Another program's text on one line, without our secrets, cut to [`ERROR_BYTES_MAX`].
 ///
-/// Secrets go first: a cut could leave the half of one that no longer matches.
+/// Hides secrets before it cuts: half a secret would no longer match.
 pub(super) fn presentable(text: &str, secrets: &[&str]) -> String {
     let hidden = secrets
         .iter()
@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn a_new_and_an_old_workload_are_both_there() {
+    fn a_new_and_an_old_workload_both_count_as_existing() {
         let workload = "runner-a".to_owned();
         assert_eq!(
             of(201, r#"{"id":"i-1","_timing":{}}"#),

@@ -1,10 +1,10 @@
-//! Headers that tie a backend's logs to the run (contract §5.6).
+//! Headers that tie a backend's logs to the run (platform.md §5.6).
 
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 
 use super::CreateRequest;
 
-/// A header whose value fits none is left out: it is not worth a failed create.
+/// Leaves out a value that no header can hold: correlation is not worth a failed create.
 pub(super) fn headers(create: &CreateRequest) -> HeaderMap {
     let baggage = create.request_id.as_ref().map(|_| {
         let (run, snapshot) = (&create.request.run.friendly_id, &create.request.snapshot.friendly_id);

@@ -1,10 +1,10 @@
-//! The Docker engine: one container per dispatch (contract §5.4).
+//! The Docker engine: one container per dispatch (platform.md §5.4).
 //!
-//! A container's name is its dispatch's, and the engine gives a name once, so of
-//! several creates one wins. Whatever a create answers, the name is looked up
-//! before anything is decided: a container of this dispatch that lives is the
-//! answer, one that was made and never started is started, one that has ended
-//! makes room for another. Images are pulled beforehand, never by a create.
+//! A container has the name of its dispatch, and the engine allows each name once,
+//! so one of several creates wins. After a failed create the backend looks up the
+//! name before it decides: it accepts a living container of this dispatch, starts
+//! one that was never started, and replaces one that has ended. Images are pulled
+//! beforehand, never by a create.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,6 +21,7 @@ use super::runner_env::{Runner, RunnerHost, runner_env};
 use super::{BackendError, CreateError, Created, Order};
 
 mod container;
+mod credentials;
 mod ecr;
 mod engine;
 mod image;
@@ -33,13 +34,13 @@ use engine::{DockerEngine, EngineError};
 use image::Images;
 use make::Making;
 
-/// Under which name a container reaches what listens on its host's `localhost`.
+/// The name by which a container reaches programs that listen on its host's `localhost`.
 const HOST: &str = if cfg!(any(target_os = "macos", windows)) { "host.docker.internal" } else { "localhost" };
 
-/// From this age on a container that was never started is nobody's work in progress.
+/// A container that was never started and is older than this has been abandoned.
 const ABANDONED_AFTER: Duration = Duration::from_mins(5);
 
-/// An engine, ready to be asked. Clones share its connection and its pulls.
+/// A configured engine. Clones share its connection and its pulls.
 #[derive(Debug, Clone)]
 pub(super) struct Docker {
     engine: DockerEngine,
@@ -88,7 +89,7 @@ impl Docker {
         making.make().await
     }
 
-    /// Removes the dispatch's container if it was never started; a started one is its runner's.
+    /// Removes the dispatch's container if it was never started; a started one belongs to its runner.
     pub(super) async fn discard(&self, name: &str, snapshot_id: &SnapshotId) -> Result<(), BackendError> {
         let failed = |error: EngineError| BackendError(format!("could not discard `{name}`: {error}"));
         let name = container::name(name).map_err(|error| BackendError(error.to_string()))?;
@@ -96,13 +97,11 @@ impl Docker {
             Holder::NeverStarted { id } => {
                 remove_unless_running(&self.engine, &id).await.map(drop).map_err(failed)
             }
-            Holder::Nobody | Holder::Foreign | Holder::Alive | Holder::Ended { .. } | Holder::Leaving => {
-                Ok(())
-            }
+            Holder::Free | Holder::Foreign | Holder::Alive | Holder::Ended { .. } | Holder::Leaving => Ok(()),
         }
     }
 
-    /// Removes all containers of ours that were made a while ago and never started; answers how many.
+    /// Removes all our containers that were made a while ago and never started; returns how many.
     pub(super) async fn reap(&self) -> Result<usize, BackendError> {
         let failed = |error: EngineError| BackendError(format!("could not reap containers: {error}"));
         let mut reaped = 0;
@@ -121,14 +120,14 @@ impl Docker {
     }
 }
 
-/// Removes a container unless it runs; answers whether this call did it.
+/// Removes a container unless it runs; returns whether this call removed it.
 ///
-/// The engine itself refuses to remove a running container without `force`, so a start that came first stands.
+/// Without `force` the engine refuses to remove a running container, so an earlier start is safe.
 async fn remove_unless_running(engine: &DockerEngine, id: &str) -> Result<bool, EngineError> {
     let options = RemoveContainerOptionsBuilder::default().v(true).build();
     match engine.call(|docker| async move { docker.remove_container(id, Some(options)).await }).await {
         Ok(()) => Ok(true),
-        // It is gone, is going, or runs by now.
+        // It is gone, is being removed, or runs by now.
         Err(EngineError::Refused { status: 404 | 409, .. }) => Ok(false),
         Err(error) => Err(error),
     }

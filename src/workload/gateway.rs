@@ -1,7 +1,7 @@
-//! The compute gateway: one `POST /api/instances` per create (contract §5.6).
+//! The compute gateway: one `POST /api/instances` per create (platform.md §5.6).
 //!
-//! The gateway cannot be asked whether a name exists, so whatever may have
-//! happened unseen is reported as uncertain and left to a probe.
+//! The gateway has no route to ask whether a name exists. A create that may have
+//! happened is therefore reported as uncertain, and a probe decides.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -20,13 +20,13 @@ use super::answer::{self, Answer};
 use super::runner_env::{Runner, RunnerHost, runner_env};
 use super::{BuildError, CreateError, CreateRequest, Created, Order, correlation};
 
-/// Longest wait for a connection. Until it stands nothing was sent, so this error is harmless and may come early.
+/// Longest wait for a connection. Nothing was sent before it opens, so it is safe to give up early.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Longest answer read, in bytes; an instance is a few hundred.
+/// Most bytes read of an answer; an instance has a few hundred.
 const BODY_BYTES_MAX: usize = 64 << 10;
 
-/// A gateway, ready to be asked.
+/// A configured gateway.
 #[derive(Debug, Clone)]
 pub(super) struct Gateway {
     client: reqwest::Client,
@@ -48,7 +48,7 @@ struct Body<'a> {
     labels: Labels<'a>,
 }
 
-/// Upstream's seven, and two of ours so that a machine can be found by what asked for it.
+/// The seven of the platform's supervisor, and two of ours, so that a machine can be traced to its request.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Metadata<'a> {
@@ -71,7 +71,7 @@ struct Labels<'a> {
 
 impl Gateway {
     pub(super) fn new(config: &GatewayConfig) -> Result<Self, BuildError> {
-        // The base is used as it was written, trailing slash included, as upstream does.
+        // The base is used as written, trailing slash included, as the platform's supervisor does.
         let instances = Url::parse(&format!("{}/api/instances", config.url)).map_err(BuildError::Address)?;
         let authorization = config.auth_token.as_ref().map(bearer).transpose()?;
         let client = transport::builder(instances.scheme())?.connect_timeout(CONNECT_TIMEOUT);
@@ -96,7 +96,7 @@ impl Gateway {
             .json(&body(order, runner, &env));
         let response = request.send().await.map_err(|error| unanswered(error, self.timeout))?;
         let status = response.status();
-        // One that broke off or is too long to be an instance counts as none.
+        // A body that broke off or is too long to be an instance counts as absent.
         let body = transport::read_body(response, BODY_BYTES_MAX).await.ok();
         let secrets: Vec<&str> = self
             .auth_token
@@ -129,7 +129,7 @@ fn body<'a>(order: &Order<'a>, runner: &Runner<'a>, env: &'a [(String, String)])
     let request = &runner.create.request;
     Body {
         name: &runner.create.name,
-        // The gateway resolves images by tag; upstream sends it no digest either.
+        // The gateway resolves images by tag; the platform's supervisor sends no digest either.
         image: order.image.split('@').next().unwrap_or(order.image),
         env: env.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect(),
         cpu: json_number(request.run.machine.cpu),
@@ -156,9 +156,9 @@ fn json_number(value: f64) -> serde_json::Value {
 
 /// The request failed before any answer.
 ///
-/// Upstream asks again after any failure of the network and never after a timeout. Here both are looked at
-/// before the next request, so they differ in one thing: a connection that stood may have carried the
-/// request, and then the last look is not spared.
+/// The platform's supervisor retries after each network failure and never after a timeout. Warmproof probes
+/// before the next request in both cases, so only one difference matters: after an open connection the
+/// request may have been sent, and then the last probe must not be skipped.
 fn unanswered(error: reqwest::Error, timeout: Duration) -> CreateError {
     if error.is_connect() {
         let reason = format!("could not reach the gateway: {}", transport::describe(error));

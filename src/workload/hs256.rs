@@ -1,7 +1,7 @@
 //! HMAC-SHA-256 for `jsonwebtoken`, the one algorithm a deployment token uses.
 //!
-//! The crate's own providers bring RSA and elliptic curves along, with their
-//! advisories; this one is three small crates that are here anyway.
+//! The crate's own providers include RSA and elliptic curves, with their
+//! advisories. This one needs three small crates that we already use.
 
 use hmac::{Hmac, KeyInit, Mac};
 use jsonwebtoken::crypto::{CryptoProvider, JwtSigner, JwtVerifier, KeyUtils};
@@ -10,10 +10,10 @@ use jsonwebtoken::{Algorithm, AlgorithmFamily};
 use sha2::Sha256;
 use signature::{Signer, Verifier};
 
-/// Makes this the process's provider, unless the process has one.
+/// Installs this as the process's provider, unless the process has one.
 ///
-/// The crate knows only one provider per process. Whoever embeds this library and signs tokens too may have
-/// installed theirs; it stays, because HS256 is the same in all of them.
+/// The crate allows one provider per process. A program that embeds this library may have installed its
+/// own for its own tokens. It is kept, because HS256 is the same in all providers.
 pub(super) fn install() {
     let _theirs_if_taken = PROVIDER.install_default();
 }

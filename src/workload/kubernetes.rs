@@ -1,14 +1,14 @@
-//! Kubernetes: one pod per cold start, whose name is the lock (contract §5.5 and §5.7).
+//! Kubernetes: one pod per cold start, whose name is the lock (platform.md §5.5 and §5.7).
 //!
 //! ```text
 //! POST ─ 201 ─▶ created
 //!   ├─ 409 ─────────────────▶ GET the pod ─ ours, alive ─▶ existed (created, if the reply was lost)
 //!   ├─ no reply, 5xx ───────▶      ├─ ours, finished ─▶ DELETE that very pod, POST once more
 //!   └─ another refusal ─▶ error    ├─ being deleted, gone, unreadable ─▶ error
-//!                                  └─ of another snapshot ─▶ error, for good
+//!                                  └─ of another snapshot ─▶ permanent error
 //! ```
 //!
-//! It never waits for a pod to run: the platform says whether a run has started.
+//! It never waits for a pod to run: the platform reports whether a run has started.
 
 use std::sync::Arc;
 
@@ -36,30 +36,30 @@ mod resources;
 use answer::{Holder, Posted};
 use connection::{Connection, Failure, Purpose, Reply};
 
-/// Most creates of one call: the first, and one after a finished pod went away.
+/// Most creates of one call: the first, and one after a finished pod was removed.
 const POSTS_MAX: u32 = 2;
 
-/// What a create may come to need; `list` is for people.
+/// The rights that a create may need; people need `list`.
 const VERBS: [&str; 3] = ["create", "get", "delete"];
 
-/// A namespace of a cluster, ready to be asked.
+/// A configured namespace of a cluster.
 #[derive(Debug, Clone)]
 pub(super) struct Kubernetes {
     config: Arc<KubernetesConfig>,
     connection: Connection,
 }
 
-/// One pod to be.
+/// One pod to create.
 struct Wanted<'a> {
     name: &'a str,
     snapshot_id: &'a str,
     body: Vec<u8>,
-    /// What must not appear in an error text, should the API repeat it.
+    /// Secrets that the API may repeat; no error text may hold them.
     secrets: Vec<&'a str>,
 }
 
 impl Kubernetes {
-    /// Connects to nothing; a cluster that cannot be reached is an error of the first create.
+    /// Does not connect; the first create reports a cluster that cannot be reached.
     pub(super) fn new(config: &KubernetesConfig) -> Self {
         let connection = Connection::new(config.access.clone());
         Self { config: Arc::new(config.clone()), connection }
@@ -73,7 +73,7 @@ impl Kubernetes {
     ) -> Result<Created, CreateError> {
         let pod = pod::pod(&self.config, order, runner, env)?;
         let body = serde_json::to_vec(&pod).map_err(|error| CreateError::Permanent {
-            reason: format!("could not write the pod down: {error}"),
+            reason: format!("could not serialize the pod: {error}"),
         })?;
         let additional = env.additional.iter().map(|(_, value)| value);
         let token = [runner.deployment_id].into_iter().filter(|id| id.expose_secret() != runner.deployment);
@@ -92,7 +92,7 @@ impl Kubernetes {
         Err(CreateError::Transient { reason, name_may_be_taken: false })
     }
 
-    /// One create; `None` if the name was taken and is free now.
+    /// One create; `None` if the name was taken and is now free.
     async fn create_once(&self, wanted: &Wanted<'_>) -> Result<Option<Created>, CreateError> {
         let workload = wanted.name.to_owned();
         let unclear = match answer::posted(&self.post(wanted).await, wanted.name, &wanted.secrets) {
@@ -107,7 +107,7 @@ impl Kubernetes {
             (Holder::Absent, None) => Ok(None),
             (Holder::Absent, Some(error)) => Err(error),
             (Holder::Finished { uid }, None) => self.remove(wanted, uid).await.map(|()| None),
-            // Perhaps made by this very request, and done with the run by now: the platform knows.
+            // This very request may have made it, and the run may be done by now: a probe decides.
             (Holder::Finished { .. }, Some(error)) => {
                 Err(CreateError::Uncertain { reason: format!("{error}; the pod has finished") })
             }
@@ -127,7 +127,7 @@ impl Kubernetes {
         }
     }
 
-    /// Whether the cluster answers and would let us do what a create needs.
+    /// Checks that the cluster answers and grants the rights that a create needs.
     pub(super) async fn check(&self) -> Result<(), BackendError> {
         let mut missing = Vec::new();
         for verb in VERBS {
@@ -135,7 +135,7 @@ impl Kubernetes {
             match answer::allowed(&reply) {
                 Ok(true) => {}
                 Ok(false) => missing.push(verb),
-                // Some clusters let nobody ask; then what can be read must do.
+                // Some clusters allow no access reviews; then a list must be enough.
                 Err(_) if is_forbidden(&reply) => return self.check_by_list().await,
                 Err(reason) => return Err(BackendError(reason)),
             }
@@ -151,7 +151,7 @@ impl Kubernetes {
 
     async fn check_by_list(&self) -> Result<(), BackendError> {
         let list = self.pods().list(&ListParams::default().limit(1));
-        answer::done(&self.connection.ask(list, Purpose::Look).await).map_err(BackendError)
+        answer::done(&self.connection.ask(list, Purpose::Read).await).map_err(BackendError)
     }
 
     async fn post(&self, wanted: &Wanted<'_>) -> Result<Reply, Failure> {
@@ -161,11 +161,11 @@ impl Kubernetes {
 
     async fn holder(&self, wanted: &Wanted<'_>) -> Holder {
         let get = self.pods().get(wanted.name, &GetParams::default());
-        let reply = self.connection.ask(get, Purpose::Look).await;
+        let reply = self.connection.ask(get, Purpose::Read).await;
         answer::holder(&reply, wanted.snapshot_id, &wanted.secrets)
     }
 
-    /// Deletes the finished pod and no other: if somebody was faster, theirs has another uid.
+    /// Deletes the finished pod and no other: a pod that has replaced it has another uid.
     async fn remove(&self, wanted: &Wanted<'_>, uid: String) -> Result<(), CreateError> {
         let params = DeleteParams {
             grace_period_seconds: Some(0),
@@ -187,7 +187,7 @@ impl Kubernetes {
         let review = SelfSubjectAccessReview { spec, ..<_>::default() };
         let body = serde_json::to_vec(&review).unwrap_or_default();
         let reviews = Request::new(SelfSubjectAccessReview::url_path(&(), None));
-        self.connection.ask(reviews.create(&PostParams::default(), body), Purpose::Look).await
+        self.connection.ask(reviews.create(&PostParams::default(), body), Purpose::Read).await
     }
 
     fn pods(&self) -> Request {

@@ -1,7 +1,7 @@
-//! The environment of a runner, for every backend in one place (contract §5.3).
+//! The environment of a runner, for every backend in one place (platform.md §5.3).
 //!
-//! A backend that fills a variable from its own sources (a pod's field
-//! references) finds it missing here and adds it.
+//! A variable that a backend fills from its own sources, such as a pod's field
+//! references, is absent here; the backend adds it.
 
 use secrecy::{ExposeSecret, SecretString};
 use url::Url;
@@ -10,31 +10,31 @@ use crate::config::runner::RunnerEnvConfig;
 
 use super::CreateRequest;
 
-/// Where the runner will live, as far as its environment differs by it.
+/// Where the runner will live, as far as its environment depends on it.
 #[derive(Debug, Clone, Copy)]
 pub enum RunnerHost<'a> {
-    /// A container, which reaches the host under this name.
+    /// A container, which reaches the host by this name.
     Docker {
         /// `localhost`, or `host.docker.internal` where containers have their own network.
         host: &'a str,
     },
-    /// A pod; it brings node and host address by field references of its own.
+    /// A pod; its own field references supply node and host address.
     Kubernetes,
     /// A machine of the compute gateway.
     Gateway {
-        /// Whether machines may be snapshotted; only then can they need the metadata URL.
+        /// Whether machines may be snapshotted; only then do they need the metadata URL.
         snapshots: bool,
     },
 }
 
-/// One runner to be.
+/// One runner to start.
 #[derive(Debug, Clone, Copy)]
 pub struct Runner<'a> {
-    /// The request that leads to it.
+    /// The request for it.
     pub create: &'a CreateRequest,
     /// The deployment's friendly id.
     pub deployment: &'a str,
-    /// `TRIGGER_DEPLOYMENT_ID`: the signed token, or the friendly id again.
+    /// `TRIGGER_DEPLOYMENT_ID`: the signed token, or the friendly id.
     pub deployment_id: &'a SecretString,
 }
 
@@ -64,7 +64,7 @@ impl Env {
         self.0.push((name.to_owned(), value.into()));
     }
 
-    /// Which run to start, and as whom.
+    /// Which run to start, and under which ids.
     fn run(&mut self, runner: &Runner<'_>) {
         let request = &runner.create.request;
         self.set("TRIGGER_DEQUEUED_AT_MS", request.dequeued_at.timestamp_millis().to_string());
@@ -80,7 +80,7 @@ impl Env {
         self.set("TRIGGER_MACHINE_MEMORY", request.run.machine.memory.to_string());
     }
 
-    /// How to reach the supervisor, and what its name is.
+    /// The supervisor's address and name.
     fn supervisor(&mut self, config: &RunnerEnvConfig, engine: RunnerHost<'_>) {
         self.set("TRIGGER_SUPERVISOR_API_PROTOCOL", config.api_protocol.to_string());
         self.set("TRIGGER_SUPERVISOR_API_PORT", config.api_port.to_string());
@@ -100,7 +100,7 @@ impl Env {
         }
     }
 
-    /// What the runner does besides running.
+    /// What the runner does besides executing the run.
     fn behaviour(&mut self, config: &RunnerEnvConfig, engine: RunnerHost<'_>) {
         self.set("OTEL_EXPORTER_OTLP_ENDPOINT", &config.otel_endpoint);
         self.set("TRIGGER_SEND_RUN_DEBUG_LOGS", config.send_run_debug_logs.to_string());
@@ -133,7 +133,7 @@ impl Env {
     }
 }
 
-/// The address as a container must write it: its own `localhost` is not the host's.
+/// The address that a container must use: its own `localhost` is not the host's.
 fn from_container(url: &str, host: &str) -> String {
     let Ok(mut parsed) = Url::parse(url) else { return url.to_owned() };
     if parsed.host_str() == Some("localhost") && parsed.set_host(Some(host)).is_err() {

@@ -24,7 +24,7 @@ struct Seen {
     body: Value,
 }
 
-/// A gateway that writes each request down and gives one answer to all.
+/// A gateway that records each request and gives the same answer to all.
 async fn gateway(status: u16, answer: &'static str) -> (String, Arc<Mutex<Vec<Seen>>>) {
     let seen = Arc::new(Mutex::new(Vec::new()));
     let notes = Arc::clone(&seen);
@@ -47,11 +47,11 @@ async fn gateway(status: u16, answer: &'static str) -> (String, Arc<Mutex<Vec<Se
 
 /// How a gateway fails to answer.
 enum Break {
-    /// Closes the connection once a request began.
+    /// Closes the connection once a request has begun.
     Close,
-    /// Holds the connection and says nothing.
+    /// Holds the connection and sends nothing.
     Silence,
-    /// Says 201 and stops in the middle of the body.
+    /// Sends 201 and stops in the middle of the body.
     CutBody,
 }
 
@@ -176,7 +176,7 @@ async fn credentials_and_correlation_travel_in_headers() {
     let workload = workload(&format!("{url}/"), &[("COMPUTE_GATEWAY_AUTH_TOKEN", "sesame-sesame")]);
     workload.create(create).await.expect("a workload");
     let seen = seen.lock().expect("no panic").clone();
-    assert_eq!(seen[0].path, "//api/instances", "the base is used as it was written");
+    assert_eq!(seen[0].path, "//api/instances", "the base is used as written");
     let header = |name: &str| seen[0].headers[name].to_str().expect("text").to_owned();
     assert_eq!(header("authorization"), "Bearer sesame-sesame");
     assert_eq!(header("x-request-id"), "req-1");

@@ -1,7 +1,7 @@
-//! Signs the deployment token that a workload shows its supervisor (contract §5.2).
+//! Signs the deployment token that a workload presents to its supervisor (platform.md §5.2).
 //!
-//! The same deployment always gets the same bytes: no issue time goes in, on
-//! purpose, because the warm-start service matches runners by this value.
+//! The same deployment always gets the same bytes. The token leaves out an issue
+//! time on purpose, because the warm-start service matches runners by this value.
 
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use secrecy::{ExposeSecret, SecretString};
@@ -12,7 +12,7 @@ use crate::domain::dispatch::ColdStartRequest;
 
 use super::hs256;
 
-/// Says what a workload gets as `TRIGGER_DEPLOYMENT_ID`.
+/// Decides what a workload gets as `TRIGGER_DEPLOYMENT_ID`.
 #[derive(Debug, Clone)]
 pub(super) enum DeploymentId {
     /// The deployment's friendly id.
@@ -21,7 +21,7 @@ pub(super) enum DeploymentId {
     Signed { key: EncodingKey, expires_at: i64 },
 }
 
-/// The order of these fields is the order of the claims, which is part of the bytes.
+/// The order of these fields is the order of the claims, and so part of the bytes.
 #[derive(Serialize)]
 struct Claims<'a> {
     ver: u32,
@@ -71,7 +71,7 @@ impl DeploymentId {
                     aud: "https://api.trigger.dev",
                     exp: *expires_at,
                 };
-                // The supervisors' header has no `typ`, and the bytes must be theirs.
+                // The header of the platform's supervisor has no `typ`, and the bytes must be the same.
                 let header = Header { typ: None, ..Header::new(Algorithm::HS256) };
                 jsonwebtoken::encode(&header, &claims, key).map(SecretString::from)
             }
@@ -88,7 +88,7 @@ mod tests {
 
     const FRESH: &str = include_str!("../../tests/fixtures/dequeued-message.fresh.json");
 
-    /// What upstream's own code signs for the fixture (contract §5.2).
+    /// What the platform's own code signs for the fixture (platform.md §5.2).
     const VECTOR: &str = concat!(
         "eyJhbGciOiJIUzI1NiJ9.",
         "eyJ2ZXIiOjEsImRlcGxveW1lbnQiOiJkZXBsb3ltZW50X3I4azJtZnE3dzN6c2JkNW4iLCJkZXBsb3ltZW50X3ZlcnNpb24i",

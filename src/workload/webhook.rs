@@ -1,9 +1,9 @@
-//! The webhook: one signed call to whoever starts runs, such as the supervisor itself.
+//! The webhook: one signed call to the program that starts runs, such as the supervisor itself.
 //!
-//! A call carries the whole dispatch, so its receiver needs nothing of ours. It may come more than
-//! once, always under one id: an answer can be lost, and then a probe decides whether to call again.
-//! It goes to one configured address and nowhere else: no redirect, no proxy, and no address that
-//! `config::webhook::address` refuses, whatever a name resolves to.
+//! A call holds the whole dispatch, so its receiver needs nothing else from us. It may arrive more than
+//! once, always with the same id: when an answer is lost, a probe decides whether to call again.
+//! It goes only to the one configured address: no redirect, no proxy, and no address that
+//! `config::webhook::address` refuses, even if the name resolves to it.
 
 use std::error::Error;
 use std::time::Duration;
@@ -24,13 +24,13 @@ mod message;
 mod resolver;
 mod signature;
 
-/// Most of an answer that is read, in bytes. It says nothing we need; read to its end, the connection serves again.
+/// Most bytes read of an answer. We need none of them; a body read to its end frees the connection for reuse.
 const BODY_BYTES_MAX: usize = 16 << 10;
 
 /// Longest wait for the rest of an answer whose status is known.
 const BODY_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// A receiver, ready to be called.
+/// A configured receiver.
 #[derive(Debug, Clone)]
 pub(super) struct Webhook {
     client: reqwest::Client,
@@ -42,9 +42,9 @@ pub(super) struct Webhook {
 impl Webhook {
     pub(super) fn new(config: &WebhookConfig) -> Result<Self, BuildError> {
         let client = transport::builder(config.target.0.scheme())?
-            // A proxy would resolve names itself, past the guard.
-            .dns_resolver(GuardedResolver::new(config.standing))
-            // Less than the whole, so that a receiver that is not there is told from one that does not answer.
+            // A proxy would resolve names itself and bypass the guard.
+            .dns_resolver(GuardedResolver::new(config.listing))
+            // Less than the whole timeout, so that an absent receiver and a silent one give different errors.
             .connect_timeout(config.timeout / 2);
         let client = transport::build(client)?;
         let keys = Keys::new(config)?;
@@ -74,7 +74,7 @@ impl Webhook {
     }
 }
 
-/// What an answer's status means. A receiver that may or may not have acted is uncertain: a probe tells.
+/// What an answer's status means. A receiver that may have acted is uncertain: a probe decides.
 fn judge(status: StatusCode, workload: &str) -> Result<Created, CreateError> {
     let code = status.as_u16();
     let reason = format!("the webhook's receiver answered {code}");
@@ -108,7 +108,7 @@ fn unanswered(error: reqwest::Error, timeout: Duration) -> CreateError {
     CreateError::Uncertain { reason }
 }
 
-/// The guard's word, somewhere below what the client says.
+/// The guard's refusal, among the causes of the client's error.
 fn refusal(error: &reqwest::Error) -> Option<Refusal> {
     let mut cause = error.source();
     while let Some(inner) = cause {

@@ -1,6 +1,6 @@
 // Drives a simulator with the clients that the platform publishes: the supervisor's HTTP client
 // and the runner's warm-start client. Their schemas judge every answer, and their own retry
-// rules are measured, so that contract and simulator cannot be wrong together.
+// rules are measured, so that an error that docs/platform.md and the simulator share is found.
 //
 // Usage: node check.mjs <warmproof binary>
 
@@ -257,7 +257,7 @@ try {
       const headers = { "content-type": "application/json" };
       return (await send(`${base}/warm-start`, { method: "POST", headers, body })).json();
     };
-    assert.deepEqual(await offer(), { didWarmStart: false }, "nobody polls");
+    assert.deepEqual(await offer(), { didWarmStart: false }, "no runner polls");
     const { connectionTimeoutMs } = terms.data;
     const poll = runner.warmStart({ workerInstanceName: "conformance", connectionTimeoutMs, keepaliveMs: 60_000 });
     await control("/pollers?at_least=1&wait_ms=10000");

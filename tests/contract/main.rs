@@ -1,10 +1,10 @@
-//! Holds the API against its own description: no 5xx, and no status, content type or body that it does not
+//! Checks the API against its own description: no 5xx, and no status, content type or body that it does not
 //! describe. `make test-contract` runs it, because it needs schemathesis, which comes from Python's package index.
 
 #![allow(missing_docs, unreachable_pub, reason = "a test binary has no outside")]
 #![allow(dead_code, reason = "the support is shared, and each binary needs a part of it")]
-#![allow(clippy::disallowed_methods, reason = "it starts a program and reads what its script hands over")]
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails where it stands")]
+#![allow(clippy::disallowed_methods, reason = "it starts a program and reads its script's variables")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails at once")]
 #![allow(clippy::print_stdout, reason = "a test prints what it measured")]
 
 mod support;
@@ -16,8 +16,8 @@ use serde_json::json;
 
 use support::api::{TOKEN, api, hit};
 
-/// What is held against the description. That a request which does not fit is refused, and one that fits taken,
-/// is not: what fits is more than a schema can say.
+/// The checks against the description. Two are missing: that a bad request is refused, and that a good one is accepted,
+/// because a schema cannot express all that makes a request good.
 const CHECKS: &str = "not_a_server_error,status_code_conformance,content_type_conformance,\
                       response_headers_conformance,response_schema_conformance,unsupported_method,ignored_auth";
 /// Runs of the description's examples, so that lookups find something.

@@ -40,7 +40,7 @@ async fn a_container_starts_its_runs_attempt() {
 }
 
 #[tokio::test]
-async fn what_has_exited_is_removed_by_the_engine_if_it_is_told_so() {
+async fn the_engine_removes_an_exited_container_if_it_is_configured_to() {
     let (engine, platform) = (engine().await, Platform::start(options()).await);
     let lost = platform.dispatch().await;
     let create = create_of(&lost);

@@ -1,4 +1,5 @@
-//! What was made and never started: discarded when its run needs it no more, reaped when nobody knows it.
+//! Containers that were made and never started: a worker discards one that its run no longer needs, and reaps one
+//! that no worker knows.
 
 use crate::support::engine::{create_of, engine, workload};
 use crate::support::platform::{Platform, options};

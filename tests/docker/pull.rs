@@ -69,7 +69,7 @@ async fn an_image_that_no_registry_has_is_given_up() {
 }
 
 #[tokio::test]
-async fn an_error_inside_the_progress_is_the_pulls() {
+async fn an_error_inside_the_progress_fails_the_pull() {
     let (engine, platform) = (engine().await, Platform::start(options()).await);
     for trouble in [Trouble::BlobFails, Trouble::BlobBreaks] {
         let repository = format!("{trouble:?}").to_lowercase();
@@ -77,7 +77,7 @@ async fn an_error_inside_the_progress_is_the_pulls() {
         let create = dispatch_of(&platform, &registry.image()).await;
         let error = workload(&engine.host, &platform, &[]).prepare(&create).await.expect_err("no image");
         assert!(matches!(error, CreateError::Transient { name_may_be_taken: false, .. }), "{error:?}");
-        assert!(error.to_string().starts_with("could not pull "), "the progress told it: {error}");
+        assert!(error.to_string().starts_with("could not pull "), "the progress reported it: {error}");
         assert!(registry.pulls() > 0, "the progress had begun");
     }
 }
@@ -91,7 +91,7 @@ async fn a_registry_that_is_away_is_asked_again_later() {
 }
 
 #[tokio::test]
-async fn an_image_for_another_platform_is_no_image() {
+async fn an_image_for_another_platform_is_refused() {
     let (engine, platform) = (engine().await, Platform::start(options()).await);
     let registry = Registry::with("foreign", Trouble::None).await;
     let create = dispatch_of(&platform, &registry.image()).await;
@@ -105,7 +105,7 @@ async fn an_image_for_another_platform_is_no_image() {
 }
 
 #[tokio::test]
-async fn many_wait_for_one_pull_and_nobody_else_does() {
+async fn creates_of_one_image_share_one_pull_and_no_other_create_waits() {
     let (engine, platform) = (engine().await, Platform::start(options()).await);
     let registry = Registry::with("slow", Trouble::BlobWaits).await;
     let workload = workload(&engine.host, &platform, &[]);

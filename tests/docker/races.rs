@@ -1,4 +1,4 @@
-//! Many ask for one name at the same time.
+//! Many creates for one name at the same time.
 
 use futures_util::future::join_all;
 use warmproof::workload::{CreateError, Created};
@@ -53,7 +53,7 @@ async fn a_runner_that_is_done_before_the_last_create_is_not_made_again() {
     let ends = race(&engine, &platform, &lost, "X=1").await;
     assert_eq!(ends.iter().filter(|end| matches!(end, Ok(Created::Created { .. }))).count(), 1, "{ends:?}");
     for end in ends {
-        // Met alive, or only just ended: then a probe tells that the run has moved on.
+        // The container runs or has just ended; then a probe shows that the run has moved on.
         assert!(matches!(end, Ok(_) | Err(CreateError::Transient { .. })), "{end:?}");
     }
     platform.executed(&lost).await;

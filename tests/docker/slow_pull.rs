@@ -1,4 +1,4 @@
-//! A worker whose image takes its time: everything else goes on, and nothing is made on an old observation.
+//! A worker whose image pull takes long: all other work goes on, and no container is made on an old observation.
 
 use chrono::TimeDelta;
 use serde_json::value::to_raw_value;
@@ -12,7 +12,7 @@ use crate::support::registry::{Registry, Trouble};
 use crate::support::stage::Stage;
 use crate::support::wait::until;
 
-/// How long an image is on its way.
+/// How long a pull takes.
 const PULL: TimeDelta = TimeDelta::minutes(1);
 
 /// A lost dispatch whose image only this registry has.
@@ -26,7 +26,7 @@ async fn lost_with(stage: &Stage, registry: &Registry) -> Dispatched {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_slow_pull_blocks_nobody_keeps_its_lease_and_is_followed_by_a_fresh_probe() {
+async fn a_slow_pull_blocks_no_other_run_keeps_its_lease_and_is_followed_by_a_fresh_probe() {
     let (engine, stage) = (engine().await, Stage::set().await);
     let registry = Registry::with("late", Trouble::BlobWaits).await;
     let worker = docker_worker(&stage, &engine.host, "a").start();
@@ -59,7 +59,7 @@ async fn a_slow_pull_blocks_nobody_keeps_its_lease_and_is_followed_by_a_fresh_pr
         (Some("created"), 1)
     );
     assert_eq!(outcome.claim_count, 1, "its lease held all the while");
-    assert_eq!(stage.platform.simulator.probes(&lost.run).len(), 2, "looked at again before the create");
+    assert_eq!(stage.platform.simulator.probes(&lost.run).len(), 2, "probed again before the create");
     stage.platform.executed(&lost).await;
     others.push(lost);
     stage.audit(&others, vec![worker]).await;
@@ -76,7 +76,7 @@ async fn a_run_that_starts_during_the_pull_gets_no_container() {
     let lost = lost_with(&stage, &registry).await;
     until("the pull has begun", async || (registry.pulls() > 0).then_some(())).await;
     stage.platform.start_warm(&lost).await;
-    // Longer than a observation may be old before it is taken again.
+    // Longer than the age at which an observation is too old to act on.
     let renewed = stage.claimed_by("a", &lost.run).await.lease_expires_at.unwrap() + TimeDelta::seconds(2);
     stage.row("is renewed", &lost.run, |row| row.lease_expires_at > Some(renewed)).await;
     registry.gate.add_permits(9);

@@ -1,4 +1,4 @@
-//! What these tests stand on: an engine, a registry, a way to kill in the middle; the rest is shared.
+//! What these tests need: an engine, a registry, a way to kill a worker in the middle; the rest is shared.
 
 #[path = "../it/support/db.rs"]
 pub mod db;

@@ -16,7 +16,7 @@ use crate::support::wait::until;
 
 const CALLERS: usize = 16;
 
-/// Schedules one after the other until `stop`; notes what was answered, and when the last answer came.
+/// Schedules one after the other until `stop`; notes the answered ones, and the time of the last answer.
 async fn schedules(
     coalescer: Coalescer,
     caller: usize,
@@ -61,7 +61,8 @@ async fn every_answered_schedule_survives_a_failover_and_the_old_primary_is_left
     );
     seen.wait_for(|count| *count >= before + 500).await.unwrap();
 
-    // The old primary comes back as a standby of the new one, and takes no writes. Clients that meet it go on.
+    // The old primary comes back as a standby of the new one, and takes no writes. Clients that reach it go on
+    // to the other server.
     let Pair { one, other, .. } = &mut pair;
     one.follow(other);
     assert!(one.value::<bool>("select pg_is_in_recovery()").await);

@@ -1,4 +1,4 @@
-//! Commits that wait for a standby which is away: nothing is answered that a failover would lose.
+//! Commits that wait for an unreachable standby: the store answers no call that a failover would undo.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use crate::support::wait::until;
 const NOT_ANSWERED: Duration = Duration::from_secs(2);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_repeat_is_no_answer_while_the_first_is_on_no_standby() {
+async fn a_repeated_schedule_is_not_answered_while_the_first_is_on_no_standby() {
     let mut pair = Pair::start().await;
     let store = pair.store();
     let first = store.schedule(&[fresh("run_kept", "snapshot_1")], DELAY).await.unwrap();
@@ -24,7 +24,7 @@ async fn a_repeat_is_no_answer_while_the_first_is_on_no_standby() {
     })
     .await;
 
-    // Neither what is new, nor what was there before, nor that there is nothing.
+    // The store answers neither a new schedule, nor a repeated one, nor a cancel that finds nothing.
     let new = timeout(NOT_ANSWERED, store.schedule(&[fresh("run_new", "snapshot_1")], DELAY)).await;
     assert!(new.is_err(), "a schedule was answered: {new:?}");
     let repeated = timeout(NOT_ANSWERED, store.schedule(&[fresh("run_kept", "snapshot_1")], DELAY)).await;

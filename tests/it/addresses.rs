@@ -1,4 +1,5 @@
-//! What a process says of an address, a password or a certificate that leads nowhere; and no value of it is printed.
+//! What a process reports about an address, a password or a certificate that does not work. It prints none of their
+//! values.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -9,7 +10,7 @@ use crate::support::db::{Db, db, server};
 use crate::support::process::Program;
 use crate::support::stage::Stage;
 
-/// What a command says that cannot connect.
+/// The error of a command that cannot connect.
 async fn reported(url: &str) -> String {
     let environment: BTreeMap<String, String> =
         [("WARMPROOF_DATABASE_URL".to_owned(), url.to_owned())].into();
@@ -19,7 +20,7 @@ async fn reported(url: &str) -> String {
 }
 
 #[tokio::test]
-async fn a_failed_connect_names_the_server_and_the_systems_word() {
+async fn a_failed_connect_names_the_server_and_the_systems_error() {
     for (url, expected) in [
         ("postgres://a@127.0.0.1:1/x", "could not connect to 127.0.0.1:1: connection refused"),
         ("postgres://a@127.0.0.1:1,[::1]:2/x", "could not connect to [::1]:2: "),
@@ -67,7 +68,7 @@ async fn variables_of_the_driver_are_refused_or_without_effect() {
     for (name, value) in [
         ("PGHOST", "nowhere.invalid"),
         ("PGPORT", "1"),
-        ("PGUSER", "nobody"),
+        ("PGUSER", "nouser"),
         ("PGDATABASE", "none"),
         ("PGPASSWORD", "wrong"),
         ("PGSSLMODE", "verify-full"),
@@ -98,7 +99,7 @@ async fn with_password(db: &Db, password: &str) {
 #[tokio::test]
 async fn a_password_that_is_rotated_in_a_file_needs_no_restart() {
     let stage = Stage::set().await;
-    // Its own server would ask for it; this one trusts everybody, so the role's right to log in is taken instead.
+    // This server trusts every login and asks for no password, so the test revokes the role's right to log in instead.
     with_password(&stage.db, "first").await;
     let address = server().tcp_addr().expect("loopback");
     let mut file = tempfile::NamedTempFile::new().unwrap();
@@ -138,7 +139,7 @@ async fn a_proxy_that_the_environment_names_is_ignored_for_all_and_named() {
         .env("http_proxy", nowhere)
         .env("ALL_PROXY", nowhere)
         .start();
-    worker.says("a proxy is named in the environment and ignored").await;
+    worker.says("the environment names a proxy, which is ignored").await;
     let lost = stage.hit().await;
     assert_eq!(
         stage.outcome(&lost.run).await.outcome,

@@ -1,10 +1,10 @@
-//! The admin page, looked at over HTTP as a browser without scripts does.
+//! The admin page, read over HTTP as a browser without scripts reads it.
 
 mod base_path;
 mod cancel;
 mod headers;
 mod hostile;
-mod looking;
+mod pages;
 mod paging;
 mod pools;
 mod run;

@@ -1,4 +1,4 @@
-//! Only the database's clock counts: processes whose clocks are an hour off change nothing.
+//! Only the database's clock counts: a process whose clock is an hour off changes nothing.
 
 use serde_json::Value;
 
@@ -41,7 +41,7 @@ async fn verified(caller: impl Fn(Program) -> Program, worker: impl Fn(Program) 
 
     let probed_at = stage.platform.simulator.probes(&lost.run)[0].arrived_at;
     let due_at = stage.outcome(&lost.run).await.due_at;
-    assert!((probed_at - due_at).num_milliseconds() > -50, "looked {} early", due_at - probed_at);
+    assert!((probed_at - due_at).num_milliseconds() > -50, "probed {} early", due_at - probed_at);
     for event in a.events() {
         let millis = |key: &str| event[key].as_f64().unwrap_or_else(|| panic!("{key} in {event}"));
         assert_eq!(event["delay_ms"], 1000);

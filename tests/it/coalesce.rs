@@ -1,4 +1,4 @@
-//! Single calls that meet share a statement, and nothing else.
+//! Single calls that arrive together share a statement, and nothing else.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -68,7 +68,7 @@ async fn a_bad_call_never_fails_its_neighbours() {
     let mut stray = fresh("run_stray", "snapshot_1");
     stray.pool = PoolName::parse("nowhere").unwrap();
     let mut refused = fresh("run_refused", "snapshot_1");
-    // The schema refuses it; the library's and the API's own checks stand before this.
+    // The schema refuses it. In production the checks of the library and of the API come first.
     refused.delay = Some(Duration::from_secs(61));
     let (good, stray, refused, also_good) = tokio::join!(
         coalescer.schedule(fresh("run_good", "snapshot_1")),

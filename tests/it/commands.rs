@@ -1,4 +1,4 @@
-//! The operator's commands, run as a person runs them: the real binary against a real database.
+//! The operator's commands: the real binary against a real database.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,7 @@ use crate::support::db::{Db, db};
 use crate::support::dispatch::{cancellation, claimed, fresh, schedule, settlement, started};
 use crate::support::process::Program;
 
-/// What a command answered.
+/// The exit code and output of a command.
 struct Answer {
     code: Option<i32>,
     out: String,
@@ -42,7 +42,7 @@ async fn json_of(db: &Db, args: &[&str]) -> Value {
 }
 
 #[tokio::test]
-async fn pending_shows_totals_and_what_is_looked_at_next() {
+async fn pending_shows_totals_and_the_next_rows_to_probe() {
     let db = db().await;
     for run in ["run_a", "run_b", "run_c"] {
         let _ = schedule(&db.store, fresh(run, "snapshot_1")).await;
@@ -52,7 +52,7 @@ async fn pending_shows_totals_and_what_is_looked_at_next() {
     assert_eq!(all["counts"][0]["pending"], 3);
     let runs: Vec<&str> =
         all["pending"].as_array().unwrap().iter().map(|one| one["run_id"].as_str().unwrap()).collect();
-    assert_eq!(runs, ["run_c", "run_a", "run_b"], "the next to be looked at first");
+    assert_eq!(runs, ["run_c", "run_a", "run_b"], "the next to probe comes first");
     let one = json_of(&db, &["pending", "--limit", "1"]).await;
     assert_eq!(one["pending"].as_array().unwrap().len(), 1);
     let none = json_of(&db, &["pending", "--status", "held"]).await;
@@ -129,7 +129,7 @@ async fn pools_are_shown_and_changed_and_a_bad_value_changes_nothing() {
     let bad = run(&db, &["pools", "delay", "default", "5"]).await;
     assert!(bad.code == Some(1) && bad.err.contains("`delay_ms`: must be from 1000 to 60000"), "{}", bad.err);
     let unknown = run(&db, &["pools", "pause", "defautl"]).await;
-    assert!(unknown.code == Some(1) && unknown.err.contains("there is: default"), "{}", unknown.err);
+    assert!(unknown.code == Some(1) && unknown.err.contains("known pools: default"), "{}", unknown.err);
     let after: i64 = db.value("select count(*) from audit").await;
     assert_eq!((before, after), (7, 7));
 }
@@ -146,7 +146,7 @@ async fn a_token_is_shown_once_and_stored_as_a_hash() {
     let stored: Vec<u8> = db.value("select hash from token").await;
     assert_eq!(stored, warmproof::store::token::hash(&token));
     let again = run(&db, &["token", "create", "ci", "--scope", "read"]).await;
-    assert!(again.code == Some(1) && again.err.contains("there is a token `ci` already"), "{}", again.err);
+    assert!(again.code == Some(1) && again.err.contains("a token `ci` exists already"), "{}", again.err);
     assert_eq!(run(&db, &["token", "revoke", "ci"]).await.code, Some(0));
     assert_eq!(run(&db, &["token", "revoke", "ci"]).await.code, Some(1));
 }
@@ -160,7 +160,7 @@ async fn the_doctor_grades_what_it_finds() {
         let found = findings.into_iter().find(|finding| finding["check"] == check);
         (answer.code, found.unwrap_or_else(|| panic!("no {check}"))["severity"].clone())
     };
-    assert_eq!(severity("pool default").await, (Some(1), json!("warning")), "nobody serves it");
+    assert_eq!(severity("pool default").await, (Some(1), json!("warning")), "no worker serves it");
     db.run(
         "insert into worker (name, version, in_flight, pools, backends, problems)
          values ('w1', '1', 0, '{default}', '{gateway}', '{null}')",
@@ -177,9 +177,9 @@ async fn the_doctor_grades_what_it_finds() {
 }
 
 #[tokio::test]
-async fn a_database_that_is_not_there_is_said_with_what_to_do() {
+async fn an_unreachable_database_is_reported_with_a_hint() {
     let environment =
-        [("WARMPROOF_DATABASE_URL".to_owned(), "postgres://nobody@127.0.0.1:1/none".to_owned())].into();
+        [("WARMPROOF_DATABASE_URL".to_owned(), "postgres://nouser@127.0.0.1:1/none".to_owned())].into();
     let mut process = Program::of(&["doctor"], environment).start();
     assert_eq!(process.ended().await, Some(2));
     let reported = process.stdout().join("\n");
@@ -190,7 +190,7 @@ async fn a_database_that_is_not_there_is_said_with_what_to_do() {
 }
 
 #[tokio::test]
-async fn migrate_tells_programs_what_it_would_do_and_what_stands() {
+async fn migrate_prints_its_plan_and_the_schemas_version_as_json() {
     let db = db().await;
     let version = json_of(&db, &["migrate", "--check"]).await["version"].clone();
     assert!(version.as_i64().is_some_and(|version| version > 0), "{version}");
@@ -205,21 +205,18 @@ async fn migrate_tells_programs_what_it_would_do_and_what_stands() {
 }
 
 #[tokio::test]
-async fn a_schema_that_is_not_there_comes_with_what_to_do() {
+async fn a_missing_schema_is_reported_with_a_hint() {
     let db = db().await;
     let environment = [("WARMPROOF_DATABASE_URL", db.url()), ("WARMPROOF_SCHEMA", "nowhere".to_owned())];
     let environment = environment.map(|(name, value)| (name.to_owned(), value)).into();
     let mut process = Program::of(&["report"], environment).start();
     assert_eq!(process.ended().await, Some(1));
     let reported = process.stderr().join("\n");
-    assert!(
-        reported.contains("hint: run `warmproof migrate` first, or say in WARMPROOF_SCHEMA"),
-        "{reported}"
-    );
+    assert!(reported.contains("hint: run `warmproof migrate` first, or set WARMPROOF_SCHEMA"), "{reported}");
 }
 
 #[tokio::test]
-async fn stopped_cold_starts_are_a_warning_and_the_audit_says_who_stopped_them() {
+async fn the_doctor_warns_of_stopped_cold_starts_and_the_audit_names_the_actor() {
     let db = db().await;
     assert_eq!(run(&db, &["pools", "cap", "default", "0"]).await.code, Some(0));
     let pools = run(&db, &["pools"]).await.out;
@@ -233,11 +230,7 @@ async fn stopped_cold_starts_are_a_warning_and_the_audit_says_who_stopped_them()
     assert!(entries[0]["actor"].as_str().unwrap().starts_with("cli:"), "{entries}");
     for command in [["pending", "--pool", "nosuch"], ["cancel", "--pool", "nosuch"]] {
         let refused = run(&db, &command).await;
-        assert!(
-            refused.code == Some(1) && refused.err.contains("there is no pool `nosuch`"),
-            "{}",
-            refused.err
-        );
+        assert!(refused.code == Some(1) && refused.err.contains("unknown pool `nosuch`"), "{}", refused.err);
     }
 }
 

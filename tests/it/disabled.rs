@@ -20,10 +20,10 @@ use warmproof::scheduler::{Hit, Scheduler};
 use crate::support::dispatch::{cancellation, message};
 use crate::support::logs::captured_at;
 
-/// Every way of not being on: unset, false, and words that only look like yes.
+/// Every way of being off: unset, false, and words that resemble `true` and are not.
 const OFF: [Option<&str>; 6] = [None, Some("false"), Some("yes"), Some("on"), Some(""), Some("0")];
 
-/// Something that only a connection reaches.
+/// Counts the connections to a port.
 struct Counted {
     url: String,
     connections: Arc<AtomicUsize>,
@@ -43,7 +43,7 @@ impl Counted {
         Self { url: format!("127.0.0.1:{port}"), connections }
     }
 
-    /// One connection of our own: what came before it has been counted by the time it is.
+    /// Opens one connection itself: all earlier ones are counted by the time it is counted.
     async fn count(&self) -> usize {
         drop(tokio::net::TcpStream::connect(&self.url).await.expect("a connection"));
         tokio::time::timeout(Duration::from_secs(10), async {
@@ -56,7 +56,7 @@ impl Counted {
         self.connections.load(Ordering::SeqCst) - 1
     }
 
-    /// Everything a process could connect to, all of it here.
+    /// The variables for everything that a process could connect to; all lead to this port.
     fn variables(&self, switch: Option<&str>) -> Vec<(&'static str, String)> {
         let http = format!("http://{}", self.url);
         let mut variables = vec![
@@ -68,7 +68,7 @@ impl Counted {
             ("TRIGGER_WORKER_TOKEN", "tr_wgt_x".to_owned()),
             ("MANAGED_WORKER_SECRET", "s".to_owned()),
             ("TRIGGER_WORKLOAD_API_DOMAIN", "d".to_owned()),
-            // The process would stumble over it, if it read it.
+            // The process would refuse to start if it read this value.
             ("WARMPROOF_API_TOKEN", "short".to_owned()),
             ("WARMPROOF_API_LISTEN", "no address".to_owned()),
         ];
@@ -88,11 +88,11 @@ async fn use_it(environment: &Environment) {
         let cancel = cancellation("run_a", None, CancelReason::Connected);
         assert_eq!(scheduler.cancel(cancel).await.expect("no error"), None);
     }
-    // What would be refused while on is not even looked at.
+    // A value that is refused while verification is on is not even read.
     assert_eq!(scheduler.schedule(Hit::new(dispatch).delay(Duration::ZERO)).await.expect("no error"), None);
 }
 
-// On one thread, so that the subscriber of this test hears everything.
+// On one thread, so that the subscriber of this test gets every event.
 #[tokio::test]
 async fn the_library_opens_and_starts_nothing_and_says_so_once_at_debug() {
     for switch in OFF {
@@ -117,7 +117,7 @@ async fn the_library_opens_and_starts_nothing_and_says_so_once_at_debug() {
 }
 
 #[tokio::test]
-async fn on_without_a_warm_start_service_is_off() {
+async fn verification_is_off_without_a_warm_start_service() {
     let counted = Counted::listen().await;
     let mut variables = counted.variables(Some("true"));
     variables.retain(|(name, _)| *name != "TRIGGER_WARM_START_URL");
@@ -139,7 +139,7 @@ fn nothing_else_is_read_while_it_is_off() {
 }
 
 #[tokio::test]
-async fn worker_and_api_connect_to_nothing_and_stop_when_told() {
+async fn worker_and_api_connect_to_nothing_and_stop_on_sigterm() {
     for command in ["worker", "api"] {
         for switch in [None, Some("yes")] {
             let counted = Counted::listen().await;
@@ -159,7 +159,7 @@ async fn worker_and_api_connect_to_nothing_and_stop_when_told() {
             let pid = Pid::from_raw(i32::try_from(child.id().unwrap()).unwrap());
             kill(pid, Signal::SIGTERM).unwrap();
             let output = tokio::time::timeout(Duration::from_secs(30), child.wait_with_output()).await;
-            let output = output.expect("it stops when told").unwrap();
+            let output = output.expect("it stops on SIGTERM").unwrap();
             assert!(output.status.success(), "{command}: {:?}", output.status);
             assert!(output.stdout.is_empty(), "{command} said it was ready: {:?}", output.stdout);
             assert_eq!(counted.count().await, 0, "{command} opened a connection");

@@ -1,4 +1,4 @@
-//! SIGTERM: nothing new is begun, what is in flight ends or is given back at once.
+//! SIGTERM: a worker begins nothing new, and ends or releases at once what is in flight.
 
 use std::time::{Duration, Instant};
 
@@ -10,13 +10,13 @@ use crate::support::platform::SOON;
 use crate::support::process::Program;
 use crate::support::stage::Stage;
 
-/// Leases that no test outlasts: what is taken over was given back.
+/// Leases longer than any test: another worker can only claim a row that was released.
 fn with_long_leases(program: Program) -> Program {
     program.env("WARMPROOF_LEASE_MS", 60_000).env("WARMPROOF_PROBE_TIMEOUT_MS", 10_000)
 }
 
 #[tokio::test]
-async fn what_waits_is_given_back_at_once_and_a_probe_in_flight_is_settled() {
+async fn waiting_claims_are_released_at_once_and_a_probe_in_flight_is_settled() {
     let stage = Stage::set().await;
     let mut a = with_long_leases(stage.worker("a")).env("WARMPROOF_CLAIM_AHEAD_MS", 5000).start();
     let probed_at = stage.platform.dispatch().await;
@@ -31,7 +31,7 @@ async fn what_waits_is_given_back_at_once_and_a_probe_in_flight_is_settled() {
     stage.platform.probe(&probed_at, 1).await;
     a.signal(SIGTERM);
     for hit in &waiting {
-        let row = stage.row("is given back", &hit.run, |row| row.worker.is_none()).await;
+        let row = stage.row("is released", &hit.run, |row| row.worker.is_none()).await;
         assert_eq!((row.lease_expires_at, row.probe_at), (None, row.due_at), "free, and due as promised");
     }
     assert!(a.is_running(), "a probe is in flight");
@@ -64,7 +64,7 @@ async fn a_loss_seen_after_sigterm_is_left_to_others() {
     assert_eq!(a.ended().await, Some(0));
     assert!(stage.platform.simulator.creates(&lost.run).is_empty(), "no new create starts");
     let row = stage.pending(&lost.run).await.expect("a row");
-    assert!(row.lost_at.is_some() && row.worker.is_none(), "marked and given back: {row:?}");
+    assert!(row.lost_at.is_some() && row.worker.is_none(), "marked and released: {row:?}");
 
     let b = with_long_leases(stage.worker("b")).start();
     let outcome = stage.outcome(&lost.run).await;
@@ -77,7 +77,7 @@ async fn a_loss_seen_after_sigterm_is_left_to_others() {
 }
 
 #[tokio::test]
-async fn a_create_that_outlasts_the_grace_is_given_back_and_none_begins() {
+async fn a_create_that_outlasts_the_grace_is_released_and_no_create_begins() {
     for effect in [GatewayEffect::None, GatewayEffect::Created] {
         let stage = Stage::set().await;
         let mut a = with_long_leases(stage.worker("a"))
@@ -96,7 +96,7 @@ async fn a_create_that_outlasts_the_grace_is_given_back_and_none_begins() {
         assert!(a.stderr().iter().any(|line| line.contains("the grace period is over")));
         for hit in [&hanging, &waiting] {
             let row = stage.pending(&hit.run).await.expect("a row");
-            assert_eq!((row.worker, row.lease_expires_at), (None, None), "given back, not left to its lease");
+            assert_eq!((row.worker, row.lease_expires_at), (None, None), "released, not left to its lease");
         }
         assert!(stage.platform.simulator.creates(&waiting.run).is_empty(), "no create starts after SIGTERM");
 
@@ -113,7 +113,7 @@ async fn a_create_that_outlasts_the_grace_is_given_back_and_none_begins() {
 }
 
 #[tokio::test]
-async fn a_database_that_hangs_does_not_keep_it_beyond_its_grace() {
+async fn a_database_that_hangs_never_keeps_a_worker_beyond_its_grace() {
     let stage = Stage::set().await;
     let mut a = with_long_leases(stage.worker("a"))
         .env("WARMPROOF_SHUTDOWN_GRACE_MS", 1000)

@@ -1,4 +1,5 @@
-//! Upstream's five behaviours, with a worker in this process against a real database and platform.
+//! The five behaviours of the platform's own verifier, shown by a worker in this process against a real database
+//! and the simulated platform.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -14,7 +15,7 @@ use warmproof::domain::verification::{CancelReason, Cancelled, NewVerification, 
 use warmproof::simulator::{ProbeFault, Rule, SimulatorOptions, StartKind};
 use warmproof::store::Store;
 use warmproof::store::connect::Role;
-use warmproof::telemetry::event::{Events, WideEvent};
+use warmproof::telemetry::event::{EventSink, Events, WideEvent};
 use warmproof::worker::{Served, Worker};
 
 use crate::support::dispatch::{cancellation, hit, schedule};
@@ -24,11 +25,21 @@ use crate::support::process::Program;
 use crate::support::stage::Stage;
 use crate::support::wait::within;
 
-/// A worker in this process, and what it told.
+/// A worker in this process, and the events it reported.
 struct InProcess {
     stop: CancellationToken,
     task: JoinHandle<()>,
-    events: Arc<Mutex<Vec<WideEvent>>>,
+    events: Arc<Kept>,
+}
+
+/// Events, kept until the test reads them.
+#[derive(Debug, Default)]
+struct Kept(Mutex<Vec<WideEvent>>);
+
+impl EventSink for Kept {
+    fn emit(&self, event: WideEvent) {
+        self.0.lock().unwrap().push(event);
+    }
 }
 
 impl InProcess {
@@ -39,9 +50,9 @@ impl InProcess {
         };
         let store = Store::connect(&settings.database, Role::Callers).await.unwrap();
         let pools = Served::set_up(&settings.pools).unwrap();
-        let (stop, events) = (CancellationToken::new(), Arc::default());
+        let (stop, events) = (CancellationToken::new(), Arc::<Kept>::default());
         let worker = Worker::builder(settings.worker, store, pools)
-            .events(Events::Memory(Arc::clone(&events)))
+            .events(Events::Custom(Arc::<Kept>::clone(&events)))
             .run(stop.clone());
         let task = tokio::spawn(async move {
             assert_eq!(worker.await.unwrap().released, 0);
@@ -49,11 +60,11 @@ impl InProcess {
         Self { stop, task, events }
     }
 
-    /// Stops it and answers what it told about a run.
+    /// Stops it and returns the events it reported about a run.
     async fn reported_of(self, dispatched: &Dispatched) -> Vec<Value> {
         self.stop.cancel();
         within("the worker stops", self.task).await.unwrap();
-        let events = self.events.lock().unwrap();
+        let events = self.events.0.lock().unwrap();
         let events = events.iter().map(|event| serde_json::to_value(event).unwrap());
         events.filter(|event| event["meta.run_id"] == dispatched.run.as_str()).collect()
     }
@@ -187,7 +198,7 @@ async fn a_cancel_before_due_saves_the_probe() {
     let cancel = cancellation(alive.run.as_str(), Some(alive.snapshot.as_str()), CancelReason::Connected);
     let answers = stage.db.store.cancel(&[cancel]).await.unwrap();
     assert!(matches!(answers[0], Cancelled::Cancelled { .. }), "{answers:?}");
-    // When a hit of later is settled, the cancelled one would have been, too.
+    // Once a later hit is settled, the cancelled one would have been settled, too.
     let later = stage.hit().await;
     assert_eq!(stage.outcome(&later.run).await.outcome, OutcomeKind::Fallback);
     let outcome = stage.outcome(&alive.run).await;
@@ -197,7 +208,7 @@ async fn a_cancel_before_due_saves_the_probe() {
     );
     assert!(stage.platform.simulator.probes(&alive.run).is_empty());
     assert!(stage.platform.simulator.creates(&alive.run).is_empty());
-    assert!(worker.reported_of(&alive).await.is_empty(), "only a settlement is told");
+    assert!(worker.reported_of(&alive).await.is_empty(), "only a settlement is reported");
     stage.assert_sound().await;
 }
 
@@ -213,7 +224,7 @@ async fn a_run_dispatched_again_is_probed_once_and_started_at_its_new_snapshot()
     assert_eq!(second.run, first.run);
     assert_ne!(second.snapshot, first.snapshot);
     second.schedule(&stage.db, SOON).await;
-    // When this one is settled, the first one's promise is past.
+    // Once this one is settled, the first one's due time is past.
     let later = stage.platform.hit_due_in(&stage.db, 2 * SOON).await;
     stage.outcome(&later.run).await;
 

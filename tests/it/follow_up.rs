@@ -1,4 +1,4 @@
-//! A while after a created fallback somebody looks whether it helped.
+//! The follow-up: a while after a created fallback, a worker probes whether it helped.
 
 use warmproof::domain::outcome::{FallbackResult, OutcomeKind};
 use warmproof::simulator::{ProbeFault, Rule, StartFault};
@@ -15,7 +15,7 @@ async fn soon(stage: &Stage) {
 
 async fn reported(stage: &Stage, lost: &Dispatched) -> String {
     let sql = format!("select result from follow_up where run_id = '{}'", lost.run);
-    until("the follow-up is told", async || {
+    until("the follow-up has a result", async || {
         sqlx::query_scalar::<_, Option<String>>(sqlx::AssertSqlSafe(sql.clone()))
             .fetch_optional(stage.db.pool())
             .await
@@ -37,7 +37,7 @@ async fn a_fallback_whose_run_started_is_confirmed() {
 }
 
 #[tokio::test]
-async fn a_fallback_whose_workload_hangs_is_told_and_not_repeated() {
+async fn a_fallback_whose_workload_hangs_is_reported_and_not_repeated() {
     let stage = Stage::set().await;
     soon(&stage).await;
     let worker = stage.worker("a").start();
@@ -48,7 +48,7 @@ async fn a_fallback_whose_workload_hangs_is_told_and_not_repeated() {
     assert_eq!(outcome.fallback_result.map(FallbackResult::as_str), Some("created"), "{outcome:?}");
     assert_eq!(reported(&stage, &lost).await, "not_started");
     worker.says("did not visibly help").await;
-    assert_eq!(stage.platform.simulator.creates(&lost.run).len(), 1, "it is told, and nothing more");
+    assert_eq!(stage.platform.simulator.creates(&lost.run).len(), 1, "the result is only reported");
     let environment = [("WARMPROOF_DATABASE_URL".to_owned(), stage.db.url())].into();
     let mut show = Program::of(&["show", lost.run.as_str()], environment).start();
     assert_eq!(show.ended().await, Some(0));
@@ -56,7 +56,7 @@ async fn a_fallback_whose_workload_hangs_is_told_and_not_repeated() {
     assert!(shown.contains("follow-up: not_started"), "an operator sees it: {shown}");
     let (_, counted) = get(&format!("{}/metrics", listens_at(&worker).await)).await;
     let series = r#"warmproof_follow_ups_total{pool="default",result="not_started"} 1"#;
-    assert!(counted.contains(series), "and is told by a number: {counted}");
+    assert!(counted.contains(series), "and a metric counts it: {counted}");
     stage.audit(&[lost], vec![worker]).await;
 }
 
@@ -69,7 +69,7 @@ async fn a_follow_up_outlives_the_worker_that_made_the_fallback() {
     stage.platform.executed(&lost).await;
     stage.outcome(&lost.run).await;
     a.kill().await;
-    // One look that fails is made again.
+    // One follow-up fails and is repeated.
     stage.platform.simulator.faults().probe.add(Rule::always(ProbeFault::Status { status: 500 }).times(1));
     let b = stage.worker("b").start();
     assert_eq!(reported(&stage, &lost).await, "confirmed");
@@ -78,7 +78,7 @@ async fn a_follow_up_outlives_the_worker_that_made_the_fallback() {
 }
 
 #[tokio::test]
-async fn a_pool_may_do_without_and_delivered_runs_need_none() {
+async fn a_pool_may_switch_follow_ups_off_and_delivered_runs_get_none() {
     let stage = Stage::set().await;
     let worker = stage.worker("a").start();
     let delivered = stage.platform.dispatch().await;
@@ -89,7 +89,7 @@ async fn a_pool_may_do_without_and_delivered_runs_need_none() {
     let lost = stage.hit().await;
     stage.platform.executed(&lost).await;
     stage.outcome(&lost.run).await;
-    let looks: i64 = stage.db.value("select count(*) from follow_up").await;
-    assert_eq!(looks, 0);
+    let follow_ups: i64 = stage.db.value("select count(*) from follow_up").await;
+    assert_eq!(follow_ups, 0);
     stage.audit(&[delivered, lost], vec![worker]).await;
 }

@@ -1,4 +1,4 @@
-//! A gateway that leaves open what it did: the platform is asked before the gateway is asked again.
+//! A gateway whose answer leaves open whether it made a workload: the worker probes before it asks the gateway again.
 
 use std::time::Duration;
 
@@ -11,12 +11,12 @@ use crate::support::process::Program;
 use crate::support::receiver::{Receiver, start_cold};
 use crate::support::stage::Stage;
 
-/// Long enough for a gateway of a test, whatever else the machine does.
+/// Long enough for a test's gateway, even on a busy machine.
 const PATIENCE_MS: u32 = 2000;
-/// From a failed create to the next look.
+/// From a failed create to the next probe.
 const BACKOFF_MS: u32 = 1000;
 
-/// How it is left open.
+/// The answers that leave it open.
 const DARKNESS: [GatewayAnswer; 3] =
     [GatewayAnswer::Status { status: 502 }, GatewayAnswer::Status { status: 504 }, GatewayAnswer::Hang];
 
@@ -45,12 +45,12 @@ fn assert_probed_between(stage: &Stage, lost: &Dispatched, outcome: &Outcome) {
     assert_eq!((probes.len(), creates.len()), (2, 2));
     let order = [&probes[0], &creates[0], &probes[1], &creates[1]].map(|visit| visit.arrived_at);
     assert!(order.is_sorted(), "{order:?}");
-    assert_eq!(creates[0].name, creates[1].name, "a second workload would have to be a second name");
+    assert_eq!(creates[0].name, creates[1].name, "both creates use one name");
     assert_eq!(creates[0].name, outcome.workload);
 }
 
 #[tokio::test]
-async fn what_was_not_made_is_asked_for_again_after_another_look() {
+async fn a_workload_that_was_not_made_is_requested_again_after_another_probe() {
     let stage = Stage::set().await;
     let a = worker(&stage).start();
     let losses = join_all(DARKNESS.map(|answer| lost(&stage, GatewayEffect::None, answer))).await;
@@ -66,7 +66,7 @@ async fn what_was_not_made_is_asked_for_again_after_another_look() {
 }
 
 #[tokio::test]
-async fn what_was_made_and_still_boots_is_met_under_its_name() {
+async fn a_workload_that_was_made_and_still_boots_is_found_by_its_name() {
     let stage = Stage::set_with(SimulatorOptions { boot: Duration::from_secs(10), ..options() }).await;
     let a = worker(&stage).start();
     let losses = join_all(DARKNESS.map(|answer| lost(&stage, GatewayEffect::Created, answer))).await;
@@ -84,12 +84,12 @@ async fn what_was_made_and_still_boots_is_met_under_its_name() {
 }
 
 /// The run is started and executed before its create comes to this end.
-async fn never_asked_for_twice(answer: GatewayAnswer) {
+async fn is_never_requested_twice(answer: GatewayAnswer) {
     let stage = Stage::set().await;
     let mut gateway = Receiver::start().await;
     let a = worker(&stage)
         .env("COMPUTE_GATEWAY_URL", &gateway.base_url)
-        // The last request is looked after as well.
+        // A probe follows the last request, too.
         .env("WARMPROOF_CREATE_ATTEMPTS", if answer == GatewayAnswer::Hang { 1 } else { 3 })
         .start();
     let lost = stage.hit().await;
@@ -118,11 +118,11 @@ async fn never_asked_for_twice(answer: GatewayAnswer) {
 
 #[tokio::test]
 async fn a_run_that_started_meanwhile_is_never_created_twice() {
-    join_all(DARKNESS.map(never_asked_for_twice)).await;
+    join_all(DARKNESS.map(is_never_requested_twice)).await;
 }
 
 #[tokio::test]
-async fn a_connection_that_broke_is_looked_after_even_if_it_was_the_last_try() {
+async fn a_broken_connection_is_followed_by_a_probe_even_after_the_last_create() {
     let stage = Stage::set().await;
     let a = worker(&stage)
         .env("WARMPROOF_CREATE_ATTEMPTS", 1)

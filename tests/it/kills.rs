@@ -1,4 +1,4 @@
-//! A worker is killed at each step of a loss; another one ends what it began, once.
+//! A worker is killed at each step of a loss; another worker finishes the step, once.
 
 use std::time::Duration;
 
@@ -135,7 +135,10 @@ async fn killed_while_its_permit_is_on_its_way() {
     };
 
     let (b, outcome) = taken_over(&stage, &lost).await;
-    assert!(permitted.is_none() || outcome.create_permitted_at == permitted, "granted again, not anew");
+    assert!(
+        permitted.is_none() || outcome.create_permitted_at == permitted,
+        "a repeated permit keeps its instant"
+    );
     let spent: i64 = stage.db.value("select sum(spent) from fallback_window").await;
     assert_eq!(spent, 1, "one unit of the cap for one run");
     assert_eq!(asked_and_made(&stage, &lost), (1, 1, 1));
@@ -190,7 +193,7 @@ async fn killed_with_the_workload_made_and_the_answer_on_its_way() {
     assert_eq!(
         asked_and_made(&stage, &lost),
         (1, 1, 1),
-        "who takes over sees the run started and asks for nothing"
+        "the worker that takes over sees that the run started, and requests nothing"
     );
     stage.audit(&[lost], vec![a, b]).await;
 }
@@ -260,7 +263,7 @@ async fn killed_while_its_settle_is_on_its_way() {
     }
     // The server does not know that its client is gone: the outcome is recorded all the same.
     assert_eq!(outcome.worker.as_deref(), Some("a"));
-    assert!(stage.end(vec![a, b]).await.is_empty(), "who would have told of it is dead");
+    assert!(stage.end(vec![a, b]).await.is_empty(), "the worker that would have reported it is dead");
     stage.assert_sound().await;
 }
 

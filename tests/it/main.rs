@@ -1,8 +1,8 @@
-//! What Warmproof promises, shown against a real PostgreSQL, a faithful platform and real processes.
+//! Warmproof's behaviour with a real PostgreSQL, a simulated platform and real processes.
 
 #![allow(missing_docs, unreachable_pub, reason = "a test binary has no outside")]
-#![allow(clippy::disallowed_methods, reason = "tests look at rows and clocks from outside")]
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails where it stands")]
+#![allow(clippy::disallowed_methods, reason = "tests read rows and clocks from outside")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails at once")]
 #![allow(clippy::wildcard_enum_match_arm, reason = "a test names what it expects and refuses the rest")]
 #![allow(clippy::print_stdout, reason = "a test prints what it measured")]
 

@@ -1,4 +1,4 @@
-//! Many workers over one table: each verification is one worker's.
+//! Many workers over one table: exactly one of them settles each verification.
 
 use std::collections::BTreeSet;
 
@@ -21,7 +21,7 @@ fn is_lost(n: usize) -> bool {
     n.is_multiple_of(LOST)
 }
 
-/// Takes dispatches over and schedules them in one batch; what is not lost starts at once.
+/// Takes dispatches and schedules them in one batch; the runs that are not lost start at once.
 async fn schedule(stage: &Stage, count: usize, is_lost: impl Fn(usize) -> bool) -> Vec<Dispatched> {
     let mut hits = Vec::new();
     for n in 0..count {
@@ -49,7 +49,7 @@ async fn all_are_settled(stage: &Stage) {
 }
 
 #[tokio::test]
-async fn while_more_is_due_than_a_hand_takes_no_claim_is_small() {
+async fn no_claim_is_small_while_more_is_due_than_a_worker_may_hold() {
     let stage = Stage::set().await;
     let hits = schedule(&stage, HITS, |_| false).await;
     until("all are due", async || {
@@ -63,7 +63,7 @@ async fn while_more_is_due_than_a_hand_takes_no_claim_is_small() {
     // No sweep meanwhile: it shares the room between what lies above the watermark and what lies below.
     let worker = worker.env("WARMPROOF_LEASE_MS", 60_000).start();
     all_are_settled(&stage).await;
-    // A claim has a fence of its own. What it takes is at least a quarter of the hand, unless there is no more.
+    // Each claim has its own fence. It takes at least a quarter of what may be in flight, unless less is due.
     let claims = "select count(*) as taken from outcome group by fence order by min(settled_at), fence";
     let taken: Vec<i64> = sqlx::query_scalar(claims).fetch_all(stage.db.pool()).await.unwrap();
     assert_eq!(taken.iter().sum::<i64>(), i64::try_from(HITS).unwrap());
@@ -80,7 +80,7 @@ async fn moved_on(stage: &Stage) -> Dispatched {
 }
 
 #[tokio::test]
-async fn whoever_cannot_keep_up_leaves_the_rest_to_others() {
+async fn a_worker_that_cannot_keep_up_leaves_the_rest_to_others() {
     let stage = Stage::set().await;
     let worker = |name| {
         let program = stage.worker(name).env("WARMPROOF_PROBE_CONCURRENCY", 1);
@@ -143,7 +143,7 @@ async fn two_hundred_due_at_once_are_each_settled_once_by_one_of_four_workers() 
         let probes = stage.platform.simulator.probes(&hit.run).len();
         if is_lost(n) {
             assert_eq!(outcome.outcome, OutcomeKind::Fallback);
-            // On a slow machine a observation grows too old to act on, and is made again.
+            // On a slow machine an observation grows too old to act on, and the worker probes again.
             assert_eq!(i32::try_from(probes).unwrap(), outcome.probe_count, "{outcome:?}");
             stage.platform.executed(hit).await;
             assert_eq!(stage.platform.simulator.record_of(&hit.run).unwrap().creates, 1);

@@ -1,4 +1,4 @@
-//! What processes count, and how the fleet stands by it.
+//! What processes count, and what the counts show of the fleet.
 
 use tokio::net::TcpListener;
 use warmproof::domain::outcome::OutcomeKind;
@@ -57,7 +57,7 @@ async fn a_worker_counts_what_it_does_and_says_that_it_is_ready() {
     assert!(!text.contains(lost.run.as_str()), "no ids in labels");
 
     let lag = value(&text, r#"warmproof_due_lag_seconds_sum{pool="default"}"#).unwrap();
-    assert!(lag < 1.0, "a look starts at its moment: {lag}");
+    assert!(lag < 1.0, "a probe starts when it is due: {lag}");
     stage.audit(&[lost], vec![worker]).await;
 }
 
@@ -74,9 +74,9 @@ async fn a_port_that_is_taken_does_not_keep_a_worker_from_working() {
 }
 
 #[tokio::test]
-async fn an_api_tells_how_the_fleet_stands() {
+async fn an_api_reports_the_state_of_the_fleet() {
     let stage = Stage::set().await;
-    // Nobody serves the pool, so what is scheduled grows overdue.
+    // No worker serves the pool, so the scheduled row becomes overdue.
     let _waits = stage.hit().await;
     let mut api = stage.api().start();
     let url = api.prints("api ready on ").await.replace("api ready on ", "");
@@ -101,13 +101,13 @@ async fn an_api_tells_how_the_fleet_stands() {
 }
 
 #[tokio::test]
-async fn without_a_database_nobody_is_told_old_numbers() {
+async fn without_a_database_no_old_numbers_are_reported() {
     let stage = Stage::set().await;
-    let away = "postgres://nobody@127.0.0.1:9/nothing";
+    let away = "postgres://nouser@127.0.0.1:9/nothing";
     let mut api = stage.api().env("WARMPROOF_DATABASE_URL", away).start();
     let url = api.prints("api ready on ").await.replace("api ready on ", "");
     let (status, text) = get(&format!("{url}/metrics")).await;
-    assert_eq!(status, 200, "what the process counted is told all the same");
+    assert_eq!(status, 200, "the process's own counts are still reported");
     assert_eq!(value(&text, r#"warmproof_reading_ok{reading="pools"}"#), Some(0.0), "{text}");
     assert!(value(&text, "warmproof_unaccounted").is_some_and(f64::is_nan), "{text}");
     assert_eq!(api.terminate().await, Some(0));
@@ -122,7 +122,7 @@ async fn without_a_database_nobody_is_told_old_numbers() {
 }
 
 #[tokio::test]
-async fn switched_off_nothing_is_served() {
+async fn no_metrics_are_served_when_they_are_switched_off() {
     let stage = Stage::set().await;
     let mut api = stage.api().env("METRICS_ENABLED", "false").start();
     let url = api.prints("api ready on ").await.replace("api ready on ", "");

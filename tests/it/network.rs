@@ -1,4 +1,4 @@
-//! Networks as they are: callers hang up, connections are half-open, and no promise is lost by it.
+//! Faulty networks: callers hang up, connections are half-open, and no verification is lost.
 
 mod dead_hosts;
 mod half_open;

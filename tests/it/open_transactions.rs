@@ -1,4 +1,4 @@
-//! A caller's transaction that stays open on one run holds up that run only.
+//! A caller's open transaction on one run delays only that run.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use crate::support::platform::{Dispatched, SOON};
 use crate::support::stage::Stage;
 use crate::support::wait::until;
 
-/// Two hits in the hand of worker `a`, both with a probe that hangs.
+/// Two hits in flight at worker `a`, both with a probe that hangs.
 async fn two_in_flight(stage: &Stage) -> [Dispatched; 2] {
     let hits = [stage.platform.dispatch().await, stage.platform.dispatch().await];
     for hit in &hits {

@@ -1,4 +1,4 @@
-//! The platform or the database goes away and comes back: nothing spins, nothing is lost.
+//! The platform or the database goes away and comes back: no loop spins, and no verification is lost.
 
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,7 @@ use crate::support::proxy::Proxy;
 use crate::support::stage::Stage;
 
 /// So many connections to a database that is away take at least so long: claims, renewals and
-/// settles each back off by themselves. Without that it is a matter of milliseconds.
+/// settles each back off by themselves. Without the back-off they come within milliseconds.
 const ATTEMPTS: usize = 8;
 const ATTEMPTS_TAKE_MIN: Duration = Duration::from_millis(400);
 
@@ -34,9 +34,9 @@ async fn a_platform_that_is_down_is_asked_again_when_it_is_back() {
     let (lost, alive) = (stage.hit().await, stage.hit().await);
     stage.platform.start_warm(&alive).await;
     for hit in [&lost, &alive] {
-        let row = stage.row("was looked at in vain", &hit.run, |row| row.probe_count == 1).await;
+        let row = stage.row("was probed in vain", &hit.run, |row| row.probe_count == 1).await;
         assert!(row.last_error.as_deref().unwrap().starts_with("connection: "), "{row:?}");
-        assert_eq!((row.lost_at, row.worker), (None, None), "nobody holds it while it waits");
+        assert_eq!((row.lost_at, row.worker), (None, None), "no worker holds it while it waits");
         assert!(row.probe_at > row.due_at);
     }
     proxy.open();
@@ -94,7 +94,7 @@ async fn a_worker_that_starts_before_its_database_waits_for_it() {
 }
 
 #[tokio::test]
-async fn a_settle_whose_reply_was_lost_is_recorded_once_and_told_once() {
+async fn a_settle_whose_reply_was_lost_is_recorded_once_and_reported_once() {
     let (stage, proxy) = stage_behind_a_proxy().await;
     let url = stage.db.url_through(proxy.address);
     let a = stage.worker("a").env("WARMPROOF_DATABASE_URL", url).start();

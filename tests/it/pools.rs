@@ -1,4 +1,4 @@
-//! Pools: who serves which, with what, and what an operator sees of it.
+//! Pools: which worker serves which pool with which backend, and what an operator sees.
 
 use std::io::Write as _;
 use std::time::{Duration, Instant};
@@ -18,7 +18,6 @@ use warmproof::store::audit::Actor;
 
 use crate::metrics::{get, listens_at};
 use crate::support::api::{api, send};
-use crate::support::db::SCHEMA;
 use crate::support::platform::{Dispatched, Platform, SOON, options};
 use crate::support::process::Program;
 use crate::support::stage::Stage;
@@ -35,7 +34,7 @@ fn with_pools(program: Program, file: &NamedTempFile) -> Program {
 }
 
 async fn schedule_in(stage: &Stage, pool: &str, dispatched: &Dispatched) {
-    let scheduler = Scheduler::new(&stage.db.store, SCHEMA, SOON);
+    let scheduler = Scheduler::new(&stage.db.store, SOON);
     let dispatch = Dispatch::parse(dispatched.message.clone(), None).unwrap();
     let hit = Hit::new(dispatch).pool(PoolName::parse(pool).unwrap());
     let _scheduled = scheduler.schedule(hit).await.unwrap().unwrap();
@@ -55,20 +54,20 @@ async fn two_pools_of_one_worker_have_platforms_credentials_and_backends_of_thei
     let worker = with_pools(stage.worker("a"), &pools).start();
     worker.says("worker started").await;
     let delay: i32 = stage.db.value("select delay_ms from pool where name = 'gpu'").await;
-    assert_eq!(delay, 2000, "the file's settings are those it begins with");
+    assert_eq!(delay, 2000, "a new pool starts with the settings of the file");
 
     let (here, there) = (stage.platform.dispatch().await, gpu.dispatch().await);
     schedule_in(&stage, "default", &here).await;
     schedule_in(&stage, "gpu", &there).await;
     stage.platform.executed(&here).await;
     gpu.executed(&there).await;
-    assert!(stage.platform.simulator.probes(&there.run).is_empty(), "asked of its own platform alone");
+    assert!(stage.platform.simulator.probes(&there.run).is_empty(), "only its own platform is probed");
     assert_eq!(gpu.simulator.counters().unauthorized, 0);
     stage.audit(&[here, there], vec![worker]).await;
 }
 
 #[tokio::test]
-async fn a_pool_keeps_what_the_database_says_whatever_a_file_begins_with() {
+async fn a_pool_that_exists_keeps_its_settings_when_a_file_names_others() {
     let stage = Stage::set().await;
     let pools = file("[pools.default]\ncap = 5\n[pools.batch]\ncap = 7\nshadow = true\n");
     let mut worker = with_pools(stage.worker("a"), &pools).start();
@@ -92,19 +91,19 @@ async fn a_worker_with_a_misconfigured_pool_says_which_and_does_not_start() {
     let mut worker = with_pools(stage.worker("a"), &pools).start();
     assert_ne!(worker.ended().await, Some(0));
     let log = worker.stderr().join("\n");
-    assert!(log.contains("pool `gpu`: `WARMPROOF_BACKEND` is none of the words"), "{log}");
+    assert!(log.contains("pool `gpu`: `WARMPROOF_BACKEND` is not one of the allowed words"), "{log}");
     let workers: i64 = stage.db.value("select count(*) from worker").await;
     assert_eq!(workers, 0);
 }
 
 #[tokio::test]
-async fn readiness_names_pools_that_nobody_serves_and_goes_on_taking_schedules() {
+async fn readiness_names_pools_that_no_worker_serves_and_stays_ready() {
     let api = api().await;
     let pool = PoolName::parse("orphan").unwrap();
     api.db.store.ensure_pools(&[(pool, PoolSettings::default())]).await.unwrap();
     let check = async || -> Value {
         let answer = send(api.anonymous(Method::GET, "/readyz")).await;
-        assert_eq!(answer.status, 200, "promises stand until somebody serves the pool");
+        assert_eq!(answer.status, 200, "verifications stay pending until a worker serves the pool");
         let checks = answer.json()["checks"].as_array().unwrap().clone();
         checks.into_iter().find(|check| check["name"] == "pool orphan").unwrap()
     };
@@ -139,7 +138,7 @@ async fn a_pool_whose_backend_cannot_be_used_shows_while_the_others_go_on() {
     let of_api = api.prints("api ready on ").await.replace("api ready on ", "");
     let problem = "the engine cannot be reached: ";
     for (url, reason) in [(of_worker, problem.to_owned()), (of_api, format!("a: {problem}"))] {
-        let check = until("the check is told", async || {
+        let check = until("the check is reported", async || {
             let (status, text) = get(&format!("{url}/readyz")).await;
             let answer: Value = serde_json::from_str(&text).unwrap();
             let pools = answer["checks"].as_array().unwrap().iter();
@@ -159,14 +158,14 @@ async fn a_pool_whose_backend_cannot_be_used_shows_while_the_others_go_on() {
     assert_eq!(
         outcome.fallback_result.map(FallbackResult::as_str),
         Some("failed"),
-        "not skipped: tried, and told"
+        "not skipped: tried, and reported"
     );
     assert!(outcome.error.unwrap().contains(problem));
     assert_eq!(api.terminate().await, Some(0));
     stage.audit(&[lost, in_the_box], vec![worker]).await;
 }
 
-/// How soon workers must feel what an operator changes.
+/// How soon an operator's change must take effect in running workers.
 const FELT_WITHIN: Duration = Duration::from_secs(5);
 
 #[tokio::test]
@@ -184,12 +183,12 @@ async fn what_an_operator_changes_is_felt_by_running_workers_within_seconds() {
 
     change(json!({"paused": true})).await;
     let waits = stage.hit().await;
-    // Due later and served by the same worker: once it has ended, the other would have been looked at.
+    // Due later and served by the same worker: once it is settled, the other would have been probed.
     let passes = stage.platform.dispatch().await;
     stage.db.run("update pool set delay_ms = 2000 where name = 'other'").await;
     schedule_in(&stage, "other", &passes).await;
     stage.outcome(&passes.run).await;
-    assert!(stage.platform.simulator.probes(&waits.run).is_empty(), "a paused pool is not looked at");
+    assert!(stage.platform.simulator.probes(&waits.run).is_empty(), "a paused pool is not probed");
     let resumed = change(json!({"paused": false})).await;
     assert_eq!(stage.outcome(&waits.run).await.fallback_result.map(FallbackResult::as_str), Some("created"));
     assert!(resumed.elapsed() < FELT_WITHIN, "resumed: {:?}", resumed.elapsed());

@@ -8,7 +8,7 @@ use warmproof::store::lease::Release;
 use crate::support::dispatch::{claim, everything};
 use crate::support::stage::Stage;
 
-/// Makes a row look as if no worker had been there for so long.
+/// Shifts a row into the past, as if no worker had claimed it for `so_long`.
 async fn forgotten_for(stage: &Stage, run: &RunId, so_long: &str) {
     let back = ["dequeued_at", "scheduled_at", "due_at", "probe_at", "lost_at"];
     let back = back.map(|column| format!("{column} = {column} - interval '{so_long}'")).join(", ");
@@ -16,7 +16,7 @@ async fn forgotten_for(stage: &Stage, run: &RunId, so_long: &str) {
 }
 
 #[tokio::test]
-async fn what_is_looked_at_long_after_it_was_due_only_ends() {
+async fn a_verification_claimed_long_after_it_was_due_only_ends() {
     let stage = Stage::set().await;
     let (unseen, lost) = (stage.hit().await, stage.hit().await);
     for claim in claim(&stage.db.store, everything("default", 2)).await {
@@ -38,7 +38,7 @@ async fn what_is_looked_at_long_after_it_was_due_only_ends() {
     );
     assert_eq!(ended.error.as_deref(), Some("expired"));
     for hit in [&unseen, &lost] {
-        assert!(stage.platform.simulator.probes(&hit.run).is_empty(), "history is not asked about");
+        assert!(stage.platform.simulator.probes(&hit.run).is_empty(), "the worker does not probe so late");
         assert!(stage.platform.simulator.creates(&hit.run).is_empty(), "and nothing is started");
     }
     stage.audit(&[unseen, lost], vec![a]).await;
@@ -79,7 +79,7 @@ async fn after_an_error_of_the_gateway_the_next_request_takes_another_name() {
     let outcome = stage.outcome(&lost.run).await;
     assert_eq!(outcome.fallback_result.map(FallbackResult::as_str), Some("created"));
     assert_eq!((outcome.create_count, outcome.probe_count), (2, 2), "probed again before the second request");
-    assert_eq!(outcome.error, None, "what went wrong on the way is no error of an end that went well");
+    assert_eq!(outcome.error, None, "a good end has no error, even if a step before it failed");
     let names: Vec<_> =
         stage.platform.simulator.creates(&lost.run).into_iter().filter_map(|create| create.name).collect();
     assert_eq!(names[1], format!("{}-r2", names[0]));

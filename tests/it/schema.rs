@@ -1,4 +1,4 @@
-//! The schema: what the migrations make, and which servers can hold it.
+//! The schema that the migrations make, and the servers that can hold it.
 
 use serde_json::Value;
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection};
@@ -27,7 +27,7 @@ async fn catalogue(session: &mut PgConnection) -> Vec<String> {
     lines
 }
 
-/// What `db` and its template were made of.
+/// The catalogue of a migrated database.
 async fn migrated() -> Vec<String> {
     let db = db().await;
     let mut session = PgConnection::connect(&db.direct_url()).await.unwrap();
@@ -47,7 +47,7 @@ async fn every_command_of_a_migration_runs_by_itself() {
     assert_eq!(catalogue(&mut session).await, migrated().await);
 }
 
-/// What an engine that shards by schema refuses where a statement changes rows (tried with Citus 13.2).
+/// The texts that an engine which shards by schema refuses in a statement that changes rows (tried with Citus 13.2).
 const VOLATILE: [&str; 7] =
     ["clock_timestamp(", "random(", "set_config(", "gen_random_uuid(", "nextval(", "timeofday(", "fresh_id("];
 

@@ -1,4 +1,4 @@
-//! Secrets of every backend, planted and looked for in all that is told and kept.
+//! Secrets of every backend, planted and then searched for in all that is reported and stored.
 
 use std::io::Write as _;
 
@@ -18,7 +18,7 @@ use crate::support::stage::Stage;
 /// Every secret holds it, and nothing else does.
 const PLANTED: &str = "p1anted5ecret";
 
-/// A gateway or receiver that repeats all it was told, refusing.
+/// A gateway or receiver that refuses, and repeats the request in its refusal.
 async fn parrot() -> String {
     serve(Router::new().fallback(async |headers: HeaderMap, body: String| {
         let reported: Vec<String> = headers.values().map(|value| format!("{value:?}")).collect();
@@ -65,19 +65,19 @@ async fn serve(app: Router) -> String {
     url
 }
 
-/// The planted text as it stands in a text, and in one that was encoded, wherever in it.
+/// The planted text in plain form, and in base64 for each position it may have in the encoded text.
 fn spellings() -> Vec<String> {
     let encoded = [STANDARD, URL_SAFE].into_iter().flat_map(|alphabet| {
         (0..3).map(move |before| {
             let plain = format!("{}{PLANTED}", &"xx"[..before]);
-            // Without the letters at either end that its neighbours have a part in.
+            // Cut off the letters at either end that also encode neighbouring text.
             alphabet.encode(&plain)[(before * 8).div_ceil(6)..plain.len() * 8 / 6].to_owned()
         })
     });
     encoded.chain([PLANTED.to_owned()]).collect()
 }
 
-/// Panics if a secret stands in a text, and tells where.
+/// Panics if a text holds a secret, and shows where.
 fn assert_hidden(place: &str, text: &str) {
     for spelling in spellings() {
         if let Some(at) = text.find(&spelling) {
@@ -87,7 +87,7 @@ fn assert_hidden(place: &str, text: &str) {
     }
 }
 
-/// Everything that stands in any table of ours, as text.
+/// All rows of all our tables, as text.
 async fn kept(stage: &Stage) -> String {
     let tables: Vec<String> =
         sqlx::query_scalar("select tablename::text from pg_tables where schemaname = 'warmproof'")
@@ -104,7 +104,7 @@ async fn kept(stage: &Stage) -> String {
     kept
 }
 
-/// Has a loss fail with this worker, then looks everywhere.
+/// Has a loss fail with this worker, then searches logs, rows and outcome for the secrets.
 async fn nothing_shows(stage: &Stage, program: Program, expected: &str) {
     let mut worker = program
         .env("WARMPROOF_LOG", "trace")
@@ -118,15 +118,15 @@ async fn nothing_shows(stage: &Stage, program: Program, expected: &str) {
     let outcome = stage.outcome(&lost.run).await;
     assert_eq!(outcome.fallback_result.map(FallbackResult::as_str), Some("failed"), "{outcome:?}");
     let error = outcome.error.clone().unwrap_or_default();
-    assert!(error.contains(expected), "the secret's way was taken: {error}");
+    assert!(error.contains(expected), "the loss did not reach the refusal with the secret: {error}");
     assert_eq!(worker.terminate().await, Some(0));
     let reported = format!("{}\n{}", worker.stdout().join("\n"), worker.stderr().join("\n"));
     assert!(
         reported.contains("worker started") && reported.contains("wide_event"),
-        "there is something to look through"
+        "there is something to search"
     );
-    assert_hidden("told", &reported);
-    assert_hidden("kept", &kept(stage).await);
+    assert_hidden("reported", &reported);
+    assert_hidden("stored", &kept(stage).await);
     assert_hidden("recorded", &format!("{outcome:?}"));
 }
 
@@ -210,9 +210,9 @@ async fn the_platforms_credentials_never_show() {
     let reported = format!("{:?}{:?}", worker.stdout(), worker.stderr());
     assert!(
         reported.contains("worker started") && reported.contains("probe_error"),
-        "there is something to look through"
+        "there is something to search"
     );
-    assert_hidden("told", &reported);
-    assert_hidden("kept", &kept(&stage).await);
+    assert_hidden("reported", &reported);
+    assert_hidden("stored", &kept(&stage).await);
     assert_hidden("recorded", &format!("{outcome:?}"));
 }

@@ -1,4 +1,4 @@
-//! Servers as they come: settings and objects of others on the way of a promise. Each works, or is named.
+//! Servers with settings and objects that others made: Warmproof works with each, or names it.
 
 use std::time::Duration;
 
@@ -26,7 +26,7 @@ fn store_of(db: &Db) -> Store {
     Store::connect_lazy(&config, Role::Worker)
 }
 
-/// Everything a verification may live through.
+/// Every step that a verification may take.
 async fn live(store: &Store) {
     for run in ["run_a", "run_b", "run_c"] {
         let _ = schedule(store, fresh(run, "snapshot_1")).await;
@@ -88,7 +88,7 @@ async fn settings_of_a_role_or_database_change_nothing() {
 }
 
 #[tokio::test]
-async fn an_idle_session_that_the_server_ends_costs_nobody_an_error() {
+async fn schedules_go_on_after_the_server_ends_an_idle_session() {
     let db = db().await;
     let store = store_of(&db);
     let _ = schedule(&store, fresh("run_before", "snapshot_1")).await;
@@ -97,7 +97,7 @@ async fn an_idle_session_that_the_server_ends_costs_nobody_an_error() {
          where datname = current_database() and application_name = 'warmproof'",
     )
     .await;
-    // What was sent before the server's farewell arrived may fail once; the next call has another session.
+    // A call that was sent before the server's closing message arrived may fail once; the next call has another session.
     until("schedules go on", async || store.schedule(&[fresh("run_after", "snapshot_1")], DELAY).await.ok())
         .await;
 }
@@ -171,7 +171,10 @@ async fn row_security_on_a_table_is_named_and_hides_nothing() {
     assert!(error.to_string().contains("pending"), "{error}");
     let found = doctor(&db).await;
     let found = found.iter().find(|finding| finding["check"] == "row security").expect("a finding");
-    assert!(found["severity"] == "error" && found["message"].as_str().unwrap().contains("pending"), "{found}");
+    assert!(
+        found["severity"] == "error" && found["message"].as_str().unwrap().contains("pending"),
+        "{found}"
+    );
 }
 
 #[tokio::test]
@@ -196,7 +199,7 @@ async fn a_missing_partition_is_named_and_an_api_alone_makes_it() {
 }
 
 #[tokio::test]
-async fn roles_that_may_not_be_made_come_with_what_to_grant() {
+async fn roles_that_may_not_be_created_are_reported_with_what_to_grant() {
     let db = db().await;
     db.run("do $$ begin create role humble login; exception when duplicate_object then null; end $$").await;
     db.run(&format!("grant create on database {} to humble", db.name)).await;
@@ -259,7 +262,7 @@ async fn a_schema_that_is_elsewhere_is_named() {
     assert!(reported.contains("Warmproof in `warmproof`: set WARMPROOF_SCHEMA"), "{reported}");
 }
 
-/// What the doctor finds, from a process's point of view.
+/// The findings of the doctor.
 async fn doctor(db: &Db) -> Vec<Value> {
     let environment = [("WARMPROOF_DATABASE_URL".to_owned(), db.url())].into();
     let mut process = Program::of(&["doctor", "--json"], environment).start();

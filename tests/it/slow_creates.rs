@@ -1,4 +1,4 @@
-//! Cold starts that take their time: everybody else is looked at meanwhile.
+//! Cold starts that take long: workers probe all other runs meanwhile.
 
 use std::collections::BTreeMap;
 
@@ -12,12 +12,12 @@ use crate::support::wait::until;
 
 const IN_FLIGHT: usize = 10;
 const AT_A_TIME: usize = 2;
-/// More than fit into a hand.
+/// More than one worker may have in flight.
 const LOSSES: usize = 2 * IN_FLIGHT;
 const WAITS: &str = "hold_reason = 'no_place' and create_permitted_at is not null";
 
 #[tokio::test]
-async fn creates_that_hang_leave_room_for_looks() {
+async fn creates_that_hang_leave_room_for_probes() {
     let stage = Stage::set().await;
     let mut gateway = Receiver::start().await;
     let worker = stage
@@ -38,9 +38,9 @@ async fn creates_that_hang_leave_room_for_looks() {
     for _ in 0..AT_A_TIME {
         hanging.push(gateway.call().await);
     }
-    // All have been lost and permitted, and those without a place have been given back, visibly.
+    // All are lost and permitted; the worker has released those without a place, and their rows show it.
     let waiting = format!("select count(*) from pending where {WAITS}");
-    until("what does not fit waits", async || {
+    until("the losses without a place wait", async || {
         let waiting: i64 = stage.db.value(&waiting).await;
         (usize::try_from(waiting).unwrap() == LOSSES - IN_FLIGHT / 2).then_some(())
     })
@@ -50,7 +50,7 @@ async fn creates_that_hang_leave_room_for_looks() {
     stage.platform.start_warm(&healthy).await;
     healthy.schedule(&stage.db, SOON).await;
     assert_eq!(stage.outcome(&healthy.run).await.outcome, OutcomeKind::Delivered);
-    assert!(gateway.is_quiet(), "all the while nothing was answered and nothing else was asked");
+    assert!(gateway.is_quiet(), "meanwhile the gateway answered nothing and got no other request");
 
     for _ in 0..LOSSES {
         let call = match hanging.pop() {
@@ -65,7 +65,7 @@ async fn creates_that_hang_leave_room_for_looks() {
     for lost in losses.values() {
         let outcome = stage.outcome(&lost.run).await;
         assert_eq!(outcome.fallback_result.map(FallbackResult::as_str), Some("created"), "{outcome:?}");
-        assert_eq!((outcome.create_count, outcome.error.as_deref()), (1, None), "a wait costs no attempt");
+        assert_eq!((outcome.create_count, outcome.error.as_deref()), (1, None), "a wait counts as no create");
         let record = stage.platform.simulator.record_of(&lost.run).unwrap();
         assert_eq!((record.creates, record.executions), (1, 1));
     }

@@ -150,7 +150,7 @@ async fn what_cannot_be_scheduled_is_refused_with_its_field() {
         let (text, state) = refusal(&cancel(&db, run, snapshot, reason).await.unwrap_err());
         assert!(text.contains(field) && state == "22023", "{text}");
     }
-    // A backslash before it makes of it six characters of text.
+    // A second backslash makes it six characters of text.
     let harmless = with("/backgroundWorker/version", json!("\\u0000"));
     assert_eq!(call(&db, &harmless).await.unwrap(), "created");
     let millis = with("/dequeuedAt", json!(1_792_834_852_114_i64)).replace("run_a", "run_b");

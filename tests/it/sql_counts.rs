@@ -1,4 +1,4 @@
-//! Counts and histograms: written with each end, folded without losing one, kept when outcomes go.
+//! Counts and histograms: each end writes them, a fold loses none, and they stay when outcomes are dropped.
 
 #![allow(clippy::cast_precision_loss, reason = "a few hundred lives over a few days")]
 
@@ -18,14 +18,14 @@ use crate::support::lives::{Life, bucket, latency, lives, quantile, wilson, writ
 
 type Histogram = BTreeMap<(String, i16), i64>;
 
-/// What the views say, over all hours and pools.
+/// The histograms of the views, over all hours and pools.
 async fn histogram(db: &Db) -> Histogram {
     let text = "select kind, bucket, sum(n)::bigint from latency_hourly group by 1, 2";
     let rows: Vec<(String, i16, i64)> = sqlx::query_as(text).fetch_all(db.pool()).await.unwrap();
     rows.into_iter().map(|(kind, bucket, n)| ((kind, bucket), n)).collect()
 }
 
-/// The same, reckoned here from the rows that were recorded.
+/// The same, computed here from the recorded rows.
 async fn histogram_of_rows(db: &Db) -> Histogram {
     type Row = (String, Option<String>, Option<DateTime<Utc>>, DateTime<Utc>, DateTime<Utc>, DateTime<Utc>);
     let text = "select outcome, reason, lost_at, settled_at, scheduled_at, due_at from outcome";
@@ -41,8 +41,8 @@ async fn histogram_of_rows(db: &Db) -> Histogram {
     histogram
 }
 
-/// Ends sixty lives in every way there is, after all sorts of times.
-async fn play(db: &Db) {
+/// Ends sixty lives with every outcome, after random times.
+async fn end_lives(db: &Db) {
     let mut rng = StdRng::seed_from_u64(5);
     for n in 0..60 {
         let _ = schedule(&db.store, fresh(&format!("run_{n}"), "snapshot_1")).await;
@@ -76,7 +76,7 @@ async fn play(db: &Db) {
     for settlement in settlements.iter().filter(|one| matches!(one.ending, Ending::Fallback { .. })) {
         let _ = db.store.mark_lost(&settlement.key, 1).await.unwrap();
     }
-    // Two that are marked lost are taken away: by a connect, and by a newer dispatch.
+    // Two rows that are marked lost end early: one by a connect, one by a newer dispatch.
     let mut lost = settlements.iter().filter(|one| matches!(one.ending, Ending::Fallback { .. }));
     let (one, other) = (lost.next().unwrap(), lost.next().unwrap());
     let _ = db
@@ -93,7 +93,7 @@ async fn play(db: &Db) {
 #[tokio::test]
 async fn each_end_leaves_its_latency_in_the_histogram_before_and_after_it_is_folded() {
     let db = db().await;
-    play(&db).await;
+    end_lives(&db).await;
     let expected = histogram_of_rows(&db).await;
     assert!(expected.len() > 12 && expected.keys().any(|(kind, _)| kind == "connect"), "{expected:?}");
     assert_eq!(histogram(&db).await, expected);
@@ -101,9 +101,9 @@ async fn each_end_leaves_its_latency_in_the_histogram_before_and_after_it_is_fol
     assert!(done.counts_folded > 20);
     assert_eq!(db.value::<i64>("select count(*) from outcome_count").await, 0);
     assert_eq!(histogram(&db).await, expected);
-    // A second round of lives meets rows that stand there already.
+    // A second round of lives adds to rows that exist already.
     db.run("update pending set run_id = 'run_1000' || substr(run_id, 5)").await;
-    play(&db).await;
+    end_lives(&db).await;
     let _ = keep_up(&db.store, upkeep_terms(14)).await;
     assert_eq!(histogram(&db).await, histogram_of_rows(&db).await);
     db.assert_conserved().await;
@@ -120,7 +120,7 @@ async fn every_fold_keeps_every_sum_in_every_snapshot() {
     let before: String = db.value(sums).await;
     let (begun, first_probe) = tokio::sync::oneshot::channel();
     let watcher = db.pool().clone();
-    let looks = tokio::spawn(async move {
+    let observer = tokio::spawn(async move {
         let (mut seen, mut begun) = (0, Some(begun));
         loop {
             let text = "select unaccounted, scheduled from conservation";
@@ -131,7 +131,7 @@ async fn every_fold_keeps_every_sum_in_every_snapshot() {
             let left: i64 =
                 sqlx::query_scalar("select count(*) from outcome_count").fetch_one(&watcher).await.unwrap();
             if let Some(begun) = begun.take() {
-                begun.send(()).expect("somebody waits");
+                begun.send(()).expect("the test waits");
             }
             if left == 0 {
                 return seen;
@@ -142,7 +142,7 @@ async fn every_fold_keeps_every_sum_in_every_snapshot() {
     // In small steps, so that snapshots fall in between.
     let fold = include_str!("../../src/store/fold_counts.sql");
     while sqlx::query_scalar::<_, i64>(fold).bind(7_i64).fetch_one(db.pool()).await.unwrap() > 0 {}
-    assert!(looks.await.unwrap() > 1);
+    assert!(observer.await.unwrap() > 1);
     assert_eq!(db.value::<String>(sums).await, before);
     let detail = "select (select sum(n) from outcome_minute) = (select sum(n) from outcome_hour)
       and (select sum(n) from outcome_hour) = (select sum(n) from outcome_total)";
@@ -151,7 +151,7 @@ async fn every_fold_keeps_every_sum_in_every_snapshot() {
 }
 
 #[tokio::test]
-async fn two_at_upkeep_at_once_fold_each_delta_once() {
+async fn two_concurrent_rounds_of_upkeep_fold_each_delta_once() {
     let db = db().await;
     let now: DateTime<Utc> = db.value("select now()").await;
     write(&db, &lives(9, 200, now)).await;
@@ -170,7 +170,7 @@ async fn two_at_upkeep_at_once_fold_each_delta_once() {
 }
 
 #[tokio::test]
-async fn days_older_than_the_retention_go_and_their_counts_stay() {
+async fn upkeep_drops_days_older_than_the_retention_and_keeps_their_counts() {
     let db = db().await;
     let now: DateTime<Utc> = db.value("select now()").await;
     let made = lives(3, 120, now);
@@ -180,7 +180,7 @@ async fn days_older_than_the_retention_go_and_their_counts_stay() {
     let counted: i64 = db.value("select ended from conservation").await;
     let terms = UpkeepTerms { days_ahead: 14, retention_days: Some(4) };
 
-    // Somebody reads for long: nothing is dropped and nobody is kept waiting.
+    // While a session reads for long, upkeep drops nothing and does not wait.
     let mut reader = db.pool().begin().await.unwrap();
     sqlx::query("select count(*) from outcome").execute(&mut *reader).await.unwrap();
     assert_eq!(keep_up(&db.store, terms).await.partitions_dropped, [""; 0]);
@@ -207,7 +207,7 @@ async fn days_older_than_the_retention_go_and_their_counts_stay() {
 }
 
 #[tokio::test]
-async fn the_typed_reports_say_what_is_reckoned_by_hand() {
+async fn the_typed_reports_match_results_computed_by_hand() {
     let db = db().await;
     let now: DateTime<Utc> = db.value("select now()").await;
     let made = lives(11, 400, now);
@@ -271,7 +271,7 @@ async fn the_typed_reports_say_what_is_reckoned_by_hand() {
 }
 
 #[tokio::test]
-async fn everything_in_the_schema_says_what_it_is() {
+async fn every_object_in_the_schema_has_a_comment() {
     let db = db().await;
     let silent = "select coalesce(string_agg(thing, ', '), '') from (
       select c.relname || coalesce('.' || a.attname, '') as thing

@@ -1,4 +1,5 @@
-//! The ten queries of docs/sql.md, as they stand there, against lives whose answers are reckoned by hand here.
+//! The ten queries of docs/sql.md, run as they are written there, against made-up lives whose results this file
+//! computes by itself.
 
 #![allow(clippy::cast_precision_loss, reason = "a few hundred lives over a few days")]
 
@@ -155,7 +156,7 @@ fn by_day(all: &[&Life], begun: &[DateTime<Utc>], now: DateTime<Utc>) -> Vec<Vec
     lines.collect()
 }
 
-/// The latencies of one kind by hour and pool.
+/// The latencies of one kind, by hour and pool.
 fn latencies(
     all: &[&Life],
     kind: &str,
@@ -202,9 +203,9 @@ fn in_vain(all: &[&Life], now: DateTime<Utc>) -> Vec<Vec<Value>> {
 }
 
 #[tokio::test]
-async fn the_ten_queries_of_the_document_give_what_is_reckoned_by_hand() {
+async fn the_ten_documented_queries_match_results_computed_by_hand() {
     let db = db().await;
-    // The queries ask for `now()`, which stands still within a transaction.
+    // The queries use `now()`, which does not change within a transaction.
     let mut tx = db.pool().begin().await.unwrap();
     let now: DateTime<Utc> = sqlx::query_scalar("select now()").fetch_one(&mut *tx).await.unwrap();
     let made = lives(18, 700, now);
@@ -221,7 +222,7 @@ async fn the_ten_queries_of_the_document_give_what_is_reckoned_by_hand() {
     let queries = queries();
     assert_eq!(queries.len(), 10);
     let due_at = waiting.due_at - TimeDelta::minutes(1);
-    // Its schedule counted when it was made, ten seconds before it was due at first.
+    // Its schedule was counted when it was made, ten seconds before its first due time.
     let begun: Vec<DateTime<Utc>> =
         made.iter().map(|l| l.scheduled_at).chain([waiting.due_at - TimeDelta::seconds(10)]).collect();
     let ended = &made[8];

@@ -19,7 +19,7 @@ use crate::support::dispatch::{
     cancellation, claim, everything, fresh, message, schedule, settlement, started,
 };
 
-/// A database whose schema is in the hands of roles.
+/// A database whose schema belongs to roles.
 async fn db_with_roles() -> Db {
     let db = db().await;
     let options = server().connect_options().database(&db.name);
@@ -143,7 +143,7 @@ async fn a_client_may_schedule_and_cancel_and_touch_nothing() {
 }
 
 #[tokio::test]
-async fn a_clients_temporary_tables_never_stand_in_for_ours() {
+async fn a_clients_temporary_tables_never_replace_ours() {
     let db = db_with_roles().await;
     let pool = acting_as(&db, "warmproof_client").await;
     let mut session = pool.acquire().await.unwrap();
@@ -209,9 +209,9 @@ async fn once_there_are_roles_migrating_again_keeps_owner_and_grants() {
     db.run("grant delete on pending to warmproof_reader").await;
     let _ = migrate::migrate(&options, SCHEMA).await.expect("a schema that is up to date");
     let may = "select has_table_privilege('warmproof_reader', 'pending', 'delete')";
-    assert!(!db.value::<bool>(may).await, "what was granted beside the text is taken back");
+    assert!(!db.value::<bool>(may).await, "the migration revokes grants that it does not contain");
     refused(&acting_as(&db, "warmproof_worker").await, "select * from brought_by_hand").await;
-    // Made roles once more, everything is handed over.
+    // Migrating with roles again gives everything to the owner.
     let _ = migrate::migrate_with_roles(&options, SCHEMA).await.expect("roles");
     let strays = "select count(*) from pg_class c where relnamespace = 'warmproof'::regnamespace
       and relkind in ('r', 'p', 'v') and relowner <> 'warmproof_owner'::regrole";

@@ -1,4 +1,4 @@
-//! The status of a pending verification: one answer, wherever it is asked for.
+//! The status of a pending verification: every reader shows the same one.
 
 use serde_json::Value;
 use warmproof::domain::status::Status;
@@ -125,7 +125,7 @@ async fn what_defers_a_loss_is_a_column_of_its_own() {
 
 /// A platform whose clock is an hour off must not forbid every later probe.
 #[tokio::test]
-async fn a_dequeue_that_cannot_be_believed_counts_from_the_schedule() {
+async fn an_implausible_dequeue_time_counts_from_the_schedule() {
     let db = db().await;
     for (dequeued, believed) in [
         ("- 1 s", true),
@@ -142,9 +142,9 @@ async fn a_dequeue_that_cannot_be_believed_counts_from_the_schedule() {
     }
 }
 
-/// Sums of a page are made in the program, and must agree with the views.
+/// The program computes the sums of a page, and they must agree with the views.
 #[tokio::test]
-async fn the_programs_interval_is_the_databases() {
+async fn the_program_and_the_database_compute_the_same_interval() {
     let db = db().await;
     for (part, whole) in
         [(0, 0), (0, 1), (1, 1), (0, 10), (2, 3), (10, 10), (1, 1000), (637, 800), (999_999, 1_000_000)]

@@ -20,7 +20,8 @@ fn patient(stage: &Stage, name: &str) -> Process {
     stage.worker(name).env("WARMPROOF_PROBE_TIMEOUT_MS", 10_000).start()
 }
 
-/// Another hit, which only the woken worker can settle: then it has had its chance to do harm.
+/// Schedules another hit, which only the woken worker can settle. Once it is settled, that worker has also ended
+/// the stale claim.
 async fn is_awake(stage: &Stage, a: &Process, b: Process) -> (Process, Dispatched) {
     let mut b = b;
     assert_eq!(b.terminate().await, Some(0));
@@ -51,7 +52,7 @@ async fn a_loss_it_saw_before_it_was_stopped_starts_nothing() {
 }
 
 #[tokio::test]
-async fn a_delivery_it_saw_is_stale_while_another_worker_looks() {
+async fn a_delivery_it_saw_is_stale_while_another_worker_probes() {
     let stage = Stage::set().await;
     let a = patient(&stage, "a");
     let hit = hit_with_hanging_probes(&stage, 1).await;
@@ -85,7 +86,7 @@ async fn a_delivery_it_saw_is_stale_after_another_worker_settled() {
     let outcome = stage.outcome(&hit.run).await;
     assert_eq!((outcome.outcome.as_str(), outcome.worker.as_deref()), ("fallback", Some("b")));
     stage.platform.executed(&hit).await;
-    // What it sees now is the other one's cold start.
+    // Now it sees the cold start of the other worker.
     stage.platform.simulator.faults().release();
     a.signal(SIGCONT);
     a.says("stale: the fence moved on").await;
@@ -104,6 +105,6 @@ async fn a_claim_that_waited_for_its_time_is_not_probed() {
     stage.platform.executed(&lost).await;
 
     let (b, another) = is_awake(&stage, &a, b).await;
-    assert_eq!(stage.platform.simulator.probes(&lost.run).len(), 1, "only the other worker looked");
+    assert_eq!(stage.platform.simulator.probes(&lost.run).len(), 1, "only the other worker probed");
     stage.audit(&[lost, another], vec![a, b]).await;
 }

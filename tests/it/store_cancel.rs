@@ -8,7 +8,7 @@ use warmproof::domain::verification::Cancelled;
 use warmproof::postgres::{Home, Options, PrivatePostgres};
 use warmproof::store::connect::Terms;
 use warmproof::store::migrate;
-use warmproof::store::{self, Store, connect};
+use warmproof::store::{Store, connect};
 
 use crate::support::db::{SCHEMA, db};
 use crate::support::dispatch::{DELAY, cancellation, claimed, fresh, hit, schedule};
@@ -88,7 +88,7 @@ async fn a_cancel_after_the_permit_is_too_late_and_only_notes_the_connect() {
 }
 
 #[tokio::test]
-async fn a_pool_that_keeps_watching_notes_a_connect_and_looks_all_the_same() {
+async fn a_pool_that_keeps_watching_notes_a_connect_and_still_probes() {
     let db = db().await;
     db.run("update pool set on_connect = 'keep_watching'").await;
     let scheduled = schedule(&db.store, fresh("run_a", "snapshot_1")).await;
@@ -99,7 +99,7 @@ async fn a_pool_that_keeps_watching_notes_a_connect_and_looks_all_the_same() {
     let noted: bool = db.value("select connected_at is not null and probe_at = due_at from pending").await;
     assert!(noted);
     let answers = db.store.cancel(&[cancellation("run_a", Some("snapshot_0"), Connected)]).await.unwrap();
-    assert_eq!(answers, [Cancelled::NotFound], "another dispatch's connect is none of this one's");
+    assert_eq!(answers, [Cancelled::NotFound], "a connect of another dispatch does not count");
     let answers = db.store.cancel(&[cancellation("run_a", None, Operator)]).await.unwrap();
     assert_eq!(answers, [Cancelled::Cancelled { id: scheduled.id }]);
     db.assert_conserved().await;
@@ -111,8 +111,7 @@ async fn a_cancel_that_meets_a_superseding_schedule_cancels_what_took_the_place(
     let _ = schedule(&db.store, fresh("run_a", "snapshot_1")).await;
     let mut caller = db.pool().begin().await.unwrap();
     let later = hit("run_a", "snapshot_2", TimeDelta::milliseconds(-5));
-    let later =
-        store::schedule::schedule_in(&mut caller, SCHEMA, &later, DELAY, true).await.unwrap().unwrap();
+    let later = db.store.schedule_in(&mut caller, &later, DELAY).await.unwrap().unwrap();
     let cancel = tokio::spawn({
         let store = db.store.clone();
         async move { store.cancel(&[cancellation("run_a", None, Operator)]).await.unwrap() }
@@ -229,7 +228,7 @@ async fn a_crash_never_undoes_an_operators_cancel() {
 }
 
 #[tokio::test]
-async fn an_operator_told_that_nothing_is_there_is_right_after_a_crash_too() {
+async fn a_not_found_answered_to_an_operator_stays_true_after_a_crash() {
     let server = CrashServer::start(tempfile::tempdir().unwrap());
     let store = server.store().await;
     let _ = schedule(&store, hit("run_a", "snapshot_1", TimeDelta::zero())).await;

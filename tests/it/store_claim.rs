@@ -1,4 +1,4 @@
-//! Claim: what is taken, by whom, in which order.
+//! Claim: which rows a claim takes, in which order, for which worker.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -93,7 +93,7 @@ async fn a_renewal_holds_what_is_ours_and_tells_what_is_lost() {
     assert_eq!(
         answer.renewed,
         HashSet::from([kept.key.clone()]),
-        "an ended lease that nobody took is renewed"
+        "an ended lease that no other worker took is renewed"
     );
     assert!(answer.busy.is_empty());
     let mut caller = db.pool().begin().await.unwrap();
@@ -102,14 +102,14 @@ async fn a_renewal_holds_what_is_ours_and_tells_what_is_lost() {
     assert_eq!(
         (answer.renewed, answer.busy),
         (HashSet::new(), HashSet::from([kept.key.clone()])),
-        "and nobody waits"
+        "and the renewal does not wait"
     );
     caller.rollback().await.unwrap();
     assert!(claim(&db.store, everything("default", 10)).await.is_empty());
 }
 
 #[tokio::test]
-async fn a_release_frees_the_row_at_once_and_can_move_the_look() {
+async fn a_release_frees_the_row_at_once_and_can_move_the_probe() {
     let db = db().await;
     let held = claimed(&db.store, "run_a", "snapshot_1").await;
     let released = db.store.release(&[Release::untouched(held.key.clone())]).await.unwrap();
@@ -127,7 +127,7 @@ async fn a_release_frees_the_row_at_once_and_can_move_the_look() {
     assert_eq!(db.store.release(&[later]).await.unwrap(), 1);
     let pending = db.store.pending_of(&again.key.run_id).await.unwrap().unwrap();
     assert_eq!((pending.probe_count, pending.last_error.as_deref()), (1, Some("server_error")));
-    assert_eq!(pending.due_at, held.due_at, "the promise never changes");
+    assert_eq!(pending.due_at, held.due_at, "`due_at` never changes");
     assert!(pending.probe_at > held.probe_at);
     let stale = db.store.release(&[Release::untouched(held.key)]).await.unwrap();
     assert_eq!(stale, 0, "an old fence frees nothing");
@@ -170,7 +170,7 @@ async fn the_watermark_hides_what_lies_below_it_and_a_sweep_finds_it() {
 }
 
 #[tokio::test]
-async fn a_claim_waits_for_nobody() {
+async fn a_claim_never_waits_for_a_locked_row() {
     let db = db().await;
     for run in ["run_a", "run_b"] {
         let _ = schedule(&db.store, fresh(run, "snapshot_1")).await;

@@ -1,4 +1,4 @@
-//! Random lives of a few runs: the answers follow a small model, and nothing is lost or counted twice.
+//! Random calls for a few runs: the answers follow a small model, and no verification is lost or counted twice.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -54,7 +54,7 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// What the model knows of a run's pending row.
+/// The model of a run's pending row.
 #[derive(Debug, Clone, Default)]
 struct Row {
     dispatch: u8,
@@ -120,7 +120,7 @@ fn snapshot_id(dispatch: u8) -> String {
 async fn apply(db: &Db, model: &mut Model, start: DateTime<Utc>, step: Step) {
     match step {
         Step::Schedule { run, dispatch } => {
-            // Old enough that the look into the outcomes is never skipped.
+            // Old enough that a schedule always reads the outcomes.
             let dequeued_at = start - TimeDelta::seconds(100) + TimeDelta::seconds(i64::from(dispatch));
             let raw = message(&run_id(run), &snapshot_id(dispatch), dequeued_at);
             let mut new = fresh(&run_id(run), &snapshot_id(dispatch));
@@ -205,7 +205,7 @@ async fn settle(db: &Db, model: &mut Model, claim: usize, ending: Ending) {
     let Some((run, held)) = model.claims.get(claim).cloned() else { return };
     let row = model.held(claim).cloned();
     if let (Some(row), Ending::Fallback { result, .. }) = (&row, &ending) {
-        // A worker says fallback only of what it marked, and created only of what it requested.
+        // A worker records `fallback` only for a run it marked, and `created` only for a workload it requested.
         if !row.lost || (*result == FallbackResult::Created && row.creates == 0) {
             return;
         }
@@ -216,7 +216,7 @@ async fn settle(db: &Db, model: &mut Model, claim: usize, ending: Ending) {
             assert_eq!(outcome.outcome == OutcomeKind::Fallback, row.lost, "{outcome:?}");
             model.end(run);
         }
-        // This very claim settled it before: the retry finds its own record.
+        // This same claim settled it before: the retry finds its own record.
         (None, Settled::Recorded(outcome)) => assert_eq!(outcome.id, held.key.id.0),
         (None, Settled::Stale) => {}
         (Some(row), Settled::Stale) => panic!("a held row was stale: {row:?}"),

@@ -1,4 +1,4 @@
-//! What a loss writes before anything is created: mark, permit, count.
+//! The writes of a loss before its create: mark, permit, count.
 
 use std::time::Duration;
 
@@ -67,7 +67,7 @@ async fn the_cap_of_a_window_holds_over_concurrent_workers() {
     let waiting: i64 = db
         .value("select count(*) from pending where lost_at is not null and worker is null and hold_reason = 'cap' and probe_at > clock_timestamp()")
         .await;
-    assert_eq!(waiting, 15, "the rest wait, visibly and free");
+    assert_eq!(waiting, 15, "the rest wait: held, and claimed by no worker");
 }
 
 #[tokio::test]
@@ -79,7 +79,7 @@ async fn shadow_suppresses_and_a_pause_or_a_cap_of_nothing_holds() {
     db.run("update pool set shadow = false, cap = 0").await;
     let deferred = |reason| Fenced::Ours(Permit::Deferred { reason });
     assert_eq!(permit(&db.store, &claim).await, deferred(HoldReason::Cap));
-    assert_eq!(permit(&db.store, &claim).await, Fenced::Stale, "held means given back");
+    assert_eq!(permit(&db.store, &claim).await, Fenced::Stale, "a held row is released");
     let claim = claim_again(&db).await;
     db.run("update pool set cap = null, paused = true").await;
     assert_eq!(permit(&db.store, &claim).await, deferred(HoldReason::Paused));
@@ -92,7 +92,7 @@ async fn tally(db: &Db, probes: u32, failures: u32) {
 }
 
 #[tokio::test]
-async fn a_brown_out_holds_losses_until_it_has_settled_down() {
+async fn a_brown_out_holds_losses_until_its_cool_down_is_over() {
     let db = db().await;
     let held = Fenced::Ours(Permit::Deferred { reason: HoldReason::BrownOut });
     let (held_at_once, held_later) = (lost(&db, "run_held").await, lost(&db, "run_settling").await);
@@ -100,7 +100,7 @@ async fn a_brown_out_holds_losses_until_it_has_settled_down() {
     assert_eq!(
         permit(&db.store, &lost(&db, "run_few").await).await,
         Fenced::Ours(Permit::Granted),
-        "too few to tell"
+        "too few probes for a brown-out"
     );
     tally(&db, 41, 0).await;
     assert_eq!(
@@ -112,13 +112,13 @@ async fn a_brown_out_holds_losses_until_it_has_settled_down() {
     tally(&db, 4, 3).await;
     assert_eq!(permit(&db.store, &held_at_once).await, held, "13 of 55 failed");
 
-    // The failures grow old, but things have not settled down yet.
+    // The failures grow old, but the cool-down is not over yet.
     db.run("update probe_tally set counted_at = counted_at - interval '31 s'").await;
     db.run("update brown_out set seen_at = clock_timestamp() - interval '29 s'").await;
     assert_eq!(permit(&db.store, &held_later).await, held);
     db.run("update brown_out set seen_at = clock_timestamp() - interval '31 s'").await;
     let waiting = claim(&db.store, everything("default", 10)).await;
-    assert_eq!(waiting.len(), 2, "both wait, free and visible");
+    assert_eq!(waiting.len(), 2, "both wait: held, and claimed by no worker");
     for claim in waiting {
         assert_eq!(permit(&db.store, &claim).await, Fenced::Ours(Permit::Granted));
     }

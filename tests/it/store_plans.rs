@@ -65,7 +65,7 @@ async fn no_statement_of_a_worker_or_a_caller_reads_the_table_whole() {
     assert_eq!(scans().await - before, 0, "whole reads of a table of 20 000 rows");
 }
 
-/// Index entries that were read to find losses, and rows of outcomes that were read without any index.
+/// The number of index entries read to find losses, and of outcome rows read without an index.
 async fn read_of_losses(store: &Store) -> (i64, i64) {
     sqlx::query("select pg_stat_force_next_flush()").execute(store.db().on(Terms::DURABLE)).await.unwrap();
     sqlx::query_as(
@@ -94,7 +94,7 @@ const LOSSES: &str = "insert into outcome (settled_at, id, run_id, snapshot_id, 
 #[tokio::test]
 async fn the_latest_losses_are_read_without_the_others() {
     let db = db().await;
-    // On one connection, so that what it has counted is told at once.
+    // On one connection, so that its counts are flushed at once.
     let store = one_connection(&db).await;
     for statement in [
         "insert into pool (name) values ('busy'), ('quiet')",

@@ -1,15 +1,18 @@
-//! The answers of a schedule call (design: a verification's life, schedule).
+//! The answers of a schedule call.
 
 use std::time::Duration;
 
 use chrono::{TimeDelta, Utc};
 use sqlx::Connection;
-use warmproof::domain::ids::PoolName;
+use warmproof::config::database::{Codec, CompressionConfig, DatabaseConfig};
+use warmproof::domain::ids::{PoolName, RunId};
 use warmproof::domain::outcome::{FallbackResult, OutcomeKind};
 use warmproof::domain::verification::{CancelReason, ScheduleRefusal, ScheduleResult};
 use warmproof::scheduler::{Hit, Scheduler};
+use warmproof::store::Store;
+use warmproof::store::connect::Role;
 
-use crate::support::db::{SCHEMA, db};
+use crate::support::db::{database_config, db};
 use crate::support::dispatch::{
     DELAY, cancellation, claimed, fresh, hit, message, schedule, settlement, started,
 };
@@ -193,7 +196,7 @@ async fn the_message_is_kept_byte_for_byte() {
 #[tokio::test]
 async fn a_schedule_in_the_callers_transaction_holds_when_it_commits_and_only_then() {
     let db = db().await;
-    let scheduler = Scheduler::new(&db.store, SCHEMA, DELAY);
+    let scheduler = Scheduler::new(&db.store, DELAY);
     let dispatch = |run| {
         let raw = message(run, "snapshot_1", Utc::now());
         Hit::new(warmproof::domain::dispatch::Dispatch::parse(raw, None).unwrap())
@@ -219,7 +222,7 @@ async fn a_schedule_in_the_callers_transaction_holds_when_it_commits_and_only_th
 #[tokio::test]
 async fn a_callers_transaction_with_an_older_snapshot_is_refused() {
     let db = db().await;
-    let scheduler = Scheduler::new(&db.store, SCHEMA, DELAY);
+    let scheduler = Scheduler::new(&db.store, DELAY);
     for isolation in ["repeatable read", "serializable"] {
         let mut caller = db.pool().begin().await.unwrap();
         let set = format!("set transaction isolation level {isolation}");
@@ -240,4 +243,33 @@ async fn a_dispatch_after_the_last_one_ended_is_created() {
     let second = schedule(&db.store, fresh("run_a", "snapshot_2")).await;
     assert_eq!(second.result, ScheduleResult::Created);
     db.assert_conserved().await;
+}
+
+/// A caller's own transaction is no reason to store a message in another way.
+#[tokio::test]
+async fn a_schedule_in_a_callers_transaction_uses_the_configured_codec() {
+    let db = db().await;
+    for (codec, stored) in [(Codec::Zstd, 1), (Codec::Raw, 0)] {
+        let store =
+            db.store.clone().with_compression(CompressionConfig { codec, ..CompressionConfig::default() });
+        let scheduler = Scheduler::new(&store, DELAY);
+        let run = format!("run_codec{stored}");
+        let mut caller = db.pool().begin().await.unwrap();
+        let hit = Hit::new(fresh(&run, "snapshot_1").dispatch);
+        let _ = scheduler.schedule_in(&mut caller, hit).await.unwrap();
+        caller.commit().await.unwrap();
+        let written = format!("select codec from pending where run_id = '{run}'");
+        assert_eq!(db.value::<i16>(&written).await, stored, "{codec:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_a_scheduler_promised_stays_when_it_is_closed() {
+    let db = db().await;
+    let config = DatabaseConfig { connections_max: 4, ..database_config(&db.url()) };
+    let scheduler = Scheduler::new(&Store::connect_lazy(&config, Role::Callers), DELAY);
+    let promised = scheduler.schedule(Hit::new(fresh("run_a", "snapshot_1").dispatch)).await.unwrap();
+    scheduler.close().await;
+    let pending = db.store.pending_of(&RunId::parse("run_a").unwrap()).await.unwrap();
+    assert_eq!(pending.map(|row| row.id), promised.map(|scheduled| scheduled.id.0));
 }

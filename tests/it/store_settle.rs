@@ -1,4 +1,4 @@
-//! Settle: the row decides, the fence guards, a lost reply is found again.
+//! Settle: the row decides the outcome, the fence refuses stale writes, a repeated settle finds its own record.
 
 use std::time::Duration;
 
@@ -51,7 +51,7 @@ async fn a_settle_whose_reply_was_lost_is_recorded_on_retry_with_what_was_stored
     let claim = claimed(&db.store, "run_a", "snapshot_1").await;
     let first = recorded(&db, settlement(&claim, started())).await;
     let again = recorded(&db, settlement(&claim, Ending::ProbeError { error: "timeout".to_owned() })).await;
-    assert_eq!(first, again, "the record decides, not the retry");
+    assert_eq!(first, again, "the stored outcome wins over that of the retry");
     db.assert_conserved().await;
 }
 
@@ -68,7 +68,7 @@ async fn a_settle_that_lost_its_row_to_another_worker_is_stale() {
 }
 
 #[tokio::test]
-async fn an_old_and_a_new_claim_of_one_row_in_one_batch_are_told_apart() {
+async fn a_batch_distinguishes_an_old_and_a_new_claim_of_one_row() {
     let db = db().await;
     let old = claimed(&db.store, "run_a", "snapshot_1").await;
     db.run("update pending set lease_expires_at = clock_timestamp() - interval '1 ms'").await;
@@ -83,11 +83,11 @@ async fn an_old_and_a_new_claim_of_one_row_in_one_batch_are_told_apart() {
 }
 
 #[tokio::test]
-async fn upkeep_waits_for_no_reader_and_keeps_nobody_waiting() {
+async fn upkeep_waits_for_no_reader_and_blocks_no_writer() {
     let db = db().await;
     let mut reader = db.pool().begin().await.unwrap();
     sqlx::query("select count(*) from outcome").execute(&mut *reader).await.unwrap();
-    // A reader that stays does not keep new partitions from being attached, nor anybody from recording.
+    // A long read blocks neither the attaching of new partitions nor the recording of outcomes.
     let done = keep_up(&db.store, upkeep_terms(30)).await;
     assert!(done.partitions_created > 10, "{done:?}");
     let claim = claimed(&db.store, "run_a", "snapshot_1").await;
@@ -97,7 +97,7 @@ async fn upkeep_waits_for_no_reader_and_keeps_nobody_waiting() {
 }
 
 #[tokio::test]
-async fn once_marked_lost_the_row_ends_as_a_fallback_whatever_is_said() {
+async fn a_row_that_was_marked_lost_always_ends_as_a_fallback() {
     let db = db().await;
     let delivered = |acted, warm_start| Ending::Delivered { acted, warm_start };
     let error = || Ending::ProbeError { error: "timeout".to_owned() };
@@ -168,7 +168,7 @@ async fn one_bad_row_never_fails_its_neighbours() {
 }
 
 #[tokio::test]
-async fn a_row_that_somebody_holds_never_keeps_its_neighbours() {
+async fn a_locked_row_never_blocks_its_neighbours() {
     let db = db().await;
     let held = claimed(&db.store, "run_held", "snapshot_1").await;
     let free = claimed(&db.store, "run_free", "snapshot_1").await;

@@ -1,4 +1,4 @@
-//! What the tests stand on: a private server, databases of their own, dispatches to schedule,
+//! What the tests need: a private server, databases of their own, dispatches to schedule,
 //! the API, a platform, processes to kill and a network to cut.
 
 pub mod api;

@@ -1,4 +1,4 @@
-//! How fast a killed worker's claims are in other hands. `make takeover` measures a hundred kills.
+//! How soon another worker takes a killed worker's claims. `make takeover` measures a hundred kills.
 
 use std::time::{Duration, Instant};
 
@@ -7,7 +7,7 @@ use warmproof::simulator::{ProbeFault, Rule};
 use crate::support::platform::SOON;
 use crate::support::stage::Stage;
 
-/// What is promised, with the default lease.
+/// The promised time, with the default lease.
 const TAKEOVER_MAX: Duration = Duration::from_secs(8);
 /// Kills at a time.
 const GROUP: usize = 10;
@@ -28,7 +28,7 @@ async fn takeover(number: usize) -> Duration {
     stage.platform.probe(&lost, 1).await;
     let b = b.start();
     b.says("worker started").await;
-    // Any moment of the lease and its renewals, so that the worst ones are met.
+    // A kill may come at any moment of the lease and its renewals, so that the worst moments are among them.
     let moment = Duration::from_millis((number as u64 * 397) % 4000);
     let _ = tokio::time::timeout(moment, std::future::pending::<()>()).await;
 
@@ -44,7 +44,7 @@ async fn takeover(number: usize) -> Duration {
 }
 
 #[tokio::test]
-async fn a_killed_workers_claims_are_in_other_hands_within_eight_seconds() {
+async fn a_killed_workers_claims_are_taken_by_another_worker_within_eight_seconds() {
     let kills =
         std::env::var("TAKEOVER_KILLS").map_or(KILLS, |kills| kills.parse().expect("a number of kills"));
     let mut took = Vec::with_capacity(kills);

@@ -1,4 +1,4 @@
-//! Certificates as servers have them: each refusal names the file, the host and the remedy.
+//! Certificates of servers: each refusal names the file, the host and the remedy.
 
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
@@ -92,7 +92,7 @@ impl Server {
         Self { postgres, certificates }
     }
 
-    /// What `doctor` says with these parameters, and whether it came through.
+    /// Whether `doctor` connected with these parameters, and its output.
     async fn doctor(&self, parameters: &str, variables: &[(&str, &Path)]) -> (bool, String) {
         let address = self.postgres.tcp_addr().expect("loopback");
         let url = format!("postgres://postgres@{address}/postgres?{parameters}");
@@ -104,7 +104,7 @@ impl Server {
         let mut process = program.start();
         process.ended().await;
         let reported = process.stdout().join("\n");
-        // The schema is missing; what matters is how far it came.
+        // The schema is missing, so `doctor` fails; it has connected if it reports the encryption.
         (reported.contains("encryption"), reported)
     }
 
@@ -119,7 +119,10 @@ async fn a_private_authority_is_trusted_by_its_file_or_by_the_operating_systems_
     let (authority, stranger) = (server.file("ca.pem"), server.file("stranger.pem"));
     let by_file = format!("sslmode=verify-full&sslrootcert={}", authority.display());
     let (through, reported) = server.doctor(&by_file, &[]).await;
-    assert!(through && reported.contains("sslmode=verify-full: encrypted; authority and name"), "{reported}");
+    assert!(
+        through && reported.contains("sslmode=verify-full: encrypted; the server's authority and name"),
+        "{reported}"
+    );
     let (through, reported) = server.doctor("sslrootcert=system", &[("SSL_CERT_FILE", &authority)]).await;
     assert!(through && reported.contains("sslmode=verify-full: encrypted"), "{reported}");
 
@@ -153,7 +156,7 @@ async fn a_certificate_for_another_host_is_refused_by_its_name_alone() {
 }
 
 #[tokio::test]
-async fn an_old_certificate_is_named_as_what_it_is() {
+async fn a_certificate_of_an_old_version_is_reported_with_its_version() {
     let server = Server::with(Some("old"));
     let (through, reported) = server.doctor("sslmode=require", &[]).await;
     assert!(
@@ -165,7 +168,7 @@ async fn an_old_certificate_is_named_as_what_it_is() {
 }
 
 #[tokio::test]
-async fn a_server_without_tls_is_told_from_one_that_is_not_trusted() {
+async fn a_server_without_tls_is_reported_as_that_and_not_as_untrusted() {
     let server = Server::with(None);
     let (through, reported) = server.doctor("sslmode=require", &[]).await;
     assert!(

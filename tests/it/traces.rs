@@ -61,7 +61,7 @@ async fn a_verification_is_a_span_of_its_runs_own_trace_and_its_create_hangs_bel
 
     let traceparent = outcome.traceparent.unwrap();
     let trace = trace_id(&traceparent).unwrap();
-    assert_eq!(trace_id(&carried), Some(trace), "the create goes on with the run's trace");
+    assert_eq!(trace_id(&carried), Some(trace), "the create carries the run's trace");
     assert_ne!(carried, traceparent, "below a span of ours");
 
     let sent = bodies.lock().unwrap().concat();
@@ -79,7 +79,7 @@ async fn a_verification_is_a_span_of_its_runs_own_trace_and_its_create_hangs_bel
 }
 
 #[tokio::test]
-async fn what_runners_are_told_switches_no_traces_on_and_a_collector_that_is_away_costs_nothing() {
+async fn the_runners_otlp_endpoint_enables_no_traces_and_an_unreachable_collector_costs_nothing() {
     let stage = Stage::set().await;
     let (url, bodies) = collector().await;
     let base = url.trim_end_matches("/v1/traces");
@@ -89,8 +89,8 @@ async fn what_runners_are_told_switches_no_traces_on_and_a_collector_that_is_awa
     stage.audit(&[lost], vec![quiet]).await;
     assert!(bodies.lock().unwrap().is_empty());
 
-    let nobody = "http://127.0.0.1:9/v1/traces";
-    let alone = stage.worker("alone").env("WARMPROOF_OTLP_TRACES_ENDPOINT", nobody).start();
+    let unreachable = "http://127.0.0.1:9/v1/traces";
+    let alone = stage.worker("alone").env("WARMPROOF_OTLP_TRACES_ENDPOINT", unreachable).start();
     let lost = stage.hit().await;
     stage.outcome(&lost.run).await;
     stage.audit(&[lost], vec![alone]).await;

@@ -1,4 +1,4 @@
-//! Losses that are handed to a receiver by signed calls, from a real worker process.
+//! Losses that a real worker process sends to a receiver in signed calls.
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -97,7 +97,7 @@ async fn a_loss_becomes_one_signed_call_with_the_message_as_it_was_dequeued() {
 }
 
 #[tokio::test]
-async fn a_receiver_that_fails_is_called_again_only_after_another_look() {
+async fn a_receiver_that_fails_is_called_again_only_after_another_probe() {
     let stage = Stage::set().await;
     let mut receiver = Receiver::start().await;
     let a = worker(&stage, &receiver).start();
@@ -106,7 +106,7 @@ async fn a_receiver_that_fails_is_called_again_only_after_another_look() {
     for (nth, status) in [503, 503, 200].into_iter().enumerate() {
         let call = receiver.call().await;
         assert_signed(&call);
-        assert_eq!(stage.platform.simulator.probes(&lost.run).len(), nth + 1, "a look before each call");
+        assert_eq!(stage.platform.simulator.probes(&lost.run).len(), nth + 1, "a probe before each call");
         let row = stage.pending(&lost.run).await.unwrap();
         assert_eq!(usize::try_from(row.create_count).unwrap(), nth + 1, "counted before it is made");
         ids.push(call.headers["webhook-id"].clone());
@@ -115,7 +115,7 @@ async fn a_receiver_that_fails_is_called_again_only_after_another_look() {
         }
         call.answer(status);
     }
-    assert!(ids.iter().all(|id| *id == ids[0]), "repeats can be told: {ids:?}");
+    assert!(ids.iter().all(|id| *id == ids[0]), "a receiver can recognize repeats: {ids:?}");
     let outcome = stage.outcome(&lost.run).await;
     assert_eq!(outcome.fallback_result.map(FallbackResult::as_str), Some("created"));
     assert_eq!((outcome.probe_count, outcome.create_count), (3, 3));

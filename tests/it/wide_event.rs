@@ -1,4 +1,4 @@
-//! The wide event as a worker process writes it: one line, the row's own story, no secrets.
+//! The wide event that a worker process writes: one line with the row's values, and no secrets.
 
 use std::process::Stdio;
 use std::time::Duration;
@@ -101,7 +101,7 @@ async fn a_loss_that_was_started_cold_is_one_flat_line_without_secrets() {
     assert_eq!(event["delay_ms"], 1000);
     assert!(event["actual_delay_ms"].as_i64().is_some_and(|ms| ms >= 1000), "{line}");
     let stored: String = db.value("select worker from outcome").await;
-    assert_eq!(event["worker"], stored, "the event says what the row says");
+    assert_eq!(event["worker"], stored, "the event has the row's values");
     assert!(log.contains("worker started"), "{log}");
     assert!(!log.contains('\u{1b}'), "colours are for terminals: {log}");
     for secret in [WORKER_TOKEN, MANAGED_SECRET, GATEWAY_TOKEN, RUNNER_SECRET] {

@@ -22,10 +22,10 @@ use warmproof::workload::{CreateRequest, Workload};
 pub(crate) const WORKER: &str = "worker-token";
 /// Known to the server, and without any right.
 pub(crate) const STRANGER: &str = "stranger-token";
-/// Known to nobody.
-pub(crate) const NOBODY: &str = "no-token-of-this-server";
+/// Unknown to the server.
+pub(crate) const UNKNOWN: &str = "no-token-of-this-server";
 
-/// The role of docs/operating.md, so that what people are told is what the tests pass with.
+/// The role that docs/operating.md recommends, so that the tests prove it suffices.
 const OPERATING: &str = include_str!("../../docs/operating.md");
 const FRESH: &str = include_str!("../fixtures/dequeued-message.fresh.json");
 
@@ -82,7 +82,7 @@ impl Cluster {
         list.items.into_iter().filter_map(|pod| pod.metadata.name).collect()
     }
 
-    /// Plays the kubelet: the pod has come to this phase.
+    /// Acts as the kubelet: sets the pod's phase.
     pub(crate) async fn set_phase(&self, name: &str, phase: &str) {
         let status = Patch::Merge(json!({"status": {"phase": phase}}));
         self.pods().patch_status(name, &PatchParams::default(), &status).await.expect("a patched status");
@@ -102,7 +102,7 @@ impl Cluster {
         self.write(&json!({"server": server.server, "certificate-authority": authority}), token)
     }
 
-    /// A kubeconfig that leads to somebody in front of the server.
+    /// A kubeconfig that leads to a proxy in front of the server.
     pub(crate) fn kubeconfig_at(&self, url: &str, token: &str) -> PathBuf {
         self.write(&json!({ "server": url }), token)
     }

@@ -1,4 +1,4 @@
-//! What is made, what meets it, and how it is found.
+//! Pods that a create makes, pods that it finds, and the labels to find them by.
 
 use std::collections::BTreeSet;
 
@@ -53,7 +53,7 @@ async fn labels_find_every_workload_by_run_snapshot_and_verification() {
     }
     let of_run_a: BTreeSet<String> = cluster.selected("warmproof/run-id=run_a").await.into_iter().collect();
     assert_eq!(of_run_a, creates[..2].iter().map(name_of).collect());
-    assert_eq!(cluster.selected("app=task-run").await.len(), 3, "upstream's cleaner finds them too");
+    assert_eq!(cluster.selected("app=task-run").await.len(), 3, "the platform's own cleaner finds them too");
 }
 
 #[tokio::test]
@@ -143,7 +143,7 @@ async fn a_pod_of_another_snapshot_is_never_taken_for_ours() {
     let cluster = Cluster::new().await;
     let workload = cluster.workload(WORKER, &[]);
     let first = dispatch(&[("/snapshot/friendlyId", "snapshot_firstabcdefgh")]);
-    // The same last eight, so the same name: it does not happen, and it must not cost a run if it does.
+    // The same last eight characters, so the same name. This is very unlikely, but it must never cost a run.
     let second = dispatch(&[("/snapshot/friendlyId", "snapshot_otherabcdefgh")]);
     assert_eq!(first.name, second.name);
     workload.create(first).await.expect("a pod");

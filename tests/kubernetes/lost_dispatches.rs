@@ -25,7 +25,7 @@ use crate::support::wait::{until, within};
 
 const DISPATCHES: usize = 50;
 
-/// Names of all pods that were ever made, each as often as it was.
+/// Names of all pods that were ever made, once for each time.
 type Births = Arc<Mutex<Vec<String>>>;
 
 /// A worker that asks the API server through the trap.
@@ -58,8 +58,8 @@ async fn watch(pods: Api<Pod>) -> Births {
     births
 }
 
-/// Plays kubelet and runner: what every pending pod holds is started on the platform.
-async fn play_the_kubelet(cluster: &Cluster, stage: &Stage, lost: &BTreeMap<RunId, Dispatched>) {
+/// Acts as kubelet and runner: starts the run of every pending pod on the platform.
+async fn act_as_kubelet(cluster: &Cluster, stage: &Stage, lost: &BTreeMap<RunId, Dispatched>) {
     let pods = cluster.pods().list(&ListParams::default()).await.expect("a list").items;
     let started = pods.into_iter().map(|pod| async move {
         let name = pod.metadata.name.expect("a name");
@@ -90,7 +90,7 @@ async fn each_lost_dispatch_gets_one_pod_and_one_execution_however_workers_die()
     let points = [Point::Before, Point::Sent, Point::Answered];
     let mut kills: Vec<_> = points.into_iter().cycle().take(9).map(|point| (Method::POST, point)).collect();
     kills.shuffle(&mut random);
-    // Who comes after the dead meets their pods, and looks at them.
+    // A later worker finds the pods of the killed ones and reads them.
     kills.extend(points.map(|point| (Method::GET, point)));
     for (nth, (method, point)) in kills.into_iter().enumerate() {
         let caught = trap.arm(method.clone(), point, random.random_range(1..=3));
@@ -114,9 +114,9 @@ async fn each_lost_dispatch_gets_one_pod_and_one_execution_however_workers_die()
         }
         ends.insert(result);
     }
-    assert_eq!(ends.len(), 2, "seed {seed}: some were met that the dead had made: {ends:?}");
-    // No pod runs before: whoever came later found the run still lost, and had to know the pod.
-    play_the_kubelet(&cluster, &stage, &lost).await;
+    assert_eq!(ends.len(), 2, "seed {seed}: some pods of killed workers were found: {ends:?}");
+    // No pod ran before this: each later worker found the run still lost, and had to recognize the pod.
+    act_as_kubelet(&cluster, &stage, &lost).await;
 
     for dispatched in lost.values() {
         let record = stage.platform.simulator.record_of(&dispatched.run).expect("a record");

@@ -1,4 +1,4 @@
-//! The server takes the pods of every option: golden files cannot know what a server refuses.
+//! The server accepts the pods of every option; golden files cannot show what a server refuses.
 
 use k8s_openapi::api::scheduling::v1::PriorityClass;
 use kube::api::{Api, PostParams};
@@ -9,7 +9,7 @@ use crate::cluster::{Cluster, WORKER, dispatch};
 
 const PRIORITY_CLASS: &str = "warmproof-test";
 
-/// All options at once, as far as they do not exclude one another.
+/// All options at once, except those that exclude each other.
 const OPTIONS: [(&str, &str); 30] = [
     ("KUBERNETES_WORKER_NODETYPE_LABEL", "v5"),
     ("KUBERNETES_IMAGE_PULL_SECRETS", "first,second"),

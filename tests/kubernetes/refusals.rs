@@ -1,8 +1,8 @@
-//! What the server refuses, and what a check says before anything is asked for.
+//! What the server refuses, and what a check reports before the first create.
 
 use warmproof::workload::CreateError;
 
-use crate::cluster::{Cluster, NOBODY, STRANGER, WORKER, dispatch};
+use crate::cluster::{Cluster, STRANGER, UNKNOWN, WORKER, dispatch};
 
 fn permanent(error: CreateError) -> String {
     match error {
@@ -12,10 +12,10 @@ fn permanent(error: CreateError) -> String {
 }
 
 #[tokio::test]
-async fn a_wrong_token_and_a_missing_right_are_told_apart() {
+async fn a_wrong_token_and_a_missing_right_have_different_errors() {
     let cluster = Cluster::new().await;
     for (token, expected) in
-        [(NOBODY, "answered 401 Unauthorized"), (STRANGER, "answered 403 Forbidden: pods is forbidden")]
+        [(UNKNOWN, "answered 401 Unauthorized"), (STRANGER, "answered 403 Forbidden: pods is forbidden")]
     {
         let error = cluster.workload(token, &[]).create(dispatch(&[])).await.expect_err(token);
         let reason = permanent(error);
@@ -55,7 +55,7 @@ async fn a_check_says_what_is_missing() {
         cluster.namespace
     );
     assert_eq!(text, expected);
-    let text = cluster.workload(NOBODY, &[]).check().await.expect_err("nobody").to_string();
+    let text = cluster.workload(UNKNOWN, &[]).check().await.expect_err("an unknown token").to_string();
     assert_eq!(text, "the Kubernetes API answered 401 Unauthorized: Unauthorized");
     assert_eq!(cluster.workload(WORKER, &[]).backend(), "kubernetes");
 }

@@ -1,4 +1,4 @@
-//! What these tests stand on besides the cluster; all but the trap is shared.
+//! What these tests need besides the cluster; all but the trap is shared.
 
 #[path = "../it/support/db.rs"]
 pub mod db;

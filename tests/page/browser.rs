@@ -14,7 +14,7 @@ use tokio::process::{Child, Command};
 
 use crate::support::wait::{until, within};
 
-/// Where `WebDriver` says that an element is.
+/// The key under which `WebDriver` returns an element's id.
 const ELEMENT: &str = "element-6066-11e4-a52e-4f735466cecf";
 
 pub struct Browser {
@@ -27,7 +27,7 @@ pub struct Browser {
 }
 
 /// A port that is free on both loopback addresses, below those that the kernel gives away by itself. With
-/// `--port=0` chromedriver takes one that is free for IPv6, and ends when somebody has it for IPv4.
+/// `--port=0` chromedriver takes one that is free for IPv6, and ends when another process has it for IPv4.
 fn free_port() -> u16 {
     let is_free = |ip: IpAddr, port: u16| match TcpListener::bind((ip, port)) {
         Err(error) => error.kind() != ErrorKind::AddrInUse,
@@ -101,7 +101,7 @@ impl Browser {
         self.call("/url", json!({"url": format!("{}{path}", self.site)})).await;
     }
 
-    /// Runs a function's body in the page and answers the text it returns.
+    /// Runs a function's body in the page and returns its text.
     pub async fn text(&self, script: &str) -> String {
         let script = format!(
             "const done = arguments[arguments.length - 1]; \

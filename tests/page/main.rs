@@ -4,9 +4,9 @@
 //! `target/page-screenshots`.
 
 #![allow(missing_docs, unreachable_pub, reason = "a test binary has no outside")]
-#![allow(dead_code, reason = "shares what other tests stand on, and needs a part of it")]
-#![allow(clippy::disallowed_methods, reason = "tests look at clocks from outside")]
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails where it stands")]
+#![allow(dead_code, reason = "shares the support of other tests, and needs a part of it")]
+#![allow(clippy::disallowed_methods, reason = "tests read clocks from outside")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails at once")]
 #![allow(clippy::print_stdout, reason = "a test prints how far it has come")]
 
 mod browser;
@@ -18,7 +18,7 @@ use browser::Browser;
 use demo::Demo;
 use support::wait::until;
 
-/// One story, told in order: a browser and a demo take seconds to start.
+/// One test with many steps, because a browser and a demo take seconds to start.
 #[tokio::test]
 async fn the_page_shows_what_happens_and_does_what_an_operator_says() {
     let demo = Demo::start().await;
@@ -34,9 +34,9 @@ async fn the_page_shows_what_happens_and_does_what_an_operator_says() {
     a_read_token_cannot_operate(&browser).await;
     browser.sign_in(demo::OPERATOR).await;
     a_forged_form_is_refused(&browser).await;
-    // The browser complains of what it was refused, as it should.
+    // The browser's console reports the refusals, as it should.
     let _refusals = browser.complaints().await;
-    let cancelled = a_cancel_is_shown_first_and_stands_in_the_audit(&browser).await;
+    let cancelled = a_cancel_is_previewed_and_then_audited(&browser).await;
     screenshots::take(&browser, &[&run, &cancelled]).await;
     browser.assert_quiet().await;
     browser.assert_stayed_here().await;
@@ -63,7 +63,7 @@ async fn numbers_move(browser: &Browser) {
     println!("page: the overview moves");
 }
 
-/// A row with time left, so that what is done next is still in time.
+/// A row with time left, so that the next step is still in time.
 async fn waiting_row(browser: &Browser) -> String {
     browser.go("/pending").await;
     until("a verification waits with time left", async || {
@@ -76,7 +76,7 @@ async fn waiting_row(browser: &Browser) -> String {
 }
 
 async fn a_row_counts_down_and_turns_into_an_outcome(browser: &Browser) -> String {
-    // One whose runner connects meanwhile has an outcome too, but tells less.
+    // A row whose runner connects meanwhile has an outcome, too, but with fewer details.
     loop {
         let run = waiting_row(browser).await;
         browser.go(&format!("/runs/{run}")).await;
@@ -155,7 +155,7 @@ async fn post(browser: &Browser, path: &str, fields: &str) -> String {
 async fn a_read_token_cannot_operate(browser: &Browser) {
     browser.go("/pools").await;
     let offered = "return String(document.querySelectorAll('form[action$=\"/change\"], form[action$=\"/cancel\"]').length)";
-    assert_eq!(browser.text(offered).await, "0", "nothing is offered");
+    assert_eq!(browser.text(offered).await, "0", "the page offers no action");
     let token = browser.text("return document.querySelector('input[name=form_token]').value").await;
     let fields = format!("{{form_token: '{token}', pool: 'default', paused: 'yes'}}");
     assert_eq!(post(browser, "/pools/change", &fields).await, "403");
@@ -175,7 +175,7 @@ async fn a_forged_form_is_refused(browser: &Browser) {
     println!("page: a forged form is refused");
 }
 
-async fn a_cancel_is_shown_first_and_stands_in_the_audit(browser: &Browser) -> String {
+async fn a_cancel_is_previewed_and_then_audited(browser: &Browser) -> String {
     loop {
         let run = waiting_row(browser).await;
         // In one step: a refresh may replace the row, and its runner may connect, at any moment.
@@ -188,7 +188,7 @@ async fn a_cancel_is_shown_first_and_stands_in_the_audit(browser: &Browser) -> S
         browser.click("button[name=by][value=rows]").await;
         browser.arrives("/pending/cancel").await;
         let preview = browser.text("return document.querySelector('main').textContent").await;
-        if preview.contains("Nothing was chosen") {
+        if preview.contains("Choose at least one row") {
             // Its runner connected before the click. The browser notes that the page refused.
             let _refusal = browser.complaints().await;
             continue;

@@ -1,4 +1,4 @@
-//! Every page as it looks, wide and narrow, light and dark; none wider than its screen.
+//! Screenshots of every page, wide and narrow, light and dark; no page is wider than its screen.
 
 use std::path::PathBuf;
 

@@ -1,4 +1,4 @@
-//! What these tests stand on; shared with the others.
+//! The support that these tests share with the others.
 
 #[path = "../it/support/pooler.rs"]
 pub mod pooler;

@@ -12,7 +12,6 @@ use warmproof::supervisor::{Connected, Supervisor};
 use warmproof::workload::Workload;
 
 use crate::TURN;
-use crate::support::db::SCHEMA;
 use crate::support::platform::options;
 use crate::support::stage::Stage;
 use crate::support::wait::{until, within};
@@ -36,7 +35,7 @@ fn supervise(stage: &Stage, stop: &CancellationToken) {
         platform: platform::Client::new(&settings.platform).unwrap(),
         broker: settings.broker,
         http: platform::Client::without_credentials().unwrap(),
-        scheduler: Scheduler::new(&stage.db.store, SCHEMA, DELAY),
+        scheduler: Scheduler::new(&stage.db.store, DELAY),
         workload: Workload::new(&settings.workload).unwrap(),
         dequeue_interval: Duration::from_millis(20),
     };
@@ -52,18 +51,18 @@ fn supervise(stage: &Stage, stop: &CancellationToken) {
     tokio::spawn(supervisor.run(connected, stop.clone()));
 }
 
-/// Queues runs for runners of this kind, and waits until all are handed out.
-async fn hand_out(stage: &Stage, kind: RunnerKind, count: usize) {
+/// Queues runs for runners of this kind, and waits until all are dispatched.
+async fn assign(stage: &Stage, kind: RunnerKind, count: usize) {
     let simulator = &stage.platform.simulator;
     let before = simulator.counters();
     (0..count).for_each(|_| simulator.spawn_runner(kind));
     within("runners poll", simulator.wait_for_pollers(count)).await;
     simulator.queue_runs(count);
     let all = before.hits + u64::try_from(count).unwrap();
-    within("runs are handed out", simulator.wait_for_counters(|now| now.hits >= all)).await;
+    within("runs are dispatched", simulator.wait_for_counters(|now| now.hits >= all)).await;
 }
 
-/// Waits until a yes-or-no question to the database is answered with yes.
+/// Waits until a query of the database is true.
 async fn until_true(stage: &Stage, what: &str, sql: &str) {
     until(what, async || stage.db.value::<bool>(sql).await.then_some(())).await;
 }
@@ -73,15 +72,15 @@ async fn pass_through(stage: &Stage) {
     let faults = stage.platform.simulator.faults();
     faults.probe.add(Rule::always(ProbeFault::Status { status: 500 }).share(0.3));
     faults.probe.add(Rule::always(ProbeFault::Hang).share(0.3));
-    hand_out(stage, RunnerKind::SilentlyDead, LOST_FIRST).await;
+    assign(stage, RunnerKind::SilentlyDead, LOST_FIRST).await;
     until_true(stage, "the brown-out is seen", "select exists (select from brown_out)").await;
     stage.db.run("create table began as select clock_timestamp() as at").await;
-    hand_out(stage, RunnerKind::Slow, HEALTHY).await;
-    hand_out(stage, RunnerKind::SilentlyDead, LOST_LATER).await;
+    assign(stage, RunnerKind::Slow, HEALTHY).await;
+    assign(stage, RunnerKind::SilentlyDead, LOST_LATER).await;
     let passed = format!("select clock_timestamp() > at + interval '{BROWN_OUT_SECONDS} s' from began");
     until_true(stage, "the brown-out has lasted", &passed).await;
     let held = "select exists (select 1 from pending where hold_reason = 'brown_out')";
-    until_true(stage, "losses are held, for all to see", held).await;
+    until_true(stage, "losses are held", held).await;
     faults.probe.clear();
     faults.release();
 }
@@ -92,7 +91,7 @@ async fn nothing_is_started_in_a_brown_out_and_what_was_lost_is_recovered_after_
     let slow = SimulatorOptions { slow_delay: SLOW, dequeue_block: Duration::from_millis(200), ..options() };
     let stage = Stage::set_with(slow).await;
     let worker = |name| {
-        // So many tries that no loss is given up before it was once seen.
+        // So many probes that no verification ends before one of them succeeded.
         stage.worker(name).env("WARMPROOF_LOG", "warn").env("WARMPROOF_PROBE_ATTEMPTS", 10)
     };
     let workers = vec![worker("a").start(), worker("b").start()];
@@ -111,7 +110,7 @@ async fn nothing_is_started_in_a_brown_out_and_what_was_lost_is_recovered_after_
             "select count(*) from outcome, began where create_permitted_at > at and create_permitted_at < ({settled})"
         ))
         .await;
-    assert_eq!(early, 0, "nothing is permitted before all has settled down");
+    assert_eq!(early, 0, "nothing is permitted before the cool-down is over");
     let after: i64 = stage
         .db
         .value(&format!("select count(*) from outcome where create_permitted_at >= ({settled})"))

@@ -52,7 +52,7 @@ async fn a_runner_that_revives_while_its_fallback_starts_never_makes_two_executi
         stage.outcome(&lost.run).await;
     }
     let revived = ended.iter().filter(|(_, won)| *won).count();
-    until("every loser is told", async || {
+    until("every loser is refused", async || {
         let refused = stage.platform.simulator.counters().starts_refused;
         (usize::try_from(refused).unwrap() >= RUNS).then_some(())
     })
@@ -65,7 +65,7 @@ async fn a_runner_that_revives_while_its_fallback_starts_never_makes_two_executi
     }
     let runs = u64::try_from(RUNS).unwrap();
     assert_eq!((counters.double_starts, counters.starts_granted, counters.starts_refused), (0, runs, runs));
-    assert!(revived > RUNS / 20 && revived < RUNS * 19 / 20, "both must win now and then: {revived}");
+    assert!(revived > RUNS / 20 && revived < RUNS * 19 / 20, "each must win sometimes: {revived}");
     stage.end(workers).await;
     stage.assert_sound().await;
 }

@@ -1,4 +1,4 @@
-//! Waiting for what grows, however slowly: how fast is the machine's affair.
+//! Waits for a growing number, on fast and on slow machines.
 
 use std::time::Duration;
 
@@ -6,10 +6,10 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use crate::support::wait::PATIENCE;
 
-/// How often is measured.
+/// How often the value is measured.
 const TICK: Duration = Duration::from_millis(50);
 
-/// Looks until as much is there as was asked for, for as long as it grows: how fast is the machine's affair.
+/// Measures until the value is `wanted`. Fails only if the value stops growing, because slow machines take longer.
 pub async fn until_it_grows_to(what: &str, wanted: i64, mut measure: impl AsyncFnMut() -> i64) {
     let mut ticks = interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);

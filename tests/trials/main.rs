@@ -4,8 +4,8 @@
 
 #![allow(missing_docs, unreachable_pub, reason = "a test binary has no outside")]
 #![allow(dead_code, reason = "the support is shared, and each binary needs a part of it")]
-#![allow(clippy::disallowed_methods, reason = "tests look at rows and clocks from outside")]
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails where it stands")]
+#![allow(clippy::disallowed_methods, reason = "tests read rows and clocks from outside")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails at once")]
 #![allow(clippy::print_stdout, reason = "a test prints what it measured")]
 
 mod support;
@@ -15,5 +15,5 @@ mod double_start;
 mod growth;
 mod storm;
 
-/// Whoever holds it has the machine.
+/// The trial that holds it has the machine to itself.
 static TURN: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());

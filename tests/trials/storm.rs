@@ -17,7 +17,7 @@ use crate::support::wait::until;
 const CAP: i64 = 100;
 const WINDOW_MS: i64 = 2000;
 
-/// Hands so many runs to runners that are dead, and has all of them verified from one instant on.
+/// Dispatches so many runs to dead runners, and schedules all their verifications for the same instant.
 async fn losses(stage: &Stage, count: usize) -> Vec<Dispatched> {
     let mut hits = Vec::with_capacity(count);
     for _ in 0..count {
@@ -80,7 +80,7 @@ async fn a_storm_of_losses_passes_the_cap_in_order_and_none_is_forgotten() {
             .await
     })
     .await;
-    // Each waits for its window; nobody asks about all of them all the time.
+    // Each loss waits for its window; no worker keeps probing all of them.
     until_ended(&stage, LOSSES).await;
 
     assert!(most_in_a_window(&stage).await <= CAP, "more were permitted than the cap allows");
@@ -103,7 +103,7 @@ async fn a_storm_of_losses_passes_the_cap_in_order_and_none_is_forgotten() {
             .map(|at| asked - at);
         assert!(
             age.is_some_and(|age| age <= 2000),
-            "{} was created on a observation {age:?} ms old",
+            "{} was created on an observation {age:?} ms old",
             hit.run
         );
         most_probes = most_probes.max(probes.len());
@@ -161,7 +161,7 @@ async fn a_raised_cap_lets_those_in_line_go_at_once() {
     .await;
     let soonest: f64 =
         stage.db.value("select extract(epoch from min(probe_at) - now())::float8 from pending").await;
-    assert!(soonest > 30.0, "nothing is looked at before the redrive: {soonest}");
+    assert!(soonest > 30.0, "no probe is planned before the redrive: {soonest}");
     cap(&stage, 1000, 1000).await;
     until_ended(&stage, LOSSES).await;
     stage.end(vec![worker]).await;

@@ -3,7 +3,7 @@
 use super::Readings;
 use crate::admin::shown;
 
-/// One thing to look at.
+/// One thing that needs attention.
 pub(super) struct Warning {
     pub(super) level: &'static str,
     pub(super) what: &'static str,
@@ -11,7 +11,7 @@ pub(super) struct Warning {
     pub(super) path: Option<&'static str>,
 }
 
-/// All of them.
+/// All warnings.
 pub(super) fn of(facts: &Readings) -> Vec<Warning> {
     let mut warnings = Vec::new();
     let mut add =
@@ -26,8 +26,10 @@ pub(super) fn of(facts: &Readings) -> Vec<Warning> {
     for pool in &facts.gauges {
         let name = shown::plain(&pool.pool);
         if pool.workers == 0 && pool.pending > 0 {
-            let reported =
-                format!("No running worker serves {name}, and {} verifications wait in it", pool.pending);
+            let reported = format!(
+                "No running worker serves {name}, and {} verifications are pending in it",
+                pool.pending
+            );
             add("bad", "unserved", reported, Some("/workers"));
         }
         if pool.overdue > 0 {
@@ -46,7 +48,7 @@ pub(super) fn of(facts: &Readings) -> Vec<Warning> {
             add("warn", "held", reported, Some("/pending?status=held"));
         }
         if pool.paused {
-            add("warn", "paused", format!("{name} is paused: nothing is looked at"), Some("/pools"));
+            add("warn", "paused", format!("{name} is paused: nothing is probed"), Some("/pools"));
         }
     }
     for pool in &facts.served {

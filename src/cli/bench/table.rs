@@ -9,7 +9,7 @@ use crate::bench::check::{BARS, Bound};
 /// Columns that come first, in this order; the others follow by name.
 const COLUMNS: [&str; 7] = ["per_second", "lowest", "highest", "p50_ms", "p99_ms", "p999_ms", "max_ms"];
 
-/// Lists of objects become tables of their own; all the rest is one of names and values.
+/// Lists of objects become tables of their own; the rest becomes one table of names and values.
 pub(super) fn render(title: &str, figures: &Value) -> String {
     let mut text = format!("\n== {title}");
     let mut rest = Vec::new();
@@ -33,18 +33,18 @@ pub(super) fn render(title: &str, figures: &Value) -> String {
     text + &tables
 }
 
-/// Each bar, the figure of this run, and how it stands.
+/// Each bar, the figure of this run, and whether it is met.
 pub(super) fn bars(document: &Value) -> String {
     let mut table = empty();
     table.set_header(["bar", "asked", "figure", ""]);
     for bar in BARS {
-        let (figure, standing) = bar.judge(document);
+        let (figure, judged) = bar.judge(document);
         let asked = match bar.bound {
             Bound::AtLeast(bar) => format!(">= {}", number(bar)),
             Bound::AtMost(bar) => format!("<= {}", number(bar)),
         };
         let figure = figure.map_or("-".to_owned(), number);
-        table.add_row([bar.what.to_owned(), asked, figure, standing.as_str().to_owned()]);
+        table.add_row([bar.what.to_owned(), asked, figure, judged.as_str().to_owned()]);
     }
     align(&mut table);
     format!("\n== bars\n{table}")
@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn every_bar_is_named_whatever_was_measured() {
+    fn every_bar_is_named_even_if_it_was_not_measured() {
         let text = bars(&json!({}));
         assert_eq!(text.matches("not measured").count(), BARS.len());
     }

@@ -29,8 +29,7 @@ impl Fleet {
         let mut api = spawn(&environment, &["api"], Stdio::piped())?;
         let stdout = api.stdout.take().context("the api has no stdout")?;
         let mut lines = BufReader::new(stdout).lines();
-        let ready =
-            timeout(PATIENCE, lines.next_line()).await.context("the api did not get ready in time")??;
+        let ready = timeout(PATIENCE, lines.next_line()).await.context("the api was not ready in time")??;
         let api_url = ready
             .as_deref()
             .and_then(|line| line.strip_prefix("api ready on "))
@@ -69,7 +68,7 @@ impl Fleet {
     pub(super) async fn stop(self) {
         for mut process in self.workers.into_iter().chain([self.api]) {
             if let Some(pid) = process.id().and_then(|pid| i32::try_from(pid).ok()) {
-                // Gone already is as good.
+                // It may have stopped already.
                 let _ = kill(Pid::from_raw(pid), Signal::SIGTERM);
             }
             if timeout(PATIENCE, process.wait()).await.is_err() {
@@ -84,7 +83,7 @@ fn spawn(environment: &[(String, String)], arguments: &[&str], stdout: Stdio) ->
     let program = std::env::current_exe().context("could not find this program")?;
     Command::new(program)
         .args(arguments)
-        // The demo holds the other end: should it die, they notice and stop.
+        // The demo holds the other end. If the demo dies, the processes notice and stop.
         .arg("--until-stdin-closes")
         .stdin(Stdio::piped())
         .stdout(stdout)

@@ -1,4 +1,4 @@
-//! What the demo stands on: a database, the simulated platform and a supervisor.
+//! What the demo runs against: a database, the simulated platform and a supervisor.
 
 use std::time::Duration;
 
@@ -94,7 +94,7 @@ impl Stage {
         })
     }
 
-    /// What the processes of the demo find in their environment.
+    /// The environment of the demo's processes.
     pub(super) fn environment(&self) -> &[(String, String)] {
         &self.environment
     }
@@ -116,14 +116,14 @@ impl Stage {
         self.made_token.as_deref().unwrap_or("the one in WARMPROOF_API_TOKEN")
     }
 
-    /// Whether every run is over and every promise settled.
+    /// Whether every run is over and every verification settled.
     pub(super) async fn is_over(&self) -> anyhow::Result<bool> {
         let counters = self.simulator.counters();
         let runs_over = counters.finished + counters.cancelled >= self.queued;
         Ok(runs_over && self.store.conservation().await?.pending == self.before.pending)
     }
 
-    /// Takes everything down in the order that loses nothing.
+    /// Stops everything, in an order that loses nothing.
     pub(super) async fn strike(self) {
         self.stop.cancel();
         // It stops by itself; a panic in it has been printed.
@@ -142,7 +142,7 @@ async fn start_postgres() -> anyhow::Result<PrivatePostgres> {
     let postgres = spawn_blocking(move || PrivatePostgres::start(&options))
         .await
         .context("could not start a private PostgreSQL")??;
-    say(&format!("postgres private PostgreSQL {}, durable, gone when this ends", postgres.major()))?;
+    say(&format!("postgres private PostgreSQL {}, durable, deleted when the demo ends", postgres.major()))?;
     Ok(postgres)
 }
 
@@ -154,7 +154,7 @@ struct Secrets {
 }
 
 impl Secrets {
-    /// The API's token may be brought, for scripts that want to sign in.
+    /// The user may set the API's token, for scripts that sign in.
     fn fresh(api_token: Option<String>) -> Self {
         let mut rng = StdRng::from_os_rng();
         let mut text = || Alphanumeric.sample_string(&mut rng, 40);
@@ -184,7 +184,7 @@ async fn simulate(args: &DemoArgs, secrets: &Secrets, queued: f64) -> anyhow::Re
             slow: args.dead_share / 5.0,
             ..Shares::default()
         },
-        // Slower than the look: these runners meet a workload that was started for them.
+        // Slower than the probe: these runners find that a fallback has started their run.
         slow_delay: args.delay() + Duration::from_millis(300),
         execute: Duration::from_millis(200),
         boot: Duration::from_millis(300),
@@ -221,7 +221,7 @@ fn environment(
         ("WARMPROOF_SCHEMA", SCHEMA),
         ("WARMPROOF_API_LISTEN", "127.0.0.1:0"),
         ("WARMPROOF_API_TOKEN", &secrets.api_token),
-        // Nothing real is shown, and nobody else is on loopback.
+        // Nothing real is shown, and the API listens only on loopback.
         ("WARMPROOF_ADMIN_READ_WITHOUT_TOKEN", "true"),
         ("WARMPROOF_LOG", "error"),
         // Several workers, one host.

@@ -58,7 +58,7 @@ impl Ledger {
             redriven: counters.redrives,
             late_runners_refused: counters.starts_refused,
             double_starts: counters.double_starts,
-            // Queued, and never begun by anybody.
+            // Queued, and no runner began it.
             lost: counters.queued - started as u64,
             unaccounted: now.unaccounted.abs() + left.abs() + unscheduled.abs(),
             workers_killed,
@@ -97,7 +97,7 @@ impl Ledger {
     }
 }
 
-/// One line about how it goes.
+/// The live line of the demo.
 pub(super) async fn live_line(stage: &Stage, passed: Duration) -> anyhow::Result<String> {
     let report = stage.simulator.report();
     let counters = report.counters;

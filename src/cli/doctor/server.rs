@@ -1,4 +1,4 @@
-//! What the doctor says of the server and of the way to it.
+//! The doctor's checks of the server and of the connection to it.
 
 use super::{Finding, Severity};
 use crate::config::database::DatabaseConfig;
@@ -13,9 +13,10 @@ pub(super) fn of_server(facts: &ServerFacts, config: &DatabaseConfig) -> Vec<Fin
             "writes",
             !facts.read_only,
             Severity::Error,
-            if facts.read_only { "the server takes no writes" } else { "the server takes writes" }.to_owned(),
-            "a standby, a full disk, or `default_transaction_read_only` of the role or database: with several \
-             hosts in WARMPROOF_DATABASE_URL the one that takes writes is found by itself",
+            if facts.read_only { "the server refuses writes" } else { "the server accepts writes" }
+                .to_owned(),
+            "a standby, a full disk, or `default_transaction_read_only` of the role or database; \
+             with several hosts in WARMPROOF_DATABASE_URL, Warmproof finds the one that accepts writes",
         ),
         of_encryption(facts, config),
         of_standbys(facts, config.synchronous_standbys_min),
@@ -24,7 +25,7 @@ pub(super) fn of_server(facts: &ServerFacts, config: &DatabaseConfig) -> Vec<Fin
             facts.without_identity.is_empty(),
             Severity::Error,
             match facts.without_identity.as_slice() {
-                [] => "no publication keeps rows from being changed".to_owned(),
+                [] => "no publication prevents changes of rows".to_owned(),
                 tables => {
                     format!("a publication for all tables refuses updates and deletes of {}", names(tables))
                 }
@@ -36,9 +37,9 @@ pub(super) fn of_server(facts: &ServerFacts, config: &DatabaseConfig) -> Vec<Fin
             facts.row_security.is_empty(),
             Severity::Error,
             match facts.row_security.as_slice() {
-                [] => "no table of ours has it".to_owned(),
+                [] => "no table of ours uses it".to_owned(),
                 tables => format!(
-                    "enabled on {}: every statement there fails, so that none misses a row",
+                    "enabled on {}: every statement there fails, because otherwise some would miss rows",
                     names(tables)
                 ),
             },
@@ -49,7 +50,7 @@ pub(super) fn of_server(facts: &ServerFacts, config: &DatabaseConfig) -> Vec<Fin
             facts.prepared_transactions.is_empty() && facts.slots.is_empty(),
             Severity::Warning,
             of_snapshots(facts),
-            "they keep dead rows from being removed: `rollback prepared '…'`, `select pg_drop_replication_slot('…')`",
+            "they keep dead rows: run `rollback prepared '…'` or `select pg_drop_replication_slot('…')`",
         ),
     ]
 }
@@ -59,19 +60,24 @@ fn of_snapshots(facts: &ServerFacts) -> String {
         |kind: &str, names: &[String]| (!names.is_empty()).then(|| format!("{kind} {}", names.join(", ")));
     let held = [
         list("prepared transactions:", &facts.prepared_transactions),
-        list("replication slots that nobody uses:", &facts.slots),
+        list("unused replication slots:", &facts.slots),
     ];
     let held: Vec<String> = held.into_iter().flatten().collect();
-    if held.is_empty() { "no forgotten transaction or slot holds one".to_owned() } else { held.join("; ") }
+    if held.is_empty() {
+        "no prepared transaction and no unused slot holds one".to_owned()
+    } else {
+        held.join("; ")
+    }
 }
 
-/// A connection that leaves the machine and that nobody verifies can be read and changed on the way.
+/// If a connection leaves the machine and the server is not verified, others can read and change it on the
+/// way.
 fn of_encryption(facts: &ServerFacts, config: &DatabaseConfig) -> Finding {
     let mode = config.address.tls.mode;
     let leaves = config.address.hosts.iter().any(crate::config::database::address::Host::is_remote);
     let encrypted = if facts.encrypted { "encrypted" } else { "not encrypted" };
     let verified = match mode {
-        TlsMode::VerifyFull => "authority and name of the server are verified",
+        TlsMode::VerifyFull => "the server's authority and name are verified",
         TlsMode::VerifyCa => "the server's authority is verified, its name is not",
         TlsMode::Disable | TlsMode::Prefer | TlsMode::Require => "the server is not verified",
     };
@@ -91,13 +97,14 @@ fn of_standbys(facts: &ServerFacts, wanted: u32) -> Finding {
         (_, there) => there,
     };
     let message = match (names, there) {
-        ("", _) => "commits wait for no standby: a failover may lose what was promised last".to_owned(),
-        (_, Some(there)) => format!("commits wait for standbys ({names}); {there} are there"),
+        ("", _) => "commits wait for no standby: a failover may lose the latest verifications".to_owned(),
+        (_, Some(there)) => format!("commits wait for standbys ({names}); {there} are connected"),
         (_, None) => {
-            format!("commits wait for standbys ({names}); this role may not see whether they are there")
+            format!("commits wait for standbys ({names}); this role may not see whether they are connected")
         }
     };
-    let hint = "set `synchronous_standby_names`; docs/operating.md says what a failover without loss takes";
+    let hint =
+        "set `synchronous_standby_names`; docs/operating.md explains what a failover without loss requires";
     let enough = there.is_none_or(|there| there >= i64::from(wanted));
     Finding::judged("standbys", enough, Severity::Warning, message, hint)
 }

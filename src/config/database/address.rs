@@ -1,7 +1,8 @@
-//! Address: what `WARMPROOF_DATABASE_URL` names, read the way libpq reads it, and refused by name where it is not.
+//! Address: what `WARMPROOF_DATABASE_URL` names, read as libpq reads it. Unsupported parts are refused by
+//! name.
 //!
-//! The driver's own parser knows one host, obeys the environment and logs what it does not know, values
-//! included. So the address is taken apart here, and a part that we do not support says what to do instead.
+//! The driver's own parser knows one host, follows the environment and logs unknown parts with their values.
+//! So the address is parsed here, and the error for an unsupported part says what to do instead.
 
 use std::fmt;
 
@@ -15,12 +16,12 @@ mod tests;
 /// PostgreSQL's port where the address names none.
 const PORT_DEFAULT: u16 = 5432;
 
-/// Where the database is, and how to prove who we are.
+/// Where the database is, and how to sign in.
 #[derive(Debug, Clone)]
 pub struct Address {
     /// The servers to try, in this order.
     pub hosts: Vec<Host>,
-    /// Which of them will do.
+    /// Which of them to accept.
     pub target: Target,
     /// The role.
     pub user: String,
@@ -30,9 +31,9 @@ pub struct Address {
     pub database: String,
     /// How the connection is encrypted.
     pub tls: Tls,
-    /// How long one server may take to let us in, in seconds; `None` leaves it to us.
+    /// How long one server may take to accept a connection, in seconds; `None` for our own limit.
     pub connect_timeout_seconds: Option<u32>,
-    /// What the server's lists call us.
+    /// Our name in the server's lists of connections.
     pub application_name: String,
 }
 
@@ -55,7 +56,7 @@ pub enum Host {
     },
 }
 
-/// As it is logged: nothing of it is secret.
+/// For logs: no part of it is secret.
 impl fmt::Display for Host {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -83,16 +84,16 @@ impl Host {
 /// `target_session_attrs`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Target {
-    /// Any server that lets us in; the default for one host.
+    /// Any server that accepts the connection; the default for one host.
     Any,
-    /// One that takes writes; the default for several hosts.
+    /// A server that accepts writes; the default for several hosts.
     ReadWrite,
 }
 
 /// `sslmode` and what goes with it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Tls {
-    /// How much is asked of the server.
+    /// How the server is verified.
     pub mode: TlsMode,
     /// `sslrootcert`: a file with authorities that are trusted beside the operating system's.
     pub root: Option<String>,

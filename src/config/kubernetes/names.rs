@@ -1,4 +1,4 @@
-//! Kubernetes' own rules for names and labels, so that a bad one is found at start and not by every create.
+//! Kubernetes' own rules for names and labels, so that a bad name is found at start and not by every create.
 
 /// Longest label value and longest part of a name between dots, in bytes.
 pub const LABEL_BYTES_MAX: usize = 63;
@@ -28,7 +28,8 @@ pub fn is_namespace(text: &str) -> bool {
     text.len() <= LABEL_BYTES_MAX && text.bytes().all(inside) && ends_are_alphanumeric(text)
 }
 
-/// Whether a text can be the name of an object: as [`is_namespace`], dots and 253 bytes allowed (RFC 1123 subdomain).
+/// Whether a text can be the name of an object: as [`is_namespace`], dots and 253 bytes allowed (RFC 1123
+/// subdomain).
 #[must_use]
 pub fn is_object_name(text: &str) -> bool {
     let inside = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-');

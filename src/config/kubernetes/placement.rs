@@ -8,10 +8,10 @@ use crate::config::reader::Reader;
 
 use super::names;
 
-/// Upstream's pools are labelled by the cluster API.
+/// The platform's pools of nodes are labelled by the cluster API.
 const POOL_LABEL_KEY: &str = "node.cluster.x-k8s.io/machinepool";
 
-/// Where pods go. Everything is off unless it is set, and pods go where they fit.
+/// Where pods go. By default no rule is set, and pods go where they fit.
 #[derive(Debug, Clone)]
 pub struct PlacementConfig {
     /// `KUBERNETES_LARGE_MACHINE_AFFINITY_*`: large presets prefer these nodes, all others are kept off them.
@@ -29,8 +29,8 @@ pub struct PlacementConfig {
     pub scheduled_tolerations: Vec<Toleration>,
     /// `KUBERNETES_ORG_PLACEMENT_OVERRIDES`: what differs for some organizations, by internal id.
     pub organizations: BTreeMap<String, OrganizationPlacement>,
-    /// `PLACEMENT_TAGS_PREFIX`, if `PLACEMENT_TAGS_ENABLED`: a run's placement tags select nodes by labels with
-    /// this prefix; `node.cluster.x-k8s.io` by default.
+    /// `PLACEMENT_TAGS_PREFIX`, if `PLACEMENT_TAGS_ENABLED`: a run's placement tags select nodes by labels
+    /// with this prefix; `node.cluster.x-k8s.io` by default.
     pub tags_prefix: Option<String>,
 }
 
@@ -50,7 +50,8 @@ pub struct PoolAffinity {
 pub struct ProjectAffinity {
     /// `KUBERNETES_PROJECT_AFFINITY_WEIGHT`: how much it counts, 1 to 100; 50 by default.
     pub weight: i32,
-    /// `KUBERNETES_PROJECT_AFFINITY_TOPOLOGY_KEY`: what is near, `kubernetes.io/hostname` (the node) by default.
+    /// `KUBERNETES_PROJECT_AFFINITY_TOPOLOGY_KEY`: what is near, `kubernetes.io/hostname` (the node) by
+    /// default.
     pub topology_key: String,
 }
 
@@ -98,7 +99,7 @@ impl PlacementConfig {
     }
 }
 
-// What is switched off is read and checked all the same, as upstream does.
+// Settings that are switched off are read and checked all the same, as in the platform's supervisor.
 impl PoolAffinity {
     fn read_large(reader: &mut Reader<'_>) -> Option<Self> {
         let enabled = reader.flag("KUBERNETES_LARGE_MACHINE_AFFINITY_ENABLED", false);
@@ -199,7 +200,7 @@ fn read_organizations(reader: &mut Reader<'_>) -> BTreeMap<String, OrganizationP
     let Some(text) = reader.optional_text(variable) else { return BTreeMap::new() };
     let parsed = serde_json::from_str::<BTreeMap<String, OrganizationPlacement>>(&text);
     let problem = match &parsed {
-        Err(error) => Some(format!("is not what it should be: {error}")),
+        Err(error) => Some(format!("is not valid: {error}")),
         Ok(overrides) => overrides.iter().find_map(|(organization, placement)| {
             let is_wrong = |(key, value): &(&String, &String)| {
                 !names::is_label_key(key) || !names::is_label_value(value)

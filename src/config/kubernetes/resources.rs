@@ -18,25 +18,28 @@ const PRESETS: [(&str, &str, &str); 7] = [
 /// What pods request and where they are limited. Limits are the preset; requests a share of it.
 #[derive(Debug, Clone)]
 pub struct ResourcesConfig {
-    /// Processor, in cores. Too low a share and busy pods crowd a node; too high and nodes stand idle.
+    /// Processor, in cores. Too low a share and busy pods crowd a node; too high and nodes are idle.
     pub cpu: RequestConfig,
     /// Memory, in GB of 10⁹ bytes. A share below 1 risks pods that are killed when their node runs full.
     pub memory: RequestConfig,
-    /// `KUBERNETES_MEMORY_OVERHEAD_GB`: added to the memory limit, for what the runner itself needs; none by default.
+    /// `KUBERNETES_MEMORY_OVERHEAD_GB`: added to the memory limit, for what the runner itself needs; none by
+    /// default.
     pub memory_overhead_gb: f64,
     /// `KUBERNETES_EPHEMERAL_STORAGE_SIZE_REQUEST`: disk a pod asks for, `2Gi` by default.
     pub storage_request: String,
-    /// `KUBERNETES_EPHEMERAL_STORAGE_SIZE_LIMIT`: disk a pod may fill before it is evicted, `10Gi` by default.
+    /// `KUBERNETES_EPHEMERAL_STORAGE_SIZE_LIMIT`: disk a pod may fill before it is evicted, `10Gi` by
+    /// default.
     pub storage_limit: String,
 }
 
 /// The share of one resource.
 #[derive(Debug, Clone)]
 pub struct RequestConfig {
-    /// `KUBERNETES_CPU_REQUEST_MIN_CORES`, `KUBERNETES_MEMORY_REQUEST_MIN_GB`: the least that is asked for, up to
-    /// the preset itself; 0 by default.
+    /// `KUBERNETES_CPU_REQUEST_MIN_CORES`, `KUBERNETES_MEMORY_REQUEST_MIN_GB`: the least that is asked for,
+    /// up to the preset itself; 0 by default.
     pub min: f64,
-    /// `KUBERNETES_CPU_REQUEST_RATIO` (0.75), `KUBERNETES_MEMORY_REQUEST_RATIO` (1): the share of every preset.
+    /// `KUBERNETES_CPU_REQUEST_RATIO` (0.75), `KUBERNETES_MEMORY_REQUEST_RATIO` (1): the share of every
+    /// preset.
     pub ratio: f64,
     /// The same with a preset's suffix, such as `_SMALL_1X`: the share of that preset alone.
     pub preset_ratios: Vec<(&'static str, f64)>,

@@ -14,7 +14,7 @@ fn toleration(key: &str, value: Option<&str>, effect: &str) -> Toleration {
 }
 
 #[test]
-fn an_empty_environment_gives_upstreams_defaults() {
+fn an_empty_environment_gives_the_supervisors_defaults() {
     let config = read(&[]).expect("defaults");
     assert_eq!(config.access, Access::Kubeconfig);
     assert_eq!(config.namespace, "default");

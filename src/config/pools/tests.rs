@@ -90,7 +90,7 @@ fn a_pool_of_the_file_may_have_a_platform_a_backend_and_settings_of_its_own() {
 #[test]
 fn a_fault_of_a_pool_names_it_and_repeats_no_value() {
     let cases = [
-        ("[pools.a]\nbackend = \"lambda\"", "pool `a`: `WARMPROOF_BACKEND` is none of the words"),
+        ("[pools.a]\nbackend = \"lambda\"", "pool `a`: `WARMPROOF_BACKEND` is not one of the allowed words"),
         ("[pools.a.env]\nTRIGGER_API_URL = \"hidden\"", "pool `a`: `TRIGGER_API_URL` is not a URL"),
         (
             "[pools.a.env]\nTRIGGER_WORKER_TOKEN = \"file:///hidden\"",

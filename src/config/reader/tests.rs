@@ -82,7 +82,7 @@ fn a_missing_and_an_empty_value_differ_in_words() {
 }
 
 #[test]
-fn a_secret_may_stand_in_a_file() {
+fn a_file_may_hold_a_secret() {
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("token");
     std::fs::write(&path, " tr_wgt_hidden\n").expect("a file");
@@ -104,13 +104,13 @@ fn an_unreadable_file_is_a_fault_without_its_path() {
 }
 
 #[test]
-fn a_plain_secret_that_looks_like_a_file_stays_as_it_is() {
+fn a_plain_secret_that_resembles_a_file_stays_as_it_is() {
     let (secret, _) = with("file:///nowhere", |reader| reader.secret("X", "set it"));
     assert_eq!(secret.expect("a secret").expose_secret(), "file:///nowhere");
 }
 
 #[test]
-fn nothing_is_handed_out_once_a_fault_is_noted() {
+fn no_settings_are_returned_once_a_fault_is_noted() {
     let environment = Environment::from_pairs([("X", "ten"), ("Y", "eleven")]);
     let result =
         read_all(&environment, |reader| Some((reader.whole("X", 1, 1..=2), reader.whole("Y", 1, 1..=2))));

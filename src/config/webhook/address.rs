@@ -1,13 +1,13 @@
-//! Which addresses a webhook may reach: the guard against calls into places nobody meant.
+//! Which addresses a webhook may reach: the guard against calls to unintended places.
 //!
-//! Pure. A literal address is checked at start, a name each time it is resolved, because what a
-//! name means may change between a check and a call.
+//! Pure. A literal address is checked at start. A name is checked each time it is resolved, because
+//! its address may change between a check and a call.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// Whether the receiver's host was named as one that may be called.
+/// Whether the operator listed the receiver's host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Standing {
+pub enum Listing {
     /// `WARMPROOF_WEBHOOK_HOSTS` lists it.
     Listed,
     /// There is no list.
@@ -23,7 +23,7 @@ pub enum Refusal {
         /// What kind of address it is, with its article.
         kind: &'static str,
     },
-    /// Somebody has to name the host first.
+    /// The operator has to list the host first.
     #[error("{kind} address, which is called only if `WARMPROOF_WEBHOOK_HOSTS` lists the host")]
     Unlisted {
         /// What kind of address it is, with its article.
@@ -35,21 +35,21 @@ pub enum Refusal {
 ///
 /// # Errors
 /// Why not.
-pub fn check(address: IpAddr, standing: Standing) -> Result<(), Refusal> {
-    match (reach(address), standing) {
-        (Reach::Outside, _) | (Reach::Inside(_), Standing::Listed) => Ok(()),
-        (Reach::Inside(kind), Standing::Unlisted) => Err(Refusal::Unlisted { kind }),
+pub fn check(address: IpAddr, listing: Listing) -> Result<(), Refusal> {
+    match (reach(address), listing) {
+        (Reach::Outside, _) | (Reach::Inside(_), Listing::Listed) => Ok(()),
+        (Reach::Inside(kind), Listing::Unlisted) => Err(Refusal::Unlisted { kind }),
         (Reach::Nowhere(kind), _) => Err(Refusal::Never { kind }),
     }
 }
 
 /// Where an address leads.
 enum Reach {
-    /// Out into the world.
+    /// A public address.
     Outside,
-    /// This machine or a network behind it; a supervisor may well be there.
+    /// This machine or a private network; a supervisor may be there.
     Inside(&'static str),
-    /// No receiver of ours is ever there, but a cloud's credentials may be.
+    /// An address that no receiver has, but where a cloud may serve credentials.
     Nowhere(&'static str),
 }
 
@@ -92,7 +92,7 @@ fn reach_v6(address: Ipv6Addr) -> Reach {
         [0xfd00, 0x0ec2, 0, 0, 0, 0, 0, 0x0254] | [0xfd20, 0x00ce, 0, 0, 0, 0, 0, 0x0254] => METADATA,
         [0, 0, 0, 0, 0, 0, 0, 0] => UNSPECIFIED,
         [0, 0, 0, 0, 0, 0, 0, 1] => LOOPBACK,
-        // Unique local, the site-local of old, and a network's own translation prefix.
+        // Unique local, the deprecated site-local, and a network's own translation prefix.
         [0xfc00..=0xfdff | 0xfec0..=0xfeff, ..] | [0x0064, 0xff9b, 1, ..] => PRIVATE,
         [0xfe80..=0xfebf, ..] => LINK_LOCAL,
         [0xff00..=0xffff, ..] => MULTICAST,
@@ -103,7 +103,7 @@ fn reach_v6(address: Ipv6Addr) -> Reach {
     }
 }
 
-/// The IPv4 address that an IPv6 address stands for: mapped, compatible, translated or tunnelled.
+/// The IPv4 address inside an IPv6 address: mapped, compatible, translated or tunnelled.
 fn embedded(address: Ipv6Addr) -> Option<Ipv4Addr> {
     let (high, low) = match address.segments() {
         [0, 0, 0, 0, 0, 0, 0, 0 | 1] => return None,
@@ -120,9 +120,9 @@ fn embedded(address: Ipv6Addr) -> Option<Ipv4Addr> {
 mod tests {
     use super::*;
 
-    fn refusal(address: &str, standing: Standing) -> Option<String> {
+    fn refusal(address: &str, listing: Listing) -> Option<String> {
         let address = address.parse().expect("an address");
-        check(address, standing).err().map(|refusal| refusal.to_string())
+        check(address, listing).err().map(|refusal| refusal.to_string())
     }
 
     #[test]
@@ -130,7 +130,7 @@ mod tests {
         for address in
             ["1.1.1.1", "172.32.0.1", "100.128.0.1", "198.20.0.1", "2606:4700::1111", "::ffff:1.1.1.1"]
         {
-            assert_eq!(refusal(address, Standing::Unlisted), None, "{address}");
+            assert_eq!(refusal(address, Listing::Unlisted), None, "{address}");
         }
     }
 
@@ -146,8 +146,8 @@ mod tests {
                 let expected = format!(
                     "{kind} address, which is called only if `WARMPROOF_WEBHOOK_HOSTS` lists the host"
                 );
-                assert_eq!(refusal(address, Standing::Unlisted), Some(expected), "{address}");
-                assert_eq!(refusal(address, Standing::Listed), None, "{address}");
+                assert_eq!(refusal(address, Listing::Unlisted), Some(expected), "{address}");
+                assert_eq!(refusal(address, Listing::Listed), None, "{address}");
             }
         }
     }
@@ -167,11 +167,11 @@ mod tests {
         for (kind, addresses) in cases {
             for address in addresses {
                 let expected = Some(format!("{kind} address, which is never called"));
-                assert_eq!(refusal(address, Standing::Listed), expected, "{address}");
-                assert_eq!(refusal(address, Standing::Unlisted), expected, "{address}");
+                assert_eq!(refusal(address, Listing::Listed), expected, "{address}");
+                assert_eq!(refusal(address, Listing::Unlisted), expected, "{address}");
             }
         }
         let broadcast = Some("a broadcast address, which is never called".to_owned());
-        assert_eq!(refusal("255.255.255.255", Standing::Listed), broadcast);
+        assert_eq!(refusal("255.255.255.255", Listing::Listed), broadcast);
     }
 }

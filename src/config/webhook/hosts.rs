@@ -1,13 +1,13 @@
-//! The hosts a webhook may be sent to, where somebody listed them.
+//! The hosts that a webhook may be sent to, if the operator lists them.
 
 use url::Host;
 
-use super::address::Standing;
+use super::address::Listing;
 use crate::config::reader::Reader;
 
 const VARIABLE: &str = "WARMPROOF_WEBHOOK_HOSTS";
 
-/// A list of hosts, or the absence of one.
+/// A list of hosts, if there is one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Hosts(Option<Vec<Pattern>>);
 
@@ -20,29 +20,29 @@ enum Pattern {
 }
 
 impl Hosts {
-    /// Reads the list; entries that are no hosts are noted as faults.
+    /// Reads the list. An entry that is not a host is a fault.
     pub(super) fn read(reader: &mut Reader<'_>) -> Self {
         let Some(text) = reader.optional_text(VARIABLE) else { return Self(None) };
         let entries = text.split(',').map(str::trim).filter(|entry| !entry.is_empty());
         let patterns: Option<Vec<Pattern>> = entries.map(Pattern::parse).collect();
         if patterns.as_ref().is_none_or(Vec::is_empty) {
             let hint = "set it to hosts or `*.suffix` patterns without scheme and port, separated by commas";
-            reader.fault(VARIABLE, "holds something that is no host", hint);
+            reader.fault(VARIABLE, "holds an entry that is not a host", hint);
         }
         Self(patterns)
     }
 
-    /// How a host stands; `None` if there is a list without it.
-    pub(super) fn standing(&self, host: &Host<&str>) -> Option<Standing> {
-        let Some(patterns) = &self.0 else { return Some(Standing::Unlisted) };
-        patterns.iter().any(|pattern| pattern.matches(host)).then_some(Standing::Listed)
+    /// Whether a host is listed; `None` if there is a list that does not hold it.
+    pub(super) fn listing(&self, host: &Host<&str>) -> Option<Listing> {
+        let Some(patterns) = &self.0 else { return Some(Listing::Unlisted) };
+        patterns.iter().any(|pattern| pattern.matches(host)).then_some(Listing::Listed)
     }
 }
 
 impl Pattern {
     fn parse(entry: &str) -> Option<Self> {
         let suffix = entry.strip_prefix("*.");
-        // A star is no mistake to the parser of hosts.
+        // The parser of hosts accepts a star.
         if suffix.unwrap_or(entry).contains('*') {
             return None;
         }
@@ -74,7 +74,7 @@ impl Pattern {
     }
 }
 
-/// A name without the dot of the root, which says the same.
+/// A name without the dot of the root, which means the same host.
 fn rootless(name: &str) -> &str {
     name.strip_suffix('.').unwrap_or(name)
 }

@@ -23,7 +23,7 @@ fn fault(pairs: &[(&str, &str)]) -> String {
 fn a_public_https_address_and_a_key_are_enough() {
     let config = read(&[("WARMPROOF_WEBHOOK_URL", "https://supervisor.example/cold?token=hidden")]);
     let config = config.expect("a configuration");
-    assert_eq!(config.standing, Standing::Unlisted);
+    assert_eq!(config.listing, Listing::Unlisted);
     assert_eq!((config.timeout, config.secret_previous.is_none()), (Duration::from_secs(10), true));
     let printed = format!("{config:?}");
     assert!(printed.contains("https://supervisor.example"), "{printed}");
@@ -44,9 +44,9 @@ fn plain_http_is_called_only_when_it_is_listed() {
 
 #[test]
 fn where_hosts_are_listed_no_other_is_called() {
-    let standing = |url: &str, hosts: &str| {
+    let listing = |url: &str, hosts: &str| {
         read(&[("WARMPROOF_WEBHOOK_URL", url), ("WARMPROOF_WEBHOOK_HOSTS", hosts)])
-            .map(|config| config.standing)
+            .map(|config| config.listing)
             .map_err(|errors| errors.variables())
     };
     for (url, hosts) in [
@@ -57,7 +57,7 @@ fn where_hosts_are_listed_no_other_is_called() {
         ("https://[::1]/", "::1"),
         ("https://[::1]/", "[::1]"),
     ] {
-        assert_eq!(standing(url, hosts), Ok(Standing::Listed), "{url} {hosts}");
+        assert_eq!(listing(url, hosts), Ok(Listing::Listed), "{url} {hosts}");
     }
     for (url, hosts) in [
         ("https://supervisor.example/", "other.example"),
@@ -65,10 +65,10 @@ fn where_hosts_are_listed_no_other_is_called() {
         ("https://example/", "*.example"),
         ("https://10.0.0.70/", "10.0.0.7"),
     ] {
-        assert_eq!(standing(url, hosts), Err(vec!["WARMPROOF_WEBHOOK_URL"]), "{url} {hosts}");
+        assert_eq!(listing(url, hosts), Err(vec!["WARMPROOF_WEBHOOK_URL"]), "{url} {hosts}");
     }
     for hosts in [",", "*", "a.example:443", "https://a.example", "*.10.0.0.7", "a b", "*.*.example"] {
-        let variables = standing("https://a.example/", hosts).expect_err(hosts);
+        let variables = listing("https://a.example/", hosts).expect_err(hosts);
         assert!(variables.contains(&"WARMPROOF_WEBHOOK_HOSTS"), "{hosts}: {variables:?}");
     }
 }

@@ -1,4 +1,4 @@
-//! The routes that move a run, by their bodies: complete and run heartbeat.
+//! The bodies of two routes that change a run: complete and run heartbeat.
 
 use tokio::time::Instant;
 
@@ -46,7 +46,7 @@ async fn a_run_heartbeat_moves_the_redrive_of_the_latest_snapshot_only() {
     assert_eq!(cell.lock().await.heartbeat_ends_at, armed, "a stale one is no error and moves nothing");
     assert_eq!(beat(snapshot).await, (200, json!({ "ok": true })));
     let moved = cell.lock().await.heartbeat_ends_at;
-    assert!(moved > armed, "whatever the status");
+    assert!(moved > armed, "in any status");
     simulator.wait_for_record(run, |record| record.redrives == 1).await;
     assert!(Instant::now() >= moved, "the redrive waited for it");
 

@@ -48,9 +48,9 @@ async fn a_429_tells_when_to_come_back() {
     let fault = ProbeFault::RateLimited { reset_after_ms: Some(30_000) };
     simulator.faults().probe.add(Rule::always(fault));
     let Err(ProbeFailure::RateLimited { reset_after: Some(after) }) = probe(&simulator, &run).await else {
-        panic!("no wait was told");
+        panic!("the answer named no wait");
     };
-    // The answer's `Date` has whole seconds only.
+    // The answer's `Date` has only whole seconds.
     assert!((Duration::from_secs(28)..=Duration::from_secs(32)).contains(&after), "{after:?}");
 }
 
@@ -127,7 +127,7 @@ async fn a_start_whose_answer_is_lost_was_committed() {
     let again = client.start_attempt(run, snapshot, true).await.unwrap_err();
     assert_eq!(refusal(again).0, 409, "there is no idempotent replay");
     let counters = simulator.counters();
-    assert_eq!((counters.start_answers_lost, counters.lost), (1, 1), "committed, and nobody executes it");
+    assert_eq!((counters.start_answers_lost, counters.lost), (1, 1), "committed, and no runner executes it");
 }
 
 fn create(simulator: &Simulator, name: &str, run: &RunId) -> reqwest::RequestBuilder {
@@ -153,7 +153,7 @@ async fn a_created_instance_starts_its_run_cold_and_owns_its_name() {
     let record = simulator.wait_for_record(&run, |record| record.finished_at_ms.is_some()).await;
     assert_eq!(record.dispatches[0].start_kind, Some(StartKind::Cold));
     assert_eq!((record.executions, record.creates), (1, 1));
-    // It polls for warm starts like any other runner now, and still owns its name.
+    // It now polls for warm starts like any other runner, and still owns its name.
     simulator.wait_for_pollers(1).await;
     assert_eq!(answer(create(&simulator, "runner-a", &run)).await.0, 409);
     let url = format!("{}/api/instances/runner-a", simulator.base_url());

@@ -1,4 +1,4 @@
-//! Broker and runners: who gets a message, and what becomes of it.
+//! Broker and runners: which poller gets a message, and what happens to the message.
 
 use futures_util::FutureExt;
 
@@ -68,7 +68,7 @@ async fn a_slow_runner_announces_itself_before_it_starts() {
 }
 
 #[tokio::test]
-async fn a_silently_dead_runner_is_a_hit_that_nobody_acts_on() {
+async fn a_silently_dead_runner_is_a_hit_that_no_runner_acts_on() {
     let simulator = with_runner(RunnerKind::SilentlyDead).await;
     let (dispatch, warm) = offer(&simulator).await;
     assert!(warm);
@@ -120,7 +120,7 @@ async fn a_loser_that_asks_on_is_refused_thirty_times_and_polls_again() {
 }
 
 #[tokio::test]
-async fn every_runner_that_announces_itself_is_a_line_for_whoever_listens() {
+async fn every_runner_that_announces_itself_is_a_line_for_each_listener() {
     let simulator = with_runner(RunnerKind::Live).await;
     let url = |path| format!("{}{path}", simulator.base_url());
     let http = Client::without_credentials().unwrap();
@@ -180,7 +180,7 @@ async fn a_message_that_crosses_the_timeout_of_its_poll_is_silently_lost() {
 }
 
 #[tokio::test]
-async fn a_message_for_a_runner_that_left_before_its_connection_told_is_silently_lost() {
+async fn a_message_for_a_runner_that_left_before_its_connection_ended_is_silently_lost() {
     let simulator = simulator(quick()).await;
     let broker = &simulator.core.broker;
     let left = broker.open().key;

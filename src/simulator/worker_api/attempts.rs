@@ -1,4 +1,4 @@
-//! The routes that move a run: start, complete, run heartbeat.
+//! The routes that change a run: start, complete, run heartbeat.
 
 use std::sync::Arc;
 
@@ -86,7 +86,7 @@ async fn start(
     .into_response()
 }
 
-/// A simulated runner writes down itself what it executes. For any other caller an answer is an execution.
+/// A simulated runner records its own executions. For any other caller an answer counts as an execution.
 fn note_foreign_start(core: &Core, run: &RunId, snapshot: &str, warm: bool, headers: &HeaderMap) {
     let simulated = headers.get(wire::INSTANCE_NAME_HEADER).is_some_and(|name| name == INSTANCE_NAME);
     if simulated {
@@ -133,7 +133,7 @@ async fn complete(
     }
 }
 
-/// 500, or 404 for a caller that speaks for one environment.
+/// 500, or 404 for a caller that is limited to one environment.
 fn no_snapshot(run: &str, headers: &HeaderMap) -> Response {
     match environment(headers) {
         Some(_) => error(404, &format!("No execution snapshot found for TaskRun {run}")),
@@ -144,14 +144,14 @@ fn no_snapshot(run: &str, headers: &HeaderMap) -> Response {
 fn env_vars(run: &RunId) -> serde_json::Map<String, serde_json::Value> {
     let variables = [
         ("TRIGGER_JWT", "simulated"),
-        // The internal id here, unlike in a runner's own environment.
+        // The internal id, unlike in a runner's own environment.
         ("TRIGGER_RUN_ID", run.internal()),
         ("TRIGGER_MACHINE_PRESET", "small-1x"),
     ];
     variables.into_iter().map(|(name, value)| (name.to_owned(), value.into())).collect()
 }
 
-/// What the runner executes, with every field that the platform's schema requires.
+/// The work that the runner executes, with every field that the platform's schema requires.
 fn execution(run: &RunId, attempt: Option<u32>, now: DateTime<Utc>) -> serde_json::Value {
     let now = now.to_rfc3339_opts(SecondsFormat::Millis, true);
     json!({

@@ -1,4 +1,4 @@
-//! Connector: opens a session at the first server of the address that will do, and makes it ours.
+//! Connector: opens a session at the first suitable server of the address, and applies our settings.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,13 +18,13 @@ use crate::config::database::DatabaseConfig;
 use crate::config::database::address::{Address, Host, Target};
 use crate::domain::backoff::Backoff;
 
-/// How long one server may take to let us in, where the address says nothing.
+/// How long one server may take to accept a login, where the address sets no limit.
 const CONNECT_TIMEOUT_DEFAULT: Duration = Duration::from_secs(3);
 /// How long it may take to find out whether a session is our own.
 const ASKING_MAX: Duration = Duration::from_secs(15);
-/// Connections that would take a session which is not.
+/// Connections that would take over a session that is not our own.
 const OTHERS: usize = 3;
-/// How long to stay away from servers of which none let us in.
+/// How long to wait before trying again when no server accepted the login.
 const BACKOFF: Backoff = Backoff { base: Duration::from_millis(20), max: Duration::from_secs(1) };
 
 /// Opens sessions. Clones share what they learned about the servers.
@@ -41,7 +41,7 @@ enum Source {
     Options(Box<PgConnectOptions>),
 }
 
-/// A server that is being asked to let us in. Dropped before it has answered, it is told as one that did not.
+/// A server that is being asked for a login. Dropped before it has answered, it counts as one that did not.
 struct Attempt<'a> {
     learned: &'a Learned,
     server: &'a str,
@@ -66,17 +66,17 @@ type Server = (String, PgConnectOptions);
 
 #[derive(Debug, Default)]
 struct Learned {
-    /// The server that let us in last; it is tried first.
+    /// The server that accepted the last login; it is tried first.
     good: AtomicUsize,
     /// Sessions of an earlier generation are not trusted any more.
     generation: AtomicU64,
-    /// Why no server let us in, and when that was, if none did when we last tried.
+    /// Why no server accepted a login at the last try, and when that was.
     fault: Mutex<Option<(Instant, Fault)>>,
-    /// Whether sessions were found to be our own; asked before the first relaxed one.
+    /// Whether sessions were found to be our own; checked before the first relaxed one.
     own: OnceCell<()>,
 }
 
-/// For one server and the usual settings in whatever schema its sessions find.
+/// For one server and the usual settings in the schema that its sessions find.
 impl From<&PgConnectOptions> for Connector {
     fn from(options: &PgConnectOptions) -> Self {
         Self::from_options(options.clone(), Settings::in_schema("warmproof"))
@@ -116,25 +116,25 @@ impl Connector {
         &self.settings
     }
 
-    /// Sessions that are made from now on; those of an earlier generation are dropped when they are wanted.
+    /// Sessions made from now on; those of an earlier generation are dropped when they are next used.
     pub(super) fn generation(&self) -> u64 {
         self.learned.generation.load(Ordering::Relaxed)
     }
 
-    /// The network or the server failed under a session: the others most likely lead to the same place.
+    /// The network or the server failed under a session: the others probably lead to the same place.
     pub(super) fn distrust(&self, generation: u64) {
         let next = generation + 1;
         let _ =
             self.learned.generation.compare_exchange(generation, next, Ordering::Relaxed, Ordering::Relaxed);
     }
 
-    /// Why there was no session for a caller that has waited since then, if no server let us in meanwhile.
+    /// Why a caller that has waited since then got no session, if no server accepted a login meanwhile.
     pub(super) fn fault_since(&self, began: Instant) -> Option<Fault> {
         let fault = self.learned.fault.lock().unwrap_or_else(PoisonError::into_inner).clone();
         fault.filter(|(at, _)| *at >= began).map(|(_, fault)| fault)
     }
 
-    /// Opens a session, and tries again while its refusals are of a kind that passes. Has no end by itself.
+    /// Opens a session, and tries again while refusals are temporary. It has no time limit of its own.
     pub(super) async fn connect(&self, commit: Commit) -> Result<PgConnection, Fault> {
         let mut failures = 0;
         loop {
@@ -154,15 +154,15 @@ impl Connector {
         }
     }
 
-    /// A connection without our settings, for whoever makes or changes the schema.
+    /// A connection without our settings, for code that makes or changes the schema.
     ///
     /// # Errors
-    /// No server let us in.
+    /// No server accepted the login.
     pub async fn connect_bare(&self) -> Result<PgConnection, Fault> {
         self.connect_once(None).await
     }
 
-    /// A relaxed session in a pooler's hands would make other clients' commits relaxed, and ours would be theirs.
+    /// Behind a pooler, a relaxed session would relax other clients' commits, and they could change ours.
     async fn require_own_sessions(&self) -> Result<(), Fault> {
         if self.settings.pooler() || matches!(self.source, Source::Options(_)) {
             return Ok(());
@@ -170,21 +170,22 @@ impl Connector {
         match self.own_session().await? {
             Some(_session) => Ok(()),
             None => Err(Fault::Connect {
-                problems: vec!["connections are handed out per transaction".to_owned()],
-                hint: Some("a pooler stands in between: set WARMPROOF_DATABASE_POOLER=true".to_owned()),
+                problems: vec!["connections are assigned per transaction".to_owned()],
+                hint: Some("the address leads to a pooler: set WARMPROOF_DATABASE_POOLER=true".to_owned()),
                 passing: false,
             }),
         }
     }
 
-    /// A connection without our settings whose session is its own; `None` if a pooler hands sessions out per
+    /// A connection without our settings whose session is its own; `None` if a pooler assigns sessions per
     /// transaction.
     ///
-    /// Attempt by its effect: others get the session that the first has just used, and the first finds itself in
-    /// another one, or waits for it in vain. Several others, because a pooler may be several.
+    /// Tests the effect: other connections get the session that the first has just used, and the first finds
+    /// itself in another one, or waits for one without success. Several others, because there may be several
+    /// poolers.
     ///
     /// # Errors
-    /// No server let us in, or it did not answer.
+    /// No server accepted the login, or it did not answer.
     pub async fn own_session(&self) -> Result<Option<PgConnection>, Fault> {
         timeout(ASKING_MAX, self.ask_for_own_session())
             .await
@@ -202,9 +203,9 @@ impl Connector {
         end_transaction(&mut first).await.map_err(broken)?;
         let mut others = Vec::new();
         for _ in 0..OTHERS {
-            // A role that may open no more connections has shown that it has the server to itself so far.
+            // The role may open no more connections, so the first session is its own as far as this can show.
             let Ok(mut other) = self.connect_once(None).await else { break };
-            // A pooler with few sessions keeps this one waiting: then the first one's is taken.
+            // A pooler with few sessions makes this one wait: then it has taken the first one's session.
             match timeout(CONNECT_TIMEOUT_DEFAULT, pid_in_transaction(&mut other)).await {
                 Ok(taken) if taken.as_ref().is_ok_and(|pid| *pid == before) => return Ok(None),
                 Ok(taken) => others.push((taken.map_err(broken)?, other)),
@@ -233,7 +234,7 @@ impl Connector {
         let (mut problems, mut hint, mut passing) = (Vec::new(), None, false);
         for position in (first..servers.len()).chain(0..first) {
             let (name, options) = &servers[position];
-            // The next try begins behind this one, even if a caller that leaves ends it here.
+            // The next try begins after this server, even if a caller that leaves ends it here.
             self.learned.good.store(position + 1, Ordering::Relaxed);
             let mut asked =
                 Attempt { learned: &self.learned, server: name, at: Instant::now(), answered: false };
@@ -245,7 +246,7 @@ impl Connector {
                     return Ok(connection);
                 }
                 Err(refusal) => {
-                    // A file is read anew for the next try, and may hold the newer password then.
+                    // The next try reads the file again, which may hold the newer password then.
                     passing |= refusal.is_passing() || (refusal.is_wrong_password() && self.may_change());
                     hint = hint.or_else(|| refusal.hint(address.as_ref()));
                     problems.push(refusal.reported(name));
@@ -320,8 +321,8 @@ impl Connector {
     }
 }
 
-/// Asks the kernel to notice when the server is gone. Every statement has a deadline of ours all the same, so a
-/// kernel that cannot is worth a line, and no reason to go without a database.
+/// Asks the kernel to notice when the server is gone. Every statement has a deadline of ours anyway, so
+/// a kernel that cannot do this is only worth a log line.
 async fn keep_alive(options: &PgConnectOptions) {
     if options.get_socket().is_some() {
         return;
@@ -335,10 +336,10 @@ async fn keep_alive(options: &PgConnectOptions) {
     }
 }
 
-/// Whether a session may write: a standby may not, nor may one that a role or database makes read-only.
+/// Whether a session may write: a standby cannot, nor can one that a role or database makes read-only.
 async fn takes_writes(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
     let asked = "select current_setting('transaction_read_only') = 'off'";
-    // By the simple protocol, which leaves no statement behind in a pooler's server.
+    // By the simple protocol, which leaves no prepared statement in a pooler's server session.
     let row = sqlx::Executor::fetch_one(connection, sqlx::raw_sql(asked)).await?;
     Ok(row.try_get_unchecked::<String, _>(0)? == "t")
 }
@@ -355,7 +356,7 @@ async fn end_transaction(connection: &mut PgConnection) -> Result<(), sqlx::Erro
     sqlx::raw_sql("commit").execute(connection).await.map(drop)
 }
 
-/// Options for one host of an address. What the environment or a password file says is written over.
+/// Options for one host of an address; they override the driver's own reading of the environment.
 fn options_for(address: &Address, host: &Host) -> PgConnectOptions {
     let options = PgConnectOptions::new_without_pgpass()
         .username(&address.user)

@@ -1,6 +1,6 @@
-//! Db: runs units of work on sessions, and lets no caller leave one half done.
+//! Db: runs units of work on sessions, and completes each even when its caller leaves.
 //!
-//! A unit is one statement or one transaction. It waits for a session in its caller, who may leave; once it
+//! A unit is one statement or one transaction. Its caller waits for a session, and may leave; once the unit
 //! has one it runs in a task of its own, under a deadline. So a request that is dropped, a timeout or a
 //! shutdown never leaves a session inside a transaction, and a session that did not end well is closed.
 
@@ -31,10 +31,10 @@ const CLOSE_MAX: Duration = Duration::from_secs(1);
 /// connect-cancels of the lanes.
 const RELAXED_SHARE: u32 = 3;
 
-/// All that a statement answered.
+/// Everything that a statement answered.
 pub(super) type Done = sqlx::Result<Vec<Either<PgQueryResult, PgRow>>>;
 
-/// What a transaction does; it must own all that it needs.
+/// What a transaction does; it must own everything that it needs.
 pub type Work<'t, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 't>>;
 
 /// One database, reached through two pools of sessions. Cheap to clone.
@@ -70,14 +70,14 @@ impl fmt::Debug for Db {
 }
 
 impl Db {
-    /// A database with at most so many connections, none of them open yet.
+    /// A database with at most this many connections, none of them open yet.
     #[must_use]
     pub fn open(connector: Connector, connections_max: u32, acquire_timeout: Duration) -> Self {
         let relaxed = (connections_max / RELAXED_SHARE).max(1);
         let durable = connections_max.saturating_sub(relaxed).max(1);
         let pool = |commit, size: u32| {
             let sessions = Sessions { connector: connector.clone(), commit };
-            // Without timeouts of its own, of which this builder could complain: `session` has one over all.
+            // The builder complains only about timeouts, and sets none: `session` has one over everything.
             Pool::builder(sessions)
                 .max_size(size as usize)
                 .build()
@@ -94,7 +94,7 @@ impl Db {
         Self { inner: Arc::new(inner) }
     }
 
-    /// Opens a first session, and says at once why it cannot.
+    /// Opens a first session, and fails at once with the reason if it cannot.
     ///
     /// # Errors
     /// The driver's error, with a [`Fault`] inside.
@@ -112,7 +112,7 @@ impl Db {
     /// Runs a transaction to its end: it commits when the work ends well, and is rolled back otherwise.
     ///
     /// # Errors
-    /// Those of the work, and those of the connection, told as `doing`.
+    /// Those of the work, and those of the connection, reported as `doing`.
     pub async fn transaction<T, W>(&self, doing: &'static str, terms: Terms, work: W) -> Result<T, StoreError>
     where
         T: Send + 'static,
@@ -130,7 +130,7 @@ impl Db {
             let done = work(&mut tx).await;
             let end = if done.is_ok() { "commit" } else { "rollback" };
             let ended = tx.simple(end.to_owned()).await.map_err(&failed);
-            // Of two errors the first tells more; whether the session is well is told by the second.
+            // Of two errors the first explains more; the second shows whether the session still works.
             let well = ended.is_ok() && !done.as_ref().err().is_some_and(StoreError::ends_session);
             if well {
                 tx.give_back();
@@ -148,7 +148,13 @@ impl Db {
         self.inner.durable.status().max_size
     }
 
-    /// Whether a transaction pooler stands in between.
+    /// The schema that all statements mean.
+    #[must_use]
+    pub fn schema(&self) -> &str {
+        self.inner.connector.settings().schema()
+    }
+
+    /// Whether a transaction pooler is in between.
     #[must_use]
     pub fn is_behind_a_pooler(&self) -> bool {
         self.inner.connector.settings().pooler()
@@ -163,7 +169,7 @@ impl Db {
         Connections { open, idle: open.saturating_sub(in_use), max: durable.max_size + relaxed.max_size }
     }
 
-    /// Lets nothing new begin and waits a moment for what has; then connections are cut.
+    /// Starts no new unit and waits a moment for those under way; then it cuts their connections.
     pub async fn close(&self) {
         self.inner.durable.close();
         self.inner.relaxed.close();
@@ -173,7 +179,7 @@ impl Db {
         }
     }
 
-    /// A session of this kind, waited for in the caller.
+    /// A session of this kind; the caller waits for it.
     async fn session(&self, commit: Commit) -> sqlx::Result<Session> {
         let pool = match commit {
             Commit::Durable => &self.inner.durable,
@@ -187,7 +193,7 @@ impl Db {
             Ok(Err(PoolError::Timeout(_) | PoolError::NoRuntimeSpecified | PoolError::PostCreateHook(_))) => {
                 Fault::NoneFree { waited }
             }
-            // Either no server lets us in, or the others keep all sessions busy.
+            // Either no server accepts a login, or other units keep all sessions busy.
             Err(_elapsed) => self.inner.connector.fault_since(began).unwrap_or(Fault::NoneFree { waited }),
         };
         Err(fault.into_sqlx())
@@ -230,7 +236,7 @@ impl Db {
     ) -> Done {
         let settings = self.inner.connector.settings();
         let begin = settings.of_unit(terms, false);
-        // A named statement outlives its transaction, and with it the server that a pooler lent us.
+        // A named statement outlives its transaction, but behind a pooler the server session does not.
         let persistent = persistent && !settings.pooler();
         let session = self.session(terms.commit).await?;
         let text = sql.clone();
@@ -275,7 +281,7 @@ impl Drop for InUse {
     }
 }
 
-/// An error of a unit, as far as it tells of the connection.
+/// An error of a unit, as far as it concerns the connection.
 trait Failure {
     /// Whether the connection or the server is at fault, and not only what was asked.
     fn is_of_connection(&self) -> bool;
@@ -289,8 +295,8 @@ impl Failure for sqlx::Error {
             Self::Io(_) | Self::Protocol(_) | Self::Tls(_) => true,
             Self::Database(error) => {
                 let state = error.code().unwrap_or_default();
-                // Broken off, shut down or starting, read-only as after a failover; and a schema that has changed
-                // under statements which every session has prepared.
+                // Broken off, shut down or starting, read-only as after a failover; or the schema has changed
+                // under statements that every session has prepared.
                 state.starts_with("08") || state.starts_with("57P") || ["25006", "0A000"].contains(&&*state)
             }
             _ => false,
@@ -308,7 +314,7 @@ impl Failure for StoreError {
     }
 }
 
-/// Whether the session that met this error is of no use any more: its network, its server or its transaction.
+/// Whether the session that got this error must be closed: its network, server or transaction failed.
 #[expect(
     clippy::wildcard_enum_match_arm,
     reason = "the driver's errors are many; none but the server's is harmless"

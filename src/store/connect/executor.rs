@@ -1,7 +1,7 @@
-//! Executor: lets a checked query run as a unit of its own, as if on a pool of the driver's.
+//! Executor: runs a checked query as a unit of its own, as if on a pool of the driver's.
 //!
-//! A query borrows from its caller; what it sends does not. So it is taken apart into text and arguments, which
-//! the unit's task owns.
+//! A query borrows from its caller, but what it sends does not. So the executor takes it apart into text and
+//! arguments, which the unit's task owns.
 
 use std::time::Duration;
 

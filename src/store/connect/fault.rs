@@ -1,7 +1,7 @@
 //! Fault: what is wrong with a connection, in words that a person can act on.
 //!
-//! The driver says "error communicating with database"; here the server, the system's own word and the remedy
-//! are named. No text holds a password or a parameter's value.
+//! The driver reports "error communicating with database"; this module names the server, the system's own
+//! error and the remedy. No text holds a password or a parameter's value.
 
 #![expect(
     clippy::wildcard_enum_match_arm,
@@ -19,7 +19,7 @@ use super::tls;
 /// Why there is no connection, or why it was given up.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Fault {
-    /// No server of the address let us in.
+    /// No server of the address accepted the login.
     #[error("{}{}", .problems.join("; "), in_brackets(.hint.as_deref()))]
     Connect {
         /// A sentence for each server that was tried.
@@ -35,13 +35,13 @@ pub enum Fault {
         waited.as_millis()
     )]
     NoneFree {
-        /// How long was waited.
+        /// How long the caller waited.
         waited: Duration,
     },
     /// The server did not answer in time. What was asked may have been done.
     #[error("the database did not answer within {} ms; the connection was dropped", after.as_millis())]
     NoAnswer {
-        /// How long was waited.
+        /// How long the caller waited.
         after: Duration,
     },
     /// The process is stopping.
@@ -80,21 +80,21 @@ impl Fault {
         }
     }
 
-    /// The file that holds the address is of no use.
+    /// The file that holds the address cannot be used.
     pub(super) fn of_address(error: &AddressError) -> Self {
         let problem = format!("WARMPROOF_DATABASE_URL {}", error.problem);
         Self::Connect { problems: vec![problem], hint: Some(error.remedy.clone()), passing: true }
     }
 }
 
-/// What one server did instead of letting us in.
+/// What one server did instead of accepting the login.
 #[derive(Debug)]
 pub(super) enum Refusal {
     /// The driver's or the server's own error.
     Error(sqlx::Error),
-    /// It did not let us in within this time.
+    /// It did not accept the login within this time.
     Slow(Duration),
-    /// It takes no writes, and one that does is wanted.
+    /// It takes no writes, and the address asks for a server that does.
     ReadOnly,
     /// A file that the address names cannot be read.
     File {
@@ -121,7 +121,7 @@ impl Refusal {
         }
     }
 
-    /// Whether the server knows the role, but not with this password: a file may hold a newer one.
+    /// Whether the server knows the role, but refuses this password: a file may hold a newer one.
     pub(super) fn is_wrong_password(&self) -> bool {
         matches!(self, Self::Error(sqlx::Error::Database(error)) if error.code().is_some_and(|code| code == "28P01"))
     }
@@ -180,7 +180,7 @@ impl Refusal {
     }
 }
 
-/// PgBouncer's refusals that pass, all with the same SQLSTATE as those that do not.
+/// PgBouncer's temporary refusals; they share a SQLSTATE with the permanent ones.
 fn is_poolers_wait(message: &str) -> bool {
     [
         "query_wait_timeout",
@@ -193,13 +193,13 @@ fn is_poolers_wait(message: &str) -> bool {
     .any(|text| message.contains(text))
 }
 
-/// The system's own word, without the number of the error.
+/// The system's own error text, without the number of the error.
 fn word_of(error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::NotFound => {
             "no such socket (is the server running, and is this its directory?)".to_owned()
         }
-        // A kind that the library has no name for yet, such as a host that no server of names knows.
+        // The library has no name yet for some kinds, such as a host that no name server knows.
         kind if kind.to_string().contains("error") => chain(error),
         kind => kind.to_string(),
     }

@@ -1,8 +1,9 @@
-//! Keepalive: has our kernel notice that a server is gone, even where no statement is waiting for an answer.
+//! Keepalive: makes our kernel notice that a server is gone, even while no statement waits for an answer.
 //!
-//! The driver offers neither these options nor its socket. So we look for the socket among this process's file
-//! descriptors, by the server's port, and pass a copy of it to ourselves over a socket pair: that is the one way to
-//! own a descriptor of which only the number is known without `unsafe`. Both copies are one socket.
+//! The driver offers neither these options nor its socket. So this module finds the socket among this
+//! process's file descriptors, by the server's port, and passes a copy of it to itself over a socket pair.
+//! That is the only way, without `unsafe`, to own a descriptor of which only the number is known. Both copies
+//! are one socket.
 
 use std::fs;
 use std::io::{self, IoSlice, IoSliceMut};
@@ -16,16 +17,16 @@ use nix::sys::socket::{
 };
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg, sockopt};
 
-/// After so long without a byte the kernel asks the server whether it still lives.
+/// After this long without a byte the kernel asks the server whether it still lives.
 pub(super) const IDLE: Duration = Duration::from_secs(10);
 /// How long it waits before it asks again.
 pub(super) const INTERVAL: Duration = Duration::from_secs(5);
-/// So many questions without an answer end the connection.
+/// This many questions without an answer end the connection.
 pub(super) const COUNT: u32 = 3;
-/// What was sent and not acknowledged for so long ends the connection.
+/// Data that stays unacknowledged for this long ends the connection.
 pub(super) const UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(20);
 
-/// Sets the options on each connection of this process to that port which has none yet; returns on how many.
+/// Sets the options on each connection of this process to that port that has none yet; returns on how many.
 ///
 /// # Errors
 /// This process may not list its descriptors (`/proc` is missing), or may not open a socket pair.
@@ -39,7 +40,7 @@ pub(super) fn set_for_port(port: u16) -> io::Result<usize> {
         }
         // Another thread may have closed it since; then its connection needs no options either.
         let Ok(Some(socket)) = copy(fd, &passage) else { continue };
-        // The number may lead to another socket by now.
+        // The number may belong to another socket by now.
         if leads_to(socket.as_raw_fd(), port) && !sockopt::socket_keepalive(&socket)? {
             set_options(&socket)?;
             set += 1;

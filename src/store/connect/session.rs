@@ -1,4 +1,4 @@
-//! Session: one connection on loan, which goes back to its pool only when it is known to be well.
+//! Session: one connection on loan, which goes back to its pool only when it is known to work.
 
 use std::time::Duration;
 
@@ -9,11 +9,11 @@ use tokio::time::timeout;
 
 use super::{Commit, Connector, Fault};
 
-/// After so long without work a session is asked whether it still lives.
+/// After this long without work a session is asked whether it still lives.
 const RESTED: Duration = Duration::from_secs(1);
-/// How long it may take to say so. A healthy network answers within milliseconds.
+/// How long it may take to answer. A healthy network answers within milliseconds.
 const PING_MAX: Duration = Duration::from_secs(1);
-/// After so long a session is made anew: a server's process only grows, and a balancer wants to move us.
+/// After this long a session is replaced: a server process only grows, and a balancer may want to move us.
 const AGE_MAX: Duration = Duration::from_mins(30);
 
 /// Makes the sessions of one kind.
@@ -50,7 +50,7 @@ impl Manager for Sessions {
         if metrics.last_used() <= RESTED {
             return Ok(());
         }
-        // One that is slow says nothing of the others: the server may only be busy.
+        // A slow session proves nothing about the others: the server may only be busy.
         match timeout(PING_MAX, open.connection.ping()).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(_)) => gone("the connection broke"),
@@ -59,7 +59,7 @@ impl Manager for Sessions {
     }
 }
 
-/// A session on loan. Dropped before [`Session::give_back`] it is closed, and whatever was open in it ends.
+/// A session on loan. Dropped before [`Session::give_back`] it is closed, and its open transaction ends.
 pub(super) struct Session {
     loan: Option<Object<Sessions>>,
 }
@@ -69,7 +69,7 @@ impl Session {
         Self { loan: Some(loan) }
     }
 
-    /// The connection; `None` never, until it was given back.
+    /// The connection; always there until it was given back.
     pub(super) fn connection(&mut self) -> Option<&mut PgConnection> {
         self.loan.as_mut().map(|open| &mut open.connection)
     }
@@ -79,7 +79,7 @@ impl Session {
         self.loan.as_ref().map_or(0, |open| open.generation)
     }
 
-    /// Back into the pool: no transaction is open in it, and no answer outstanding.
+    /// Back into the pool: no transaction is open in it, and no answer is outstanding.
     pub(super) fn give_back(mut self) {
         self.loan = None;
     }

@@ -1,4 +1,4 @@
-//! Settings: what our statements were written and measured for, said at the start of a session or, behind a
+//! Settings: what our statements were written and measured for, sent at the start of a session or, behind a
 //! transaction pooler, at the start of each transaction.
 
 use std::fmt::Write as _;
@@ -9,11 +9,11 @@ use crate::config::database::{DatabaseConfig, PlanCacheMode};
 
 /// How long a caller's statement waits for a row that another transaction holds.
 const CALLERS_ROW_WAIT: Duration = Duration::from_millis(20);
-/// How long a worker's statement does. Ordinary writers are through long before.
+/// How long a worker's statement waits. Ordinary writers finish long before.
 const WORKERS_ROW_WAIT: Duration = Duration::from_millis(100);
-/// How long a server may run a statement, where nothing else is configured.
+/// How long a server may run a statement, unless configured otherwise.
 const STATEMENT_TIMEOUT_DEFAULT: Duration = Duration::from_secs(10);
-/// Added to the server's bound on a statement for our own: its answer has to travel.
+/// Added to the server's limit on a statement to get our own: its answer has to travel.
 const ANSWER_MARGIN: Duration = Duration::from_secs(1);
 
 /// How durable the answer to a statement is.
@@ -28,43 +28,43 @@ pub enum Commit {
 /// How long a statement waits for a row that another transaction holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LockWait {
-    /// As long as the session's settings say: milliseconds. Then it fails and has written nothing.
+    /// As long as the session's settings allow, in milliseconds. Then it fails and has written nothing.
     Short,
     /// As long as the statement may run.
     Patient,
-    /// So long.
+    /// This long.
     AtMost(Duration),
 }
 
-/// On what terms a unit of work runs.
+/// The terms on which a unit of work runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Terms {
     /// How durable it is.
     pub commit: Commit,
     /// How long it waits for rows.
     pub lock_wait: LockWait,
-    /// How long the server may run one of its statements; `None`: as long as the session's settings say.
+    /// How long the server may run one of its statements; `None`: as long as the session's settings allow.
     pub statement_timeout: Option<Duration>,
-    /// What the planner is told beside the session's settings.
+    /// Settings for the planner beside those of the session.
     pub planner: &'static [(&'static str, &'static str)],
 }
 
 impl Terms {
-    /// Durable, with a short wait for rows: what a session gives by itself.
+    /// Durable, with a short wait for rows: the defaults of a session.
     pub const DURABLE: Self =
         Self { commit: Commit::Durable, lock_wait: LockWait::Short, statement_timeout: None, planner: &[] };
-    /// Relaxed, with a short wait for rows: what a session of that kind gives by itself.
+    /// Relaxed, with a short wait for rows: the defaults of a relaxed session.
     pub const RELAXED: Self = Self { commit: Commit::Relaxed, ..Self::DURABLE };
-    /// Durable, and as patient as a statement may be.
+    /// Durable, and waits for rows as long as a statement may run.
     pub const PATIENT: Self = Self { lock_wait: LockWait::Patient, ..Self::DURABLE };
 
-    /// The same with a bound on each of its statements.
+    /// The same with a limit on each of its statements.
     #[must_use]
     pub const fn within(self, statement_timeout: Duration) -> Self {
         Self { statement_timeout: Some(statement_timeout), ..self }
     }
 
-    /// The same with settings of the planner's own.
+    /// The same with settings for the planner.
     #[must_use]
     pub const fn planned(self, planner: &'static [(&'static str, &'static str)]) -> Self {
         Self { planner, ..self }
@@ -83,11 +83,11 @@ pub struct Settings {
     schema: String,
     plan_cache_mode: PlanCacheMode,
     statement_timeout: Duration,
-    /// How long durable and relaxed sessions wait for a lock by themselves; zero: as long as a statement may run.
+    /// How long durable and relaxed sessions wait for a lock by default; zero: as long as statements run.
     row_wait: [Duration; 2],
-    /// A transaction pooler stands in between.
+    /// The connections go through a transaction pooler.
     pooler: bool,
-    /// Only where our names are: for a benchmark's statements that are not ours.
+    /// Only the schema is set: for a benchmark's statements that are not ours.
     plain: bool,
 }
 
@@ -101,7 +101,7 @@ impl Settings {
             pooler: config.pooler,
             row_wait: match role {
                 Role::Callers => [CALLERS_ROW_WAIT; 2],
-                // What is relaxed there skips rows that are held, and waits for nothing but a change of a table.
+                // Its relaxed statements skip rows that are held, and wait only for a change of a table.
                 Role::Worker => [WORKERS_ROW_WAIT, Duration::ZERO],
                 Role::People => [Duration::ZERO; 2],
             },
@@ -122,13 +122,19 @@ impl Settings {
         }
     }
 
-    /// The same, with nothing but the schema said to the server.
+    /// The same, with nothing but the schema sent to the server.
     #[must_use]
     pub fn plain(self) -> Self {
         Self { plain: true, ..self }
     }
 
-    /// Whether a transaction pooler stands in between.
+    /// The schema that all statements mean.
+    #[must_use]
+    pub fn schema(&self) -> &str {
+        &self.schema
+    }
+
+    /// Whether the connections go through a transaction pooler.
     #[must_use]
     pub fn pooler(&self) -> bool {
         self.pooler
@@ -154,7 +160,7 @@ impl Settings {
         })
     }
 
-    /// How a transaction on these terms begins; `None` where a statement by itself will do.
+    /// How a transaction on these terms begins; `None` where a single statement is enough.
     #[must_use]
     pub fn of_unit(&self, terms: Terms, transaction: bool) -> Option<String> {
         let list = match (self.pooler, self.are_the_sessions_own(terms)) {
@@ -175,7 +181,7 @@ impl Settings {
         Some(text)
     }
 
-    /// Whether a session of that kind gives these terms by itself.
+    /// Whether the defaults of a session of that kind are these terms.
     fn are_the_sessions_own(&self, terms: Terms) -> bool {
         let own = Terms { commit: terms.commit, ..Terms::DURABLE };
         terms.planner.is_empty()
@@ -183,7 +189,7 @@ impl Settings {
             && self.lock_wait(terms) == self.lock_wait(own)
     }
 
-    /// For `lock_timeout`; zero has no bound of its own, and the statement's holds.
+    /// For `lock_timeout`; zero sets no limit of its own, and that of the statement holds.
     fn lock_wait(&self, terms: Terms) -> Duration {
         match (terms.lock_wait, terms.commit) {
             (LockWait::Short, Commit::Durable) => self.row_wait[0],
@@ -193,7 +199,7 @@ impl Settings {
         }
     }
 
-    /// What plans and rules rely on, whatever role and database say by themselves.
+    /// What plans and rules depend on, whichever defaults role and database have.
     fn list(&self) -> Vec<(&'static str, String)> {
         let schema = format!("\"{}\"", self.schema.replace('"', "\"\""));
         let mut list = vec![("search_path", schema)];
@@ -202,21 +208,21 @@ impl Settings {
         }
         list.extend(
             [
-                // Each key is looked up in the index. A hot table that is nearly empty when a statement is
+                // Each key is found through the index. A hot table that is nearly empty when a statement is
                 // planned would be read whole, and that plan kept while the table fills.
                 ("enable_seqscan", "off"),
                 ("enable_hashjoin", "off"),
                 ("enable_mergejoin", "off"),
                 ("jit", "off"),
-                // A batch of one looks cheaper than the general plan expects, so that the server would plan it
-                // anew at each call, which takes longer than running it.
+                // A batch of one seems cheaper than the general plan expects, so the server would plan it
+                // again at each call, which takes longer than running it.
                 ("plan_cache_mode", self.plan_cache_mode.as_str()),
-                // Nothing of ours stays idle in a transaction; a defect that does must not pin dead rows. A bound of
-                // the role's own may be shorter than a round trip.
+                // Our sessions never stay idle in a transaction; a defect that leaves one must not pin dead
+                // rows. A limit of the role's own may be shorter than a round trip.
                 ("idle_in_transaction_session_timeout", "10000"),
-                // A policy on one of our tables would hide promises; an error says that there is one.
+                // A policy on one of our tables would hide promises; with this setting it is an error.
                 ("row_security", "off"),
-                // Text that the server makes of an instant is compared and shown.
+                // We compare and show text that the server makes of an instant.
                 ("timezone", "UTC"),
                 ("datestyle", "ISO, MDY"),
                 ("intervalstyle", "postgres"),
@@ -242,14 +248,14 @@ impl Settings {
     }
 }
 
-/// What only a session can say: how it is watched while nothing runs in it.
+/// What can be set only for a session: its supervision while nothing runs in it.
 fn watches() -> Vec<(&'static str, String)> {
     [
-        // The rules rely on each statement seeing what was committed before it.
+        // The rules depend on each statement seeing what was committed before it.
         ("default_transaction_isolation", "read committed"),
-        // An idle session of ours is one that is wanted soon.
+        // Our idle sessions are needed again soon.
         ("idle_session_timeout", "0"),
-        // A client that vanished with its machine gives its locks back within half a minute.
+        // Frees the locks of a client that vanished with its machine within half a minute.
         ("tcp_keepalives_idle", "10"),
         ("tcp_keepalives_interval", "5"),
         ("tcp_keepalives_count", "3"),
@@ -300,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn a_deadline_of_ours_lies_behind_the_servers() {
+    fn a_deadline_of_ours_is_later_than_the_servers() {
         let settings = Settings::in_schema("warmproof");
         let terms = Terms::DURABLE.within(Duration::from_secs(2));
         assert!(settings.deadline(terms) > Duration::from_secs(2));

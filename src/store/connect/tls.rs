@@ -31,7 +31,7 @@ pub(super) fn with(options: PgConnectOptions, tls: &Tls) -> PgConnectOptions {
     options
 }
 
-/// The first file of the address that cannot be read; the driver would only say that something was not found.
+/// The first file of the address that cannot be read; the driver's own error would not name it.
 pub(super) fn unreadable(tls: &Tls) -> Option<Refusal> {
     let root = tls.root.iter().map(|path| ("sslrootcert", path));
     let client = tls.client.iter().flat_map(|(certificate, key)| [("sslcert", certificate), ("sslkey", key)]);
@@ -125,7 +125,7 @@ fn of_rustls(error: &rustls::Error) -> String {
     }
 }
 
-/// The verifier knows no name of its own for it and says it in the error inside.
+/// The verifier has no name of its own for it and reports it in the error inside.
 fn is_version_1(error: &CertificateError) -> bool {
     match error {
         CertificateError::BadEncoding => true,

@@ -1,4 +1,4 @@
-//! What a doctor asks about the server itself: settings and objects of others that keep a promise from being kept.
+//! What a doctor asks about the server: settings, and objects of others, that prevent keeping a promise.
 
 use serde::Serialize;
 
@@ -13,15 +13,15 @@ pub struct ServerFacts {
     pub encrypted: bool,
     /// `synchronous_standby_names`; empty: commits wait for no standby.
     pub synchronous_standby_names: String,
-    /// Standbys that commits wait for and that are there; `None` if this role may not see them.
+    /// Connected standbys that commits wait for; `None` if this role may not see them.
     pub synchronous_standbys: Option<i64>,
-    /// Tables of ours that cannot say which row is meant, while a publication wants to know.
+    /// Our tables without a replica identity that a publication requires.
     pub without_identity: Vec<String>,
     /// Tables of ours with row-level security.
     pub row_security: Vec<String>,
     /// Prepared transactions that have been open for a minute or longer.
     pub prepared_transactions: Vec<String>,
-    /// Replication slots that nobody uses and that keep dead rows from being removed.
+    /// Replication slots without a consumer, which keep dead rows from being removed.
     pub slots: Vec<String>,
     /// Schemas of this database with tables of ours.
     pub schemas: Vec<String>,

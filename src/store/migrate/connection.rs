@@ -10,8 +10,8 @@ use time::format_description::well_known::Rfc3339;
 /// Such a file holds one statement that can be repeated; see `migrations/README.md`.
 const NO_TRANSACTION: &str = "-- refinery:no-transaction";
 
-/// How long a migration may wait for a table that others use. While it waits, everybody else who wants
-/// the table waits behind it; giving up and being run again costs less than an outage.
+/// How long a migration may wait for a table that others use. While it waits, every later statement on that
+/// table waits behind it; giving up and running again costs less than an outage.
 const LOCK_TIMEOUT: &str = "set local lock_timeout to '5s'";
 
 /// A connection that refinery can migrate.
@@ -29,7 +29,7 @@ pub(super) enum ConnectionError {
 impl AsyncTransaction for MigrationConnection<'_> {
     type Error = ConnectionError;
 
-    /// Runs the statements of one migration and its entry in the history, all or nothing if it can be.
+    /// Runs the statements of one migration and its history entry, all or nothing where that is possible.
     async fn execute<'a, T: Iterator<Item = &'a str> + Send + 'a>(
         &'a mut self,
         statements: T,
@@ -66,7 +66,7 @@ impl AsyncQuery<Vec<Migration>> for MigrationConnection<'_> {
 
 impl AsyncMigrate for MigrationConnection<'_> {}
 
-/// The history keeps an instant and a number as text, and anybody may have written it.
+/// The history keeps an instant and a number as text, and any client may have written it.
 fn parse_entry(row: &sqlx::postgres::PgRow) -> Result<Migration, ConnectionError> {
     let version: i64 = row.try_get("version")?;
     let wrong = |column: &'static str, value: &str| ConnectionError::Entry {

@@ -15,10 +15,10 @@ pub enum MigrateError {
     Database {
         /// The schema's name.
         schema: String,
-        /// What the database said.
+        /// The error of the database.
         source: sqlx::Error,
     },
-    /// No server let us in.
+    /// No server accepted the login.
     #[error("could not reach schema `{schema}`: {fault}")]
     Connection {
         /// The schema's name.
@@ -28,7 +28,7 @@ pub enum MigrateError {
     },
     /// A session is not ours alone.
     #[error(
-        "could not migrate schema `{schema}`: a pooler that hands out connections per transaction stands in between, and a migration needs a session of its own\nhint: run this command with a WARMPROOF_DATABASE_URL that leads to the server itself, and without WARMPROOF_DATABASE_POOLER"
+        "could not migrate schema `{schema}`: the address leads to a pooler that assigns connections per transaction, and a migration needs a session of its own\nhint: run this command with a WARMPROOF_DATABASE_URL that leads to the server itself, and without WARMPROOF_DATABASE_POOLER"
     )]
     Pooler {
         /// The schema's name.
@@ -41,18 +41,18 @@ pub enum MigrateError {
     RolesRefused {
         /// The schema's name.
         schema: String,
-        /// What the database said.
+        /// The error of the database.
         source: sqlx::Error,
     },
     /// One migration failed; it was rolled back whole, and earlier ones stay.
     #[error(
-        "could not migrate schema `{schema}`: {}\nhint: nothing of that migration was kept unless it is a no-transaction one; mend the cause and run `warmproof migrate` again",
+        "could not migrate schema `{schema}`: {}\nhint: nothing of that migration was kept unless it is a no-transaction one; fix the cause and run `warmproof migrate` again",
         chain(source)
     )]
     Failed {
         /// The schema's name.
         schema: String,
-        /// Which migration, and what the database said.
+        /// Which migration, and the error of the database.
         source: Box<refinery::Error>,
     },
     /// The history holds an entry that cannot be read.
@@ -70,7 +70,7 @@ pub enum MigrateError {
     Divergent {
         /// The schema's name.
         schema: String,
-        /// What the history says.
+        /// What the history holds.
         applied: String,
         /// What this program has.
         embedded: String,
@@ -117,7 +117,7 @@ pub enum MigrateError {
     },
 }
 
-/// An error with its causes: refinery keeps what the database said one level down.
+/// An error with its causes: refinery keeps the database's error one level down.
 pub(super) fn chain(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(error.source(), |cause| cause.source());
     let mut text = error.to_string();

@@ -4,7 +4,7 @@ use refinery_core::Migration;
 
 use super::{MIGRATIONS_AHEAD_MAX, MigrateError, SchemaName};
 
-/// How a schema stands to this program.
+/// How a schema relates to this program.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Fit {
     /// The highest applied version; 0 for none.

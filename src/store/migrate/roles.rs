@@ -1,7 +1,7 @@
 //! Roles of least privilege, named after the schema: owner, worker, client, reader.
 //!
-//! They are groups without login. Where they are in use, and that is where the owner owns the schema,
-//! migrations run as the owner, so that whatever they make belongs to it.
+//! They are groups without login. They are in use where the owner role owns the schema. There
+//! migrations run as the owner, so that everything they make belongs to it.
 
 use sqlx::{AssertSqlSafe, PgConnection};
 
@@ -10,7 +10,7 @@ use super::{MigrateError, SchemaName};
 /// Longest name of a role.
 const LEN_MAX: usize = 63;
 
-/// Makes what is missing and hands everything to the owner; runs as whoever migrates.
+/// Makes missing roles and gives everything to the owner; runs as the login that migrates.
 pub(super) const CREATE: &str = include_str!("roles_create.sql");
 /// Grants each role what it needs and takes everything else; runs as the owner.
 pub(super) const GRANT: &str = include_str!("roles_grant.sql");
@@ -46,7 +46,7 @@ pub(super) async fn become_owner(db: &mut PgConnection, owner: &SchemaName) -> R
     sqlx::raw_sql(AssertSqlSafe(text)).execute(db).await.map(|_| ())
 }
 
-/// Makes the roles that are missing, hands everything in the schema to the owner, and grants.
+/// Makes the roles that are missing, gives everything in the schema to the owner, and grants.
 pub(super) async fn create(db: &mut PgConnection) -> Result<(), sqlx::Error> {
     sqlx::raw_sql("reset role").execute(&mut *db).await?;
     sqlx::raw_sql(CREATE).execute(&mut *db).await?;

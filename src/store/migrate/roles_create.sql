@@ -1,4 +1,5 @@
--- Four roles without login, named after the schema, and everything in the schema handed to the first of them.
+-- Four roles without login, named after the schema; the first of them becomes the owner of everything in the
+-- schema.
 do $$
 declare
   home  text := current_schema();
@@ -12,12 +13,12 @@ begin
       begin
         execute format('create role %I nologin', home || '_' || kind);
       exception when duplicate_object or unique_violation then
-        -- Roles are shared by all databases, and the migration of another one was faster.
+        -- All databases share the roles, and the migration of another one was faster.
         null;
       end;
     end if;
   end loop;
-  -- Whoever migrates hands things over and acts as the owner later.
+  -- The login that migrates gives everything to the owner, and acts as the owner later.
   if not pg_has_role(current_user, owner, 'usage') then
     execute format('grant %I to %I', owner, current_user);
   end if;

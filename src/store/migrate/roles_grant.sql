@@ -10,11 +10,11 @@ begin
   execute format('revoke all on schema %I from public', home);
   execute format('grant usage on schema %I to %I, %I, %I', home, worker, client, reader);
 
-  -- Outcomes are appended and never changed. Partitions are reached through outcome.
+  -- Outcomes are appended and never changed. Partitions are used only through outcome.
   for thing in
     select c.relname, c.relkind from pg_class c
     where c.relnamespace = home::regnamespace and c.relkind in ('r', 'p', 'v') and not c.relispartition
-      -- What somebody else has put here is theirs to grant.
+      -- Objects of other owners are not ours to grant.
       and c.relowner = (home || '_owner')::regrole
   loop
     execute format('revoke all on %I from public, %I, %I, %I', thing.relname, worker, client, reader);
@@ -42,7 +42,7 @@ begin
   -- Two calls with the owner's rights, and no table.
   execute format('grant execute on function schedule, cancel to %I', client);
 
-  -- Messages carry what runs are given, and a fence is a right: neither is for reading.
+  -- Messages carry what runs are given, and a fence is a right: readers get neither.
   for thing in
     select c.relname, string_agg(quote_ident(a.attname), ', ') as columns
     from pg_class c join pg_attribute a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped

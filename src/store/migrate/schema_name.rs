@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// `PostgreSQL` cuts longer names off without a word.
+/// `PostgreSQL` cuts longer names off without a warning.
 const LEN_MAX: usize = 63;
 
 /// A name that is safe in SQL and needs no quotes in psql: `[a-z_][a-z0-9_]{0,62}`, not `pg_…`.

@@ -1,4 +1,4 @@
-#![expect(clippy::disallowed_methods, reason = "the tests look at tables that exist only in them")]
+#![expect(clippy::disallowed_methods, reason = "the tests read tables that exist only in them")]
 
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
@@ -104,7 +104,7 @@ async fn a_failing_migration_leaves_nothing_and_the_ones_before_it_stay() {
     assert!(db.ask::<bool>("select to_regclass('warmproof.a') is not null").await);
     assert!(db.ask::<bool>("select to_regclass('warmproof.b') is null").await);
 
-    // The turn was given back, and a mended file goes on where the failed one stopped.
+    // The lock was given back, and a repaired file goes on where the failed one stopped.
     let mended = steps(&["create table a (n int)", "create table b (n int)"]);
     let report = migrate_with(&db.options, "warmproof", &mended).await.unwrap();
     assert_eq!(report.applied, ["V2__step"]);
@@ -133,7 +133,7 @@ async fn an_older_program_accepts_a_schema_that_is_a_little_ahead() {
 }
 
 #[tokio::test]
-async fn a_migration_that_cannot_get_its_table_gives_up_instead_of_blocking_everybody() {
+async fn a_migration_that_cannot_get_its_table_gives_up_instead_of_blocking_others() {
     let db = TestDb::new().await;
     let migrations = steps(&["create table t (n int)", "alter table t add m int"]);
     let _ = migrate_with(&db.options, "warmproof", &migrations[..1]).await.unwrap();

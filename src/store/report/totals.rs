@@ -6,9 +6,9 @@ use serde::Serialize;
 use super::{LossRates, Step};
 use crate::domain::wilson::Share;
 
-/// The span up to which minutes are kept and hours tell too little.
+/// The span up to which minutes are kept and hours are too coarse.
 const MINUTES_UP_TO: TimeDelta = TimeDelta::hours(3);
-/// The span from which hours are too many to tell apart.
+/// The span from which hours are too many to show.
 const DAYS_FROM: TimeDelta = TimeDelta::days(4);
 
 /// One key's sums over all lines.
@@ -24,9 +24,9 @@ pub struct Total {
     pub lost: i64,
     /// Fallbacks that the original runner overtook.
     pub overtaken: i64,
-    /// Nothing could be learned.
+    /// Ended without an observation.
     pub probe_error: i64,
-    /// Seen too late to tell whose start it was.
+    /// Seen too late to know which dispatch started.
     pub late: i64,
     /// `lost` of `observed`.
     pub loss_rate: Option<f64>,

@@ -80,7 +80,7 @@ impl<'a> Columns<'a> {
         self.messages.push(&prepared.message);
     }
 
-    /// Where in the batch each id's element stands.
+    /// The position in the batch of each id's element.
     pub(super) fn positions(&self, wave: Vec<usize>) -> HashMap<Uuid, usize> {
         self.ids.iter().copied().zip(wave).collect()
     }

@@ -9,12 +9,12 @@ use super::UpkeepTerms;
 use crate::store::Store;
 use crate::telemetry::metrics;
 
-/// How often a process offers to do it.
+/// How often a process tries to run a round.
 const ROUND: Duration = Duration::from_mins(1);
-/// Daily partitions kept ready. Two weeks of them outlast any outage of all processes that goes unnoticed.
+/// Daily partitions kept ready. Two weeks of them last longer than any outage that goes unnoticed.
 const DAYS_AHEAD: u32 = 14;
 
-/// Keeps the tables up until `stop`. Outcomes are dropped only where it is known for how many days to keep them.
+/// Keeps the tables up until `stop`. Drops outcomes only where the number of days to keep them is set.
 pub async fn keep(store: Store, retention_days: Option<u32>, stop: CancellationToken) {
     let terms = UpkeepTerms { days_ahead: DAYS_AHEAD, retention_days };
     let mut rounds = interval(ROUND);

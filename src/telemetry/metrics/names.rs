@@ -7,12 +7,12 @@ pub enum Kind {
     Counter,
     /// Goes up and down.
     Gauge,
-    /// How many were at most so large; with these upper bounds.
+    /// Counts values up to each of these upper bounds.
     Histogram(&'static [f64]),
 }
 
 impl Kind {
-    /// The word in the documentation.
+    /// The kind's word in the documentation.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -32,7 +32,7 @@ pub struct Metric {
     pub kind: Kind,
     /// Its labels, each of a bounded set of values.
     pub labels: &'static [&'static str],
-    /// What it says.
+    /// What it measures.
     pub help: &'static str,
 }
 
@@ -71,14 +71,14 @@ pub const OUTCOMES: Metric = metric(
     "warmproof_outcomes_total",
     Counter,
     &["pool", "outcome", "reason"],
-    "Verifications that this worker settled; the reason says what acted on a delivered one.",
+    "Verifications that this worker settled; for a delivered one, the reason says what acted on the run.",
 );
-/// What came of fallbacks.
+/// Results of fallbacks.
 pub const FALLBACKS: Metric = metric(
     "warmproof_fallbacks_total",
     Counter,
     &["pool", "result"],
-    "Settled verifications whose outcome is fallback, by what came of it.",
+    "Settled verifications whose outcome is fallback, by the result of the fallback.",
 );
 /// Writes that came too late.
 pub const STALE_SETTLES: Metric = metric(
@@ -87,12 +87,12 @@ pub const STALE_SETTLES: Metric = metric(
     &["pool"],
     "Settles that were dropped because another claim has taken the verification since.",
 );
-/// How late looks were.
+/// How late probes were.
 pub const DUE_LAG: Metric = metric(
     "warmproof_due_lag_seconds",
     Histogram(SECONDS),
     &["pool"],
-    "From the moment to look to the first probe of a claim.",
+    "From the planned time of a claim's first probe to its start.",
 );
 /// Probes.
 pub const PROBE_DURATION: Metric = metric(
@@ -106,7 +106,7 @@ pub const PROBE_FAILURES: Metric = metric(
     "warmproof_probe_failures_total",
     Counter,
     &["pool", "reason"],
-    "Probes that learned nothing, by the kind of failure.",
+    "Probes that failed, by the kind of failure.",
 );
 /// Claim statements.
 pub const CLAIM_DURATION: Metric = metric(
@@ -120,7 +120,7 @@ pub const CLAIM_BATCH: Metric = metric(
     "warmproof_claim_batch_rows",
     Histogram(ROWS),
     &[],
-    "How many verifications a claim statement brought.",
+    "How many verifications a claim statement returned.",
 );
 /// Requests for cold starts.
 pub const CREATE_DURATION: Metric = metric(
@@ -129,19 +129,19 @@ pub const CREATE_DURATION: Metric = metric(
     &["pool", "result"],
     "How long requests for cold starts took, by their answer.",
 );
-/// Losses that wait.
+/// Losses that were held.
 pub const LOSSES_HELD: Metric = metric(
     "warmproof_losses_held_total",
     Counter,
     &["pool", "reason"],
-    "Times that a loss was held instead of started, by reason: paused, brown_out, cap or no_place (no room at its worker).",
+    "How often a loss was held, by reason: paused, brown_out, cap or no_place (no room at its worker).",
 );
 /// Follow-ups.
 pub const FOLLOW_UPS: Metric = metric(
     "warmproof_follow_ups_total",
     Counter,
     &["pool", "result"],
-    "Follow-ups after created fallbacks, by what they saw.",
+    "Follow-ups after created fallbacks, by their result.",
 );
 /// Claims in flight.
 pub const IN_FLIGHT: Metric =
@@ -158,7 +158,7 @@ pub const DB_CONNECTIONS_MAX: Metric = metric(
     "warmproof_db_connections_max",
     Gauge,
     &[],
-    "Most connections that this process may open to the database.",
+    "The most connections that this process may open to the database.",
 );
 /// The readings below.
 pub const READING_OK: Metric = metric(
@@ -170,10 +170,10 @@ pub const READING_OK: Metric = metric(
 /// All that is pending.
 pub const PENDING: Metric =
     metric("warmproof_pending", Gauge, &["pool"], "Verifications that have not ended.");
-/// Of which somebody holds.
+/// Of which a worker holds.
 pub const CLAIMED: Metric =
     metric("warmproof_pending_claimed", Gauge, &["pool"], "Pending verifications that a worker holds.");
-/// Of which nobody looked in time.
+/// Of which no worker claimed in time.
 pub const OVERDUE: Metric = metric(
     "warmproof_pending_overdue",
     Gauge,
@@ -185,35 +185,35 @@ pub const OVERDUE_LONGEST: Metric = metric(
     "warmproof_pending_overdue_longest_seconds",
     Gauge,
     &["pool"],
-    "How long the one that is overdue longest is; 0 if none is.",
+    "How long the longest overdue verification has been overdue; 0 if none is.",
 );
 /// Of which are marked lost.
 pub const LOST: Metric = metric(
     "warmproof_pending_lost",
     Gauge,
     &["pool"],
-    "Pending verifications marked lost, neither claimed nor held nor overdue.",
+    "Pending verifications that are marked lost and neither claimed nor held nor overdue.",
 );
-/// Of which wait for a permit.
+/// Of which are held.
 pub const HELD: Metric = metric(
     "warmproof_pending_held",
     Gauge,
     &["pool"],
     "Pending verifications whose cold start is deferred: paused, brown-out, cap or no room.",
 );
-/// Who serves a pool.
+/// Workers of a pool.
 pub const WORKERS: Metric =
     metric("warmproof_workers_running", Gauge, &["pool"], "Running workers that serve the pool.");
 /// Whether a pool is paused.
 pub const PAUSED: Metric = metric("warmproof_pool_paused", Gauge, &["pool"], "1 while the pool is paused.");
-/// Whether a pool's platform ails.
+/// Whether a pool is in a brown-out.
 pub const BROWN_OUT: Metric = metric(
     "warmproof_brown_out",
     Gauge,
     &["pool"],
     "1 while losses of the pool are held because too many probes fail or have just failed.",
 );
-/// The account.
+/// Verifications that are unaccounted for.
 pub const UNACCOUNTED: Metric = metric(
     "warmproof_unaccounted",
     Gauge,
@@ -256,4 +256,4 @@ pub const ALL: [Metric; 29] = [
 
 /// Which version runs.
 pub const BUILD_INFO: Metric =
-    metric("warmproof_build_info", Gauge, &["version"], "Always 1; the label tells the version.");
+    metric("warmproof_build_info", Gauge, &["version"], "Always 1; the label is the version.");

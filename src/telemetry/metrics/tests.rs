@@ -84,5 +84,5 @@ fn names_end_in_their_unit_and_counters_in_total() {
             assert!(metric.name.ends_with("_seconds") || metric.name.ends_with("_rows"), "{}", metric.name);
         }
     }
-    assert_eq!(known().len(), ALL.len(), "each stands once");
+    assert_eq!(known().len(), ALL.len(), "each is listed once");
 }

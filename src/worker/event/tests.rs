@@ -15,7 +15,7 @@ use crate::domain::verification::Intent;
 const SECRETS: [&str; 4] =
     ["tr_wgt_plantedtoken", "planted-managed-secret", "planted-gateway-token", "planted-password"];
 
-/// Upstream's keys in upstream's order, then ours.
+/// The keys of the platform's own verifier in its order, then ours.
 const KEYS: [&str; 36] = [
     "msg",
     "request_id",
@@ -139,7 +139,7 @@ fn failed_fallback(claim: &Claim, error: &str) -> Outcome {
     }
 }
 
-/// The event of an outcome that was looked at two seconds past due.
+/// The event of an outcome that was probed two seconds past due.
 fn line(outcome: &Outcome, failure: Option<ProbeFailure>) -> String {
     let at = Instant::now();
     let clock = DbClock::new(due_at() + TimeDelta::milliseconds(2005), at);
@@ -149,7 +149,7 @@ fn line(outcome: &Outcome, failure: Option<ProbeFailure>) -> String {
 }
 
 #[test]
-fn upstreams_keys_come_in_upstreams_order_and_ours_behind_them() {
+fn the_platforms_keys_come_in_its_order_and_ours_follow() {
     let failure = ProbeFailure::ServerError { status: 503 };
     let line = line(&failed_fallback(&claim(), "the gateway answered 500"), Some(failure));
     assert!(!line.contains('\n'));
@@ -159,7 +159,7 @@ fn upstreams_keys_come_in_upstreams_order_and_ours_behind_them() {
         KEYS.iter().filter_map(|key| line.find(&format!("\"{key}\":")).map(|place| (place, *key))).collect();
     assert!(places.is_sorted(), "{line}");
     assert_eq!(places.len(), event.len(), "a key this test does not know: {line}");
-    assert_eq!(places.len(), KEYS.len() - 1, "all but `reason`, which a fallback has not: {line}");
+    assert_eq!(places.len(), KEYS.len() - 1, "all but `reason`, which a fallback does not have: {line}");
     assert_eq!(event["trace_id"], "0af7651916cd43dd8448eb211c80319c");
     assert_eq!(event["service"], "warmproof");
     assert_eq!((&event["op"], &event["kind"]), (&"warmstart.verify".into(), &"scheduled".into()));
@@ -174,7 +174,7 @@ fn upstreams_keys_come_in_upstreams_order_and_ours_behind_them() {
 }
 
 #[test]
-fn a_delivery_is_ok_and_tells_what_acted() {
+fn a_delivery_is_ok_and_names_what_acted() {
     let mut outcome = failed_fallback(&claim(), "");
     outcome.outcome = OutcomeKind::Delivered;
     outcome.reason = Some(Reason::Started);

@@ -1,4 +1,4 @@
-//! What a container is made of, and what one that holds a name means. Pure.
+//! What a container consists of, and what the holder of a name means. Pure.
 
 use std::collections::HashMap;
 
@@ -11,39 +11,39 @@ use crate::config::docker::DockerConfig;
 use crate::domain::ids::SnapshotId;
 use crate::workload::{CreateError, CreateRequest};
 
-/// Labels by which a container is found; upstream sets none.
+/// Labels that identify a container; the platform's supervisor sets none.
 const RUN_LABEL: &str = "warmproof.run-id";
-/// The label that makes a container ours, and a dispatch's.
+/// The label that ties a container to us and to its dispatch.
 pub(super) const SNAPSHOT_LABEL: &str = "warmproof.snapshot-id";
 const VERIFICATION_LABEL: &str = "warmproof.verification-id";
 
-/// Who holds a container's name.
+/// The holder of a container's name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Holder {
     /// The name is free.
-    Nobody,
+    Free,
     /// A container that does not belong to this dispatch.
     Foreign,
-    /// Ours; made, and never started.
+    /// Ours; made and never started.
     NeverStarted { id: String },
     /// Ours; it lives.
     Alive,
-    /// Ours; it lived, until this instant of the engine's clock if that is known.
+    /// Ours; it ended, at this instant of the engine's clock if known.
     Ended { id: String, at: Option<DateTime<Utc>> },
-    /// Ours; about to end or to free its name.
+    /// Ours; it is ending or being removed.
     Leaving,
 }
 
-/// A name that may stand in a path of the engine's API.
+/// Checks that a name may be part of a path of the engine's API.
 pub(super) fn name(name: &str) -> Result<&str, CreateError> {
     let fits = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
     if name.starts_with(|c: char| c.is_ascii_alphanumeric()) && name.bytes().all(fits) {
         return Ok(name);
     }
-    Err(CreateError::Permanent { reason: "the workload's name is no name for a container".to_owned() })
+    Err(CreateError::Permanent { reason: "the workload's name is not valid for a container".to_owned() })
 }
 
-/// The create's body. Upstream's, and our labels.
+/// The body of a create: that of the platform's supervisor, and our labels.
 pub(super) fn body(
     config: &DockerConfig,
     create: &CreateRequest,
@@ -83,16 +83,13 @@ fn labels(create: &CreateRequest) -> HashMap<String, String> {
     .collect()
 }
 
-/// A preset's number in the engine's unit.
-#[expect(
-    clippy::cast_possible_truncation,
-    reason = "a cast saturates, and the engine refuses what is absurd"
-)]
+/// A number of the machine preset in the engine's unit.
+#[expect(clippy::cast_possible_truncation, reason = "a cast saturates, and the engine refuses absurd values")]
 fn whole(number: f64) -> i64 {
     number.round() as i64
 }
 
-/// What the container under a name is to a dispatch.
+/// How the container under a name relates to a dispatch.
 pub(super) fn holder(inspected: ContainerInspectResponse, snapshot: &SnapshotId) -> Holder {
     let labels = inspected.config.and_then(|config| config.labels).unwrap_or_default();
     if labels.get(SNAPSHOT_LABEL).map(String::as_str) != Some(snapshot.as_str()) {
@@ -109,7 +106,7 @@ pub(super) fn holder(inspected: ContainerInspectResponse, snapshot: &SnapshotId)
     }
 }
 
-/// An instant in the engine's spelling.
+/// Parses an instant as the engine writes it.
 pub(super) fn instant(text: &str) -> Option<DateTime<Utc>> {
     DateTime::parse_from_rfc3339(text).ok().map(|at| at.to_utc())
 }

@@ -1,7 +1,7 @@
-//! Tokens of Amazon's container registry, fetched when needed and kept for hours (contract §5.4).
+//! Tokens of Amazon's container registry, fetched when needed and kept for hours (platform.md §5.4).
 //!
-//! Region, endpoint and credentials are found by the AWS libraries, in their own
-//! variables, files and services.
+//! The AWS libraries find region, endpoint and credentials in their own variables,
+//! files and services.
 
 use std::fmt;
 use std::sync::Arc;
@@ -17,12 +17,12 @@ use secrecy::SecretString;
 use tokio::sync::{Mutex, OnceCell};
 use tokio::time::Instant;
 
+use super::credentials::Credentials;
 use super::engine::chain;
-use super::registry::Credentials;
 
 /// A token is not used in its last minutes, so that a pull does not outlive it.
 const PARTING: Duration = Duration::from_mins(10);
-/// How long a token lasts that does not say so.
+/// How long a token lasts that names no end.
 const LIFETIME_DEFAULT: Duration = Duration::from_hours(12);
 
 /// The registry's token service. Clones share the token.
@@ -34,7 +34,7 @@ pub(super) struct Ecr {
     timeout: Duration,
 }
 
-/// Where the AWS libraries begin to look.
+/// Where the AWS libraries begin their search.
 type Settings = Arc<dyn Fn() -> ConfigLoader + Send + Sync>;
 
 struct Token {
@@ -58,7 +58,7 @@ impl Ecr {
         Self { settings, client: Arc::default(), token: Arc::default(), timeout }
     }
 
-    /// A token's user and password. Callers that meet share one request.
+    /// A token's user and password. Concurrent callers share one request.
     pub(super) async fn credentials(&self) -> Result<Credentials, String> {
         let mut token = self.token.lock().await;
         if let Some(token) = token.as_ref().filter(|token| Instant::now() < token.until) {
@@ -71,7 +71,7 @@ impl Ecr {
         Ok(token.insert(fresh).credentials.clone())
     }
 
-    /// The next caller asks for a token of its own.
+    /// Makes the next caller fetch a new token.
     pub(super) async fn forget(&self) {
         *self.token.lock().await = None;
     }
@@ -90,7 +90,7 @@ impl Ecr {
 }
 
 async fn client(settings: &Settings) -> aws_sdk_ecr::Client {
-    // The same cryptography as everywhere else in this program.
+    // The same cryptography as in the rest of this program.
     let http =
         aws_smithy_http_client::Builder::new().tls_provider(Provider::Rustls(CryptoMode::Ring)).build_https();
     aws_sdk_ecr::Client::new(&settings().http_client(http).load().await)

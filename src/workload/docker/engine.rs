@@ -1,4 +1,4 @@
-//! One engine: connected to at the first call, asked with a limit on each answer.
+//! One engine: connects at the first call and limits the wait for each answer.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +16,7 @@ use crate::domain::ids::SnapshotId;
 
 use super::container::{self, Holder, SNAPSHOT_LABEL};
 
-/// The engine's address and, once it was reached, its client.
+/// The engine's address and, after the first contact, its client.
 #[derive(Debug, Clone)]
 pub(super) struct DockerEngine {
     host: DockerHost,
@@ -26,16 +26,16 @@ pub(super) struct DockerEngine {
     client: Arc<OnceCell<bollard::Docker>>,
 }
 
-/// Why there is no answer to work with. The engine's own words are in it: hide secrets before it is told.
+/// Why there is no usable answer. It holds the engine's own words: hide secrets before you report it.
 #[derive(Debug, Clone, thiserror::Error)]
 pub(super) enum EngineError {
-    /// Nothing was asked.
+    /// No request was sent.
     #[error("the engine cannot be reached: {reason}")]
     Unreached { reason: String },
-    /// The engine will not.
+    /// The engine refused.
     #[error("the engine answered {status}: {message}")]
     Refused { status: u16, message: String },
-    /// It was asked, and may have heard.
+    /// The request was sent, and the engine may have received it.
     #[error("{reason}")]
     Unanswered { reason: String },
 }
@@ -51,17 +51,17 @@ impl DockerEngine {
         }
     }
 
-    /// One request, whose whole answer must come in time.
+    /// One request; its whole answer must arrive in time.
     pub(super) async fn call<T, F>(&self, ask: impl FnOnce(bollard::Docker) -> F) -> Result<T, EngineError>
     where
         F: Future<Output = Result<T, Error>>,
     {
         let client = self.client().await?.clone();
-        // The library's futures are large, and would make large whatever awaits one.
+        // The library's futures are large; without the box, each caller's future would be, too.
         bounded(self.timeout, Box::pin(ask(client))).await
     }
 
-    /// The client, with the version of the API settled.
+    /// The client, after the version of the API was negotiated.
     pub(super) async fn client(&self) -> Result<&bollard::Docker, EngineError> {
         self.client.get_or_try_init(|| bounded(self.timeout, Box::pin(self.connect()))).await
     }
@@ -82,38 +82,38 @@ impl DockerEngine {
         Ok(with_version(docker, version))
     }
 
-    /// Who holds a container's name.
+    /// The holder of a container's name.
     pub(super) async fn holder_of(&self, name: &str, snapshot: &SnapshotId) -> Result<Holder, EngineError> {
-        let look = |docker: bollard::Docker| async move {
+        let inspect = |docker: bollard::Docker| async move {
             docker.inspect_container(name, None::<InspectContainerOptions>).await
         };
-        match self.call(look).await {
+        match self.call(inspect).await {
             Ok(inspected) => Ok(container::holder(inspected, snapshot)),
-            Err(EngineError::Refused { status: 404, .. }) => Ok(Holder::Nobody),
+            Err(EngineError::Refused { status: 404, .. }) => Ok(Holder::Free),
             Err(error) => Err(error),
         }
     }
 
     /// Whether a container is in a network, named or by its id.
     pub(super) async fn is_connected(&self, container: &str, network: &str) -> Result<bool, EngineError> {
-        let look = |docker: bollard::Docker| async move {
+        let inspect = |docker: bollard::Docker| async move {
             docker.inspect_container(container, None::<InspectContainerOptions>).await
         };
-        let networks = self.call(look).await?.network_settings.and_then(|settings| settings.networks);
+        let networks = self.call(inspect).await?.network_settings.and_then(|settings| settings.networks);
         let is_it = |(name, endpoint): (String, EndpointSettings)| {
             name == network || endpoint.network_id.as_deref() == Some(network)
         };
         Ok(networks.unwrap_or_default().into_iter().any(is_it))
     }
 
-    /// What time the engine has: its containers' times are by its clock.
+    /// The engine's time: its containers' times come from its clock.
     pub(super) async fn now(&self) -> Result<DateTime<Utc>, EngineError> {
         let info = self.call(|docker| async move { docker.info().await }).await?;
         let now = info.system_time.as_deref().and_then(container::instant);
-        now.ok_or_else(|| EngineError::Unanswered { reason: "the engine does not tell its time".to_owned() })
+        now.ok_or_else(|| EngineError::Unanswered { reason: "the engine reports no time".to_owned() })
     }
 
-    /// The containers of ours that were made so long ago and never started.
+    /// Our containers that were made before this instant and never started.
     pub(super) async fn abandoned(&self, age: Duration) -> Result<Vec<String>, EngineError> {
         let filters = [("label", vec![SNAPSHOT_LABEL]), ("status", vec!["created"])].into_iter().collect();
         let options = ListContainersOptionsBuilder::default().all(true).filters(&filters).build();
@@ -143,7 +143,7 @@ fn with_version(docker: bollard::Docker, version: ClientVersion) -> bollard::Doc
     })
 }
 
-/// Awaits an answer with a limit.
+/// Waits for an answer, with a limit.
 pub(super) async fn bounded<T>(
     limit: Duration,
     answer: impl Future<Output = Result<T, Error>>,
@@ -167,7 +167,7 @@ impl From<Error> for EngineError {
     }
 }
 
-/// An error and its causes, unless it repeats them itself.
+/// An error and its causes, without repeating a cause that the error already contains.
 pub(super) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();

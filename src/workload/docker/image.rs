@@ -1,4 +1,4 @@
-//! Images: there, or pulled once for everybody who waits for them.
+//! Images: present, or pulled once for all callers that wait for them.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,15 +13,16 @@ use crate::config::docker::DockerConfig;
 use crate::workload::CreateError;
 use crate::workload::answer::presentable;
 
+use super::credentials::Credentials;
 use super::engine::{DockerEngine, EngineError};
-use super::registry::{Credentials, Registry};
+use super::registry::Registry;
 use super::wording::{judge, transient};
 
-/// Statuses of a pull that will not change: no such image, or not for us.
+/// Statuses of a pull that will not change: no such image, or no access.
 const PULL_PERMANENT: [u16; 4] = [400, 401, 403, 404];
 
-/// A registry's own refusals. Engines pass them on as a 500 or in the middle of the progress, so that the words
-/// are all there is to tell them from an outage by.
+/// A registry's own refusals. Engines pass them on as a 500 or in the middle of the progress, so only the
+/// words distinguish them from an outage.
 const REGISTRY_REFUSALS: [&str; 6] = [
     "unauthorized",
     "no basic auth credentials",
@@ -33,7 +34,7 @@ const REGISTRY_REFUSALS: [&str; 6] = [
 
 type Pull = Shared<BoxFuture<'static, Result<(), CreateError>>>;
 
-/// The engine's images. Clones share the pulls under way.
+/// The engine's images. Clones share the pulls in progress.
 #[derive(Clone)]
 pub(super) struct Images {
     engine: DockerEngine,
@@ -49,16 +50,18 @@ impl std::fmt::Debug for Images {
     }
 }
 
-/// The image to ask for, without its digest if images go by tag.
+/// The image to request, without its digest if images are identified by tag.
 pub(super) fn reference(image: &str, strip_digest: bool) -> Result<String, CreateError> {
     let image = image.split('@').next().filter(|_| strip_digest).unwrap_or(image);
-    // It stands in a path of the engine's API.
+    // It becomes part of a path of the engine's API.
     let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"._-:/@[]".contains(&byte);
     if image.is_empty()
         || !image.bytes().all(fits)
         || image.split('/').any(|part| matches!(part, "" | "." | ".."))
     {
-        return Err(CreateError::Permanent { reason: "the run's image is no image's name".to_owned() });
+        return Err(CreateError::Permanent {
+            reason: "the run's image is not a valid image name".to_owned(),
+        });
     }
     Ok(image.to_owned())
 }
@@ -76,13 +79,13 @@ impl Images {
 
     /// Pulls the image unless it is there for the wanted platform.
     pub(super) async fn ensure(&self, image: String) -> Result<(), CreateError> {
-        match self.look(&image).await? {
-            Look::There => Ok(()),
-            Look::Missing | Look::OtherPlatform { .. } => self.pull(image).await,
+        match self.find(&image).await? {
+            Presence::There => Ok(()),
+            Presence::Missing | Presence::OtherPlatform { .. } => self.pull(image).await,
         }
     }
 
-    /// Joins the pull under way, or begins one. It goes on when nobody waits any more: the next one finds the image.
+    /// Joins the pull in progress, or begins one. It goes on without callers: the next one finds the image.
     async fn pull(&self, image: String) -> Result<(), CreateError> {
         let pull = {
             let mut pulls = self.pulls.lock().unwrap_or_else(PoisonError::into_inner);
@@ -122,21 +125,21 @@ impl Images {
             }
             return Err(error);
         }
-        // The end of the progress is no proof: the connection may have ended it.
-        match self.look(image).await? {
-            Look::There => Ok(()),
-            Look::Missing => Err(transient(format!("the pull of `{image}` ended without the image"))),
-            Look::OtherPlatform { architecture } => {
+        // The end of the progress proves nothing: the connection may have ended it.
+        match self.find(image).await? {
+            Presence::There => Ok(()),
+            Presence::Missing => Err(transient(format!("the pull of `{image}` ended without the image"))),
+            Presence::OtherPlatform { architecture } => {
                 let wanted = self.platform.as_deref().unwrap_or_default();
-                let reason = format!("the image `{image}` is for `{architecture}`, wanted is `{wanted}`");
+                let reason = format!("the image `{image}` is for `{architecture}`, not for `{wanted}`");
                 Err(CreateError::Permanent { reason })
             }
         }
     }
 
-    /// Reads the whole progress: errors inside it are the pull's.
+    /// Reads the whole progress: an error in it means that the pull failed.
     async fn stream(&self, image: &str, credentials: Option<&Credentials>) -> Result<(), EngineError> {
-        // Without a tag the engine would pull all of them.
+        // Without a tag the engine would pull all tags.
         let tag = if is_name_only(image) { "latest" } else { "" };
         let options = CreateImageOptionsBuilder::default()
             .from_image(image)
@@ -148,17 +151,17 @@ impl Images {
         progress.map(|step| step.map(drop)).try_collect::<()>().await.map_err(EngineError::from)
     }
 
-    async fn look(&self, image: &str) -> Result<Look, CreateError> {
+    async fn find(&self, image: &str) -> Result<Presence, CreateError> {
         let inspect = |docker: bollard::Docker| async move { docker.inspect_image(image).await };
         match self.engine.call(inspect).await {
-            Ok(found) => Ok(Look::at(&found, self.platform.as_deref())),
-            Err(EngineError::Refused { status: 404, .. }) => Ok(Look::Missing),
-            Err(error) => Err(transient(presentable(&format!("could not look the image up: {error}"), &[]))),
+            Ok(found) => Ok(Presence::at(&found, self.platform.as_deref())),
+            Err(EngineError::Refused { status: 404, .. }) => Ok(Presence::Missing),
+            Err(error) => Err(transient(presentable(&format!("could not look up the image: {error}"), &[]))),
         }
     }
 }
 
-/// Takes a pull off the list when it is over, also by a panic.
+/// Takes a pull off the list when it is over, also after a panic.
 struct Over<'a> {
     images: &'a Images,
     image: &'a str,
@@ -170,16 +173,16 @@ impl Drop for Over<'_> {
     }
 }
 
-/// What the engine has under a reference.
+/// What the engine has for a reference.
 #[derive(Debug, PartialEq, Eq)]
-enum Look {
+enum Presence {
     There,
     Missing,
     OtherPlatform { architecture: String },
 }
 
-impl Look {
-    /// The platform has to contain the image's architecture, as text (contract §5.4).
+impl Presence {
+    /// The platform must contain the image's architecture, as text (platform.md §5.4).
     fn at(found: &ImageInspect, platform: Option<&str>) -> Self {
         let architecture = found.architecture.as_deref().unwrap_or_default();
         match platform {
@@ -197,7 +200,7 @@ fn is_name_only(image: &str) -> bool {
     !last.contains([':', '@'])
 }
 
-/// Nothing is made by a pull, so a failed one is never uncertain.
+/// A pull makes no workload, so a failed one is never uncertain.
 fn pull_error(image: &str, error: &EngineError, secrets: &[&str]) -> CreateError {
     match judge(&format!("pull `{image}`"), error, &PULL_PERMANENT, secrets) {
         CreateError::Permanent { reason } => CreateError::Permanent { reason },
@@ -216,7 +219,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_image_goes_by_tag_unless_told_otherwise() {
+    fn an_image_is_identified_by_tag_unless_configured_otherwise() {
         let full = "registry.example:5000/a/b:1@sha256:abc";
         assert_eq!(reference(full, true).unwrap(), "registry.example:5000/a/b:1");
         assert_eq!(reference(full, false).unwrap(), full);
@@ -241,14 +244,14 @@ mod tests {
     #[test]
     fn an_image_of_another_architecture_is_not_the_wanted_one() {
         let image = ImageInspect { architecture: Some("arm64".to_owned()), ..ImageInspect::default() };
-        assert_eq!(Look::at(&image, None), Look::There);
-        assert_eq!(Look::at(&image, Some("linux/arm64/v8")), Look::There);
-        let other = Look::OtherPlatform { architecture: "arm64".to_owned() };
-        assert_eq!(Look::at(&image, Some("linux/amd64")), other);
+        assert_eq!(Presence::at(&image, None), Presence::There);
+        assert_eq!(Presence::at(&image, Some("linux/arm64/v8")), Presence::There);
+        let other = Presence::OtherPlatform { architecture: "arm64".to_owned() };
+        assert_eq!(Presence::at(&image, Some("linux/amd64")), other);
     }
 
     #[test]
-    fn a_refused_pull_is_for_good_and_a_broken_one_is_not() {
+    fn a_refused_pull_is_permanent_and_a_broken_one_is_not() {
         let refused = |status, message: &str| {
             pull_error("a", &EngineError::Refused { status, message: message.to_owned() }, &[])
         };

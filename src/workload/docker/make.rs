@@ -1,14 +1,14 @@
-//! One dispatch's container, whoever else makes it at the same time.
+//! Makes one dispatch's container, also when several workers try at the same time.
 //!
 //! ```text
 //! create ── made ──────────────▶ connect ─ start ─ Created
 //!    │                              ▲        │
-//!    └ refused ─ who has the name?  │        └ failed, never started: remove it, tell why
+//!    └ refused ─ holder of the name?│        └ failed, never started: remove it, report why
 //!         ├ ours, never started ────┘ (Existed)
 //!         ├ ours, alive ─ Existed
-//!         ├ ours, ended ─ before the observation: remove it, again; since: a probe knows better
-//!         ├ not ours ─ for good
-//!         └ nobody, or about to leave ─ again, a few times
+//!         ├ ours, ended ─ before the observation: remove it, again; since then: a probe decides
+//!         ├ not ours ─ permanent error
+//!         └ free, or being removed ─ again, a few times
 //! ```
 
 use std::time::Duration;
@@ -19,6 +19,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use tokio::time::Instant;
 
 use crate::domain::ids::SnapshotId;
+use crate::domain::verdict::OBSERVATION_AGE_MAX;
 use crate::workload::{CreateError, Created};
 
 use super::container::Holder;
@@ -26,37 +27,37 @@ use super::engine::{DockerEngine, EngineError};
 use super::remove_unless_running;
 use super::wording::{judge, transient, uncertain};
 
-/// How often a name is asked for before whoever holds it is left to its leaving.
+/// How often a name is tried while its holder is being removed.
 const ROUNDS_MAX: u32 = 5;
 /// Pause between them; the engine frees a name within a fraction of a second.
 const ROUND_PAUSE: Duration = Duration::from_millis(200);
-/// How old a observation may be when a create is asked for, and a second more.
-const OBSERVATION_AGE_MAX: Duration = Duration::from_secs(3);
+/// How far the engine's clock may be from ours.
+const CLOCK_MARGIN: Duration = Duration::from_secs(1);
 
 /// Statuses of a create that will not change: its body is wrong.
 const CREATE_PERMANENT: [u16; 3] = [400, 401, 403];
-/// Statuses of a connect or start that will not change: the program or a network is not there.
+/// Statuses of a connect or start that will not change: the program or a network is missing.
 const BEGIN_PERMANENT: [u16; 4] = [400, 401, 403, 404];
 
-/// One container to be.
+/// One container to make.
 pub(super) struct Making<'a> {
     pub(super) engine: &'a DockerEngine,
     pub(super) name: &'a str,
     pub(super) snapshot_id: &'a SnapshotId,
     pub(super) platform: Option<&'a str>,
     pub(super) body: ContainerCreateBody,
-    /// Those besides the first.
+    /// The networks besides the first.
     pub(super) networks: &'a [String],
     /// What must not appear in an error text.
     pub(super) secrets: &'a [&'a str],
-    /// When it was asked for.
+    /// When it was requested.
     pub(super) began: Instant,
 }
 
-/// What a round came to.
+/// The result of a round.
 enum Round {
     Over(Result<Created, CreateError>),
-    /// Nothing is there any more; this is told if it stays so.
+    /// No container exists now; this is the error if no later round makes one.
     Again(CreateError),
 }
 
@@ -87,13 +88,13 @@ impl Making<'_> {
         }
     }
 
-    /// The create failed. Only the name tells what that means.
+    /// The create failed. The holder of the name decides what that means.
     async fn refused(&self, refusal: EngineError) -> Round {
         let refused = judge("create the container", &refusal, &CREATE_PERMANENT, self.secrets);
         let existed = Created::Existed { workload: self.name.to_owned() };
         let holder = match self.engine.holder_of(self.name, self.snapshot_id).await {
             Ok(holder) => holder,
-            // Nothing was asked for, so nothing can be there that was not before.
+            // No request was sent, so nothing new can exist.
             Err(_) if matches!(refusal, EngineError::Unreached { .. }) => return Round::Over(Err(refused)),
             Err(_) => return Round::Over(Err(uncertain(refused))),
         };
@@ -105,30 +106,31 @@ impl Making<'_> {
                 let reason = format!("the name `{}` is taken by a container of something else", self.name);
                 Round::Over(Err(CreateError::Permanent { reason }))
             }
-            Holder::Nobody if matches!(refusal, EngineError::Refused { status: 409, .. }) => {
+            Holder::Free if matches!(refusal, EngineError::Refused { status: 409, .. }) => {
                 Round::Again(refused)
             }
-            Holder::Nobody => Round::Over(Err(refused)),
+            Holder::Free => Round::Over(Err(refused)),
             Holder::Leaving => {
-                let reason = format!("the name `{}` is held by a container that is going", self.name);
+                let reason = format!("the name `{}` is held by a container that is being removed", self.name);
                 Round::Again(transient(reason))
             }
         }
     }
 
-    /// A container of this dispatch has ended. One that ended after the last observation may have done its work.
+    /// A container of this dispatch has ended. If it ended after the last observation, the run may be done.
     async fn replace(&self, id: &str, at: Option<DateTime<Utc>>) -> Round {
         let now = match self.engine.now().await {
             Ok(now) => now,
             Err(error) => return Round::Over(Err(judge("ask for the time", &error, &[], self.secrets))),
         };
         let since_observation =
-            TimeDelta::from_std(OBSERVATION_AGE_MAX + self.began.elapsed()).unwrap_or(TimeDelta::MAX);
+            TimeDelta::from_std(OBSERVATION_AGE_MAX + CLOCK_MARGIN + self.began.elapsed())
+                .unwrap_or(TimeDelta::MAX);
         if at.is_some_and(|at| now - at < since_observation) {
-            let reason = format!("`{}` has only just ended, perhaps with its work done", self.name);
+            let reason = format!("`{}` ended after the last probe and may have done its work", self.name);
             return Round::Over(Err(transient(reason)));
         }
-        let ended = transient(format!("`{}` has ended and its name is not free yet", self.name));
+        let ended = transient(format!("`{}` has ended, and its name is not free yet", self.name));
         match remove_unless_running(self.engine, id).await {
             Ok(_) => Round::Again(ended),
             Err(error) => {
@@ -138,7 +140,7 @@ impl Making<'_> {
         }
     }
 
-    /// Connects and starts a container; both may be done twice, so racers do no harm.
+    /// Connects and starts a container. Both may be done twice, so concurrent workers do no harm.
     async fn begin(&self, id: &str, done: Created) -> Round {
         for network in self.networks {
             if let Err(error) = self.connect(network, id).await {
@@ -159,34 +161,34 @@ impl Making<'_> {
         let request = NetworkConnectRequest { container: id.to_owned(), endpoint_config: None };
         let connect = |docker: bollard::Docker| async move { docker.connect_network(network, request).await };
         let Err(error) = self.engine.call(connect).await else { return Ok(()) };
-        // The engine has one answer for "is connected already" and "must not be connected": look.
+        // The engine answers "is connected already" and "must not be connected" alike: inspect the container.
         if self.engine.is_connected(id, network).await? { Ok(()) } else { Err(error) }
     }
 
-    /// A start that failed must not leave a container behind that holds the name and never runs.
+    /// A failed start must not leave a container that holds the name and never runs.
     async fn not_begun(&self, id: &str, done: Created, what: &str, error: EngineError) -> Round {
         let failed = judge(what, &error, &BEGIN_PERMANENT, self.secrets);
         match self.engine.holder_of(id, self.snapshot_id).await {
-            // Somebody else started it, or this start was heard after all.
+            // Another worker started it, or this start arrived after all.
             Ok(Holder::Alive | Holder::Ended { .. }) => Round::Over(Ok(done)),
-            // A start that was not answered may still come.
+            // A start without an answer may still happen.
             Ok(Holder::NeverStarted { .. }) if matches!(error, EngineError::Unanswered { .. }) => {
                 Round::Over(Err(failed))
             }
             Ok(Holder::NeverStarted { .. }) => {
                 if let Err(error) = remove_unless_running(self.engine, id).await {
-                    tracing::warn!(%error, container = self.name, "a container that does not start stays behind");
+                    tracing::warn!(%error, container = self.name, "could not remove an unstarted container");
                 }
                 Round::Over(Err(failed))
             }
-            // The start itself met nobody, or somebody who removed it meanwhile.
-            Ok(Holder::Nobody | Holder::Leaving | Holder::Foreign)
+            // The start found no container, or another program removed it meanwhile.
+            Ok(Holder::Free | Holder::Leaving | Holder::Foreign)
                 if matches!(error, EngineError::Refused { status: 404 | 409, .. }) =>
             {
                 Round::Again(failed)
             }
-            // The engine removed it after the failure, as it does where it is told to remove what has exited.
-            Ok(Holder::Nobody | Holder::Leaving | Holder::Foreign) => Round::Over(Err(failed)),
+            // The engine removed it after the failure, as automatic removal does with exited containers.
+            Ok(Holder::Free | Holder::Leaving | Holder::Foreign) => Round::Over(Err(failed)),
             Err(_) => Round::Over(Err(uncertain(failed))),
         }
     }

@@ -1,27 +1,16 @@
-//! As whom images are pulled.
-
-use bollard::auth::DockerCredentials;
-use secrecy::{ExposeSecret, SecretString};
+//! The credentials for pulling images.
 
 use crate::config::docker::{DockerConfig, RegistryConfig};
 
+use super::credentials::Credentials;
 use super::ecr::Ecr;
 
-/// Where credentials come from. They go with every pull, whatever registry it is from, as upstream's do.
+/// Where credentials come from. Every pull sends them, to any registry, as in the platform's supervisor.
 #[derive(Debug, Clone)]
 pub(super) enum Registry {
     Anonymous,
     Static(Credentials),
     Ecr(Ecr),
-}
-
-/// What a registry wants to know.
-#[derive(Debug, Clone)]
-pub(super) struct Credentials {
-    pub(super) username: String,
-    pub(super) password: SecretString,
-    /// The registry's address, if it is known.
-    pub(super) server: Option<String>,
 }
 
 impl Registry {
@@ -37,7 +26,7 @@ impl Registry {
         }
     }
 
-    /// The credentials of now, or why there are none.
+    /// The current credentials, or why there are none.
     pub(super) async fn credentials(&self) -> Result<Option<Credentials>, String> {
         match self {
             Self::Anonymous => Ok(None),
@@ -46,27 +35,11 @@ impl Registry {
         }
     }
 
-    /// A registry would not take them: the next ones are asked for anew.
+    /// A registry refused them: the next call fetches new ones.
     pub(super) async fn refused(&self) {
         match self {
             Self::Anonymous | Self::Static(_) => {}
             Self::Ecr(ecr) => ecr.forget().await,
-        }
-    }
-}
-
-impl Credentials {
-    /// What must not appear in an error text.
-    pub(super) fn secret(&self) -> &str {
-        self.password.expose_secret()
-    }
-
-    pub(super) fn for_engine(&self) -> DockerCredentials {
-        DockerCredentials {
-            username: Some(self.username.clone()),
-            password: Some(self.password.expose_secret().to_owned()),
-            serveraddress: self.server.clone(),
-            ..DockerCredentials::default()
         }
     }
 }

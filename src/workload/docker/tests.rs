@@ -21,17 +21,17 @@ use crate::workload::{CreateRequest, Workload};
 const FRESH: &str = include_str!("../../../tests/fixtures/dequeued-message.fresh.json");
 const NAME: &str = "runner-06n8r0j5c2p5ve1k3m7qfa9he1-dyx4b7nk";
 
-/// What a create is answered, and a look at the name, by an engine that exists on paper only.
+/// The answers of a fake engine to a create, to an inspection of the name and to a start.
 #[derive(Clone, Copy)]
 struct Paper {
     create: (u16, &'static str),
-    look: (u16, &'static str),
+    inspect: (u16, &'static str),
     start: u16,
 }
 
 const HANGS: u16 = 0;
 
-/// An engine that answers as it is told, and writes down what it was asked.
+/// An engine that gives these answers and records the requests.
 async fn paper_engine(paper: Paper) -> (String, Arc<Mutex<Vec<String>>>) {
     let seen = Arc::new(Mutex::new(Vec::new()));
     let notes = Arc::clone(&seen);
@@ -44,7 +44,7 @@ async fn paper_engine(paper: Paper) -> (String, Arc<Mutex<Vec<String>>>) {
                 "version" => (200, r#"{"ApiVersion":"1.30"}"#),
                 "create" => paper.create,
                 "start" => (paper.start, r#"{"message":"no start"}"#),
-                _ => paper.look,
+                _ => paper.inspect,
             };
             if status == HANGS {
                 std::future::pending::<()>().await;
@@ -98,7 +98,7 @@ async fn outcome(paper: Paper) -> Result<Created, CreateError> {
 }
 
 #[test]
-fn a_container_is_asked_for_as_upstream_asks_and_labelled() {
+fn a_container_is_requested_as_the_platform_does_and_labelled() {
     let env = vec![("A".to_owned(), "1=2".to_owned())];
     let body = container::body(&docker_config(&[]), &fresh(), "repo:tag".to_owned(), env.clone());
     let labels = json!({
@@ -169,8 +169,8 @@ fn a_holder_is_judged_by_its_label_and_state() {
 }
 
 #[tokio::test]
-async fn the_version_is_asked_for_once_and_stands_in_every_path() {
-    let paper = Paper { create: (201, r#"{"Id":"c1","Warnings":[]}"#), look: (404, "{}"), start: 204 };
+async fn the_version_is_asked_for_once_and_is_in_every_path() {
+    let paper = Paper { create: (201, r#"{"Id":"c1","Warnings":[]}"#), inspect: (404, "{}"), start: 204 };
     let (host, seen) = paper_engine(paper).await;
     let workload = Workload::new(&config(&host, &[])).expect("a workload");
     workload.check().await.expect("a ping");
@@ -192,7 +192,7 @@ async fn the_version_is_asked_for_once_and_stands_in_every_path() {
 #[tokio::test]
 async fn a_create_that_is_not_answered_is_uncertain_and_one_that_is_refused_is_judged() {
     let gone = (404, r#"{"message":"No such container"}"#);
-    let of = async |create, look| outcome(Paper { create, look, start: 204 }).await;
+    let of = async |create, inspect| outcome(Paper { create, inspect, start: 204 }).await;
     assert!(matches!(of((HANGS, ""), gone).await, Err(CreateError::Uncertain { .. })));
     assert!(matches!(of((500, ""), (HANGS, "")).await, Err(CreateError::Uncertain { .. })));
     assert!(matches!(of((500, ""), (500, "")).await, Err(CreateError::Uncertain { .. })));
@@ -217,7 +217,7 @@ async fn a_create_that_is_not_answered_is_uncertain_and_one_that_is_refused_is_j
 }
 
 #[tokio::test]
-async fn an_engine_that_is_not_there_is_asked_again_later() {
+async fn an_absent_engine_is_asked_again_later() {
     for host in ["unix:///nowhere/docker.sock", "tcp://127.0.0.1:1"] {
         let workload = Workload::new(&config(host, &[])).expect("a workload");
         let error = workload.create(fresh()).await.expect_err("no engine");
@@ -229,10 +229,10 @@ async fn an_engine_that_is_not_there_is_asked_again_later() {
 }
 
 #[tokio::test]
-async fn an_error_hides_what_the_runner_is_told() {
+async fn an_error_hides_the_runners_secrets() {
     let echo = r#"{"message":"invalid environment variable:\nTOKEN=sesame-sesame"}"#;
-    let look = (404, r#"{"message":"No such container"}"#);
-    let error = outcome(Paper { create: (400, echo), look, start: 204 }).await.expect_err("refused");
+    let inspect = (404, r#"{"message":"No such container"}"#);
+    let error = outcome(Paper { create: (400, echo), inspect, start: 204 }).await.expect_err("refused");
     let text = "could not create the container: the engine answered 400: \
                 invalid environment variable: TOKEN=[hidden]";
     assert_eq!(error.to_string(), text);
@@ -252,7 +252,7 @@ fn a_backend_is_printed_without_the_registrys_password() {
 
 #[tokio::test]
 async fn a_name_or_an_image_that_would_lead_elsewhere_is_refused() {
-    let paper = Paper { create: (201, "{}"), look: (404, "{}"), start: 204 };
+    let paper = Paper { create: (201, "{}"), inspect: (404, "{}"), start: 204 };
     let (host, seen) = paper_engine(paper).await;
     let workload = Workload::new(&config(&host, &[])).expect("a workload");
     let mut create = fresh();
@@ -267,7 +267,7 @@ async fn a_name_or_an_image_that_would_lead_elsewhere_is_refused() {
 
 #[tokio::test]
 async fn an_engine_that_hangs_costs_no_more_than_the_limit() {
-    let (host, _) = paper_engine(Paper { create: (201, ""), look: (HANGS, ""), start: 204 }).await;
+    let (host, _) = paper_engine(Paper { create: (201, ""), inspect: (HANGS, ""), start: 204 }).await;
     let workload = Workload::new(&config(&host, &[])).expect("a workload");
     let prepared = tokio::time::timeout(Duration::from_secs(20), workload.prepare(&fresh())).await;
     assert!(matches!(prepared.expect("an end"), Err(CreateError::Transient { .. })));
@@ -277,7 +277,7 @@ async fn an_engine_that_hangs_costs_no_more_than_the_limit() {
 async fn only_what_is_old_by_the_engines_own_clock_is_reaped() {
     let seen = Arc::new(Mutex::new(Vec::new()));
     let notes = Arc::clone(&seen);
-    // The engine's clock says 2001; a little over five minutes before it, a little under, and removed by somebody else.
+    // The engine's clock says 2001. One is a little over five minutes older, one a little under, one is gone.
     let list = json!([
         { "Id": "old", "Created": 1_000_000_000 - 301 },
         { "Id": "young", "Created": 1_000_000_000 - 299 },

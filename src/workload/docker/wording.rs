@@ -1,11 +1,11 @@
-//! What an engine's refusal means for the next request, and how it is told.
+//! What an engine's refusal means for the next request, and how it is reported.
 
 use crate::workload::CreateError;
 use crate::workload::answer::presentable;
 
 use super::engine::EngineError;
 
-/// A failure that leaves a workload impossible or possible, by what was asked and what was answered.
+/// Turns a failure into a permanent, transient or uncertain error, by the request and the answer.
 pub(super) fn judge(what: &str, error: &EngineError, permanent: &[u16], secrets: &[&str]) -> CreateError {
     let reason = presentable(&format!("could not {what}: {error}"), secrets);
     match error {
@@ -22,7 +22,7 @@ pub(super) fn transient(reason: String) -> CreateError {
     CreateError::Transient { reason, name_may_be_taken: false }
 }
 
-/// The same reason where nobody could look whether something was made after all.
+/// The same reason, where we could not check whether something was made after all.
 pub(super) fn uncertain(error: CreateError) -> CreateError {
     match error {
         CreateError::Permanent { reason }

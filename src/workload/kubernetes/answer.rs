@@ -1,6 +1,6 @@
-//! Judges the API server's answers: what was made, who holds a name, what the next request may do.
+//! Judges the API server's answers: what was made, which pod holds a name, what the next request may do.
 //!
-//! Pure, so that each status is a row of a test. Codes and reasons are matched, never message texts.
+//! Pure, so that a test can cover each status with one row. Matches codes and reasons, never message texts.
 
 use k8s_openapi::api::authorization::v1::SelfSubjectAccessReview;
 use k8s_openapi::api::core::v1::Pod;
@@ -12,46 +12,46 @@ use crate::workload::answer::presentable;
 use super::connection::{Failure, Reply};
 use super::pod::SNAPSHOT_VARIABLE;
 
-/// What came of one create.
+/// The result of one create.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Posted {
     /// The pod is ours.
     Created,
-    /// The name is taken, by whom must be looked up.
+    /// The name is taken; the next request must look up the holder.
     Taken,
-    /// It may have been made; if a look does not find it, this is the error.
+    /// It may have been made; if a lookup does not find it, this is the error.
     Unclear(CreateError),
     /// It was not made.
     Refused(CreateError),
 }
 
-/// Who holds a pod's name.
+/// The holder of a pod's name.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Holder {
     /// A pod of the same snapshot that has not finished.
     Ours,
     /// A pod of the same snapshot that has succeeded or failed, though the run still waits.
     Finished {
-        /// The pod's own id, so that no other is deleted for it.
+        /// The pod's own id, so that a delete cannot hit another pod.
         uid: String,
     },
     /// A pod that is being deleted.
     Ending,
     /// A pod of another snapshot.
     Other {
-        /// That snapshot, presentable.
+        /// That snapshot, safe to print.
         snapshot_id: String,
     },
-    /// Nobody.
+    /// The name is free.
     Absent,
-    /// It cannot be seen.
+    /// The lookup failed.
     Unknown {
         /// Why.
         reason: String,
     },
 }
 
-/// The API's error object; everything else is a proxy's.
+/// The API's error object; any other body comes from a proxy.
 #[derive(Deserialize)]
 struct Status {
     kind: Kind,
@@ -87,21 +87,21 @@ pub(super) fn posted(reply: &Result<Reply, Failure>, name: &str, secrets: &[&str
             Posted::Unclear(CreateError::Uncertain { reason: format!("{reason} without the pod") })
         }
         409 if status.is_some_and(|status| status.reason == "AlreadyExists") => Posted::Taken,
-        // Another object was changed at the same time, such as a quota; or too much is asked of the server.
+        // Another object changed at the same time, such as a quota; or the server is overloaded.
         409 | 429 => Posted::Refused(transient(reason)),
-        // The API server says that it failed, which may have been after it wrote. Under the same name the next
-        // request meets what it wrote.
+        // The API server reports that it failed, perhaps after it wrote. The next request has the same name
+        // and finds what it wrote.
         500..=599 if reply.api_status().is_some() => Posted::Unclear(transient(reason)),
-        // A proxy gave up waiting; what stands behind it may still go on.
+        // A proxy gave up waiting; the API server behind it may still complete the create.
         408 | 500..=599 => Posted::Unclear(CreateError::Uncertain { reason }),
         _ => Posted::Refused(CreateError::Permanent { reason }),
     }
 }
 
-/// Whose pod an answer to a look shows.
+/// Which holder an answer to a lookup shows.
 pub(super) fn holder(reply: &Result<Reply, Failure>, snapshot_id: &str, secrets: &[&str]) -> Holder {
     let unknown = |reason: &str| Holder::Unknown {
-        reason: presentable(&format!("could not look the pod up: {reason}"), secrets),
+        reason: presentable(&format!("could not look up the pod: {reason}"), secrets),
     };
     let reply = match reply {
         Ok(reply) => reply,
@@ -111,7 +111,7 @@ pub(super) fn holder(reply: &Result<Reply, Failure>, snapshot_id: &str, secrets:
         200 => reply
             .read::<Pod>()
             .map_or_else(|| unknown("the answer is no pod"), |pod| held_by(&pod, snapshot_id, secrets)),
-        // A proxy's 404 says nothing about pods.
+        // A 404 from a proxy means nothing about pods.
         404 if reply.api_status().is_some() => Holder::Absent,
         _ => unknown(&reply.reason(secrets)),
     }
@@ -136,10 +136,10 @@ fn held_by(pod: &Pod, snapshot_id: &str, secrets: &[&str]) -> Holder {
     }
 }
 
-/// Whether a finished pod is out of the way; if not, the cluster or somebody's cleaner may yet remove it.
+/// Whether a finished pod is gone; if not, the cluster or a clean-up job may still remove it.
 pub(super) fn removed(reply: &Result<Reply, Failure>, secrets: &[&str]) -> Result<(), CreateError> {
     let reason = match reply {
-        // Gone already, or replaced by somebody who was faster: the next create tells.
+        // Already gone, or replaced by a faster worker's pod: the next create decides.
         Ok(reply) if reply.status.is_success() || matches!(reply.status.as_u16(), 404 | 409) => return Ok(()),
         Ok(reply) => reply.reason(secrets),
         Err(Failure::NotSent { reason } | Failure::Unanswered { reason }) => reason.clone(),
@@ -148,7 +148,7 @@ pub(super) fn removed(reply: &Result<Reply, Failure>, secrets: &[&str]) -> Resul
     Err(CreateError::Transient { reason, name_may_be_taken: false })
 }
 
-/// What an access review says.
+/// The result of an access review.
 pub(super) fn allowed(reply: &Result<Reply, Failure>) -> Result<bool, String> {
     done(reply)?;
     let review = reply.as_ref().ok().and_then(Reply::read::<SelfSubjectAccessReview>);
@@ -156,7 +156,7 @@ pub(super) fn allowed(reply: &Result<Reply, Failure>) -> Result<bool, String> {
     status.map(|status| status.allowed).ok_or_else(|| "the answer is no access review".to_owned())
 }
 
-/// Whether a request was answered well; if not, why, for people.
+/// Whether a request succeeded; if not, why, as text for people.
 pub(super) fn done(reply: &Result<Reply, Failure>) -> Result<(), String> {
     match reply {
         Ok(reply) if reply.status.is_success() => Ok(()),
@@ -174,7 +174,7 @@ impl Reply {
         self.read::<Status>().filter(|Status { kind: Kind::Status, .. }| true)
     }
 
-    /// The code, and the API's own words if it gave any.
+    /// The code, and the API's own words if there are any.
     fn reason(&self, secrets: &[&str]) -> String {
         let code = self.status.as_u16();
         match self.api_status() {

@@ -1,13 +1,13 @@
-//! One request to the API server and its answer, with an end to every wait.
+//! One request to the API server and its answer, with a limit on every wait.
 //!
-//! Bodies are read here and not by the client, which writes what it cannot read into
-//! the log: a pod's answer holds the runner's secrets.
+//! This module reads bodies itself. The client would log each body that it cannot
+//! parse, and a pod's answer holds the runner's secrets.
 
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::body::{Body as AnyBody, to_bytes};
+use axum::body::{Body as ReplyBody, to_bytes};
 use axum::http;
 use bytes::Bytes;
 use hyper_util::client::legacy;
@@ -20,19 +20,19 @@ use tokio::sync::Mutex;
 
 use crate::config::kubernetes::Access;
 
-/// Longest wait for a connection. Until it stands nothing was sent, so this error is harmless and may come early.
+/// Longest wait for a connection. Nothing was sent before it opens, so it is safe to give up early.
 const TIMEOUT_CONNECT: Duration = Duration::from_secs(10);
 
-/// Longest a request that changes something may take, answer included; the API server's own webhooks may take 30 s.
+/// Longest a write may take, answer included; the API server's own webhooks may take 30 s.
 const TIMEOUT_WRITE: Duration = Duration::from_secs(30);
 
-/// Longest a look may take.
+/// Longest a read may take.
 const TIMEOUT_READ: Duration = Duration::from_secs(10);
 
-/// Longest answer read, in bytes; etcd keeps no object larger than 1.5 MiB.
+/// Most bytes read of an answer; etcd keeps no object larger than 1.5 MiB.
 const BODY_BYTES_MAX: usize = 4 << 20;
 
-/// The API server as it was configured. The client is made at its first use, and anew when its credentials ended.
+/// The configured API server. The client is made at its first use, and again after its credentials expired.
 #[derive(Clone)]
 pub(super) struct Connection {
     access: Access,
@@ -43,20 +43,20 @@ pub(super) struct Connection {
 /// The longest each kind of request may take.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Timeouts {
-    pub(super) look: Duration,
+    pub(super) read: Duration,
     pub(super) write: Duration,
 }
 
-/// What a request does, as far as waiting for it goes.
+/// What a request does; decides how long to wait for it.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Purpose {
     /// It changes nothing.
-    Look,
-    /// It may change something, and unseen so.
+    Read,
+    /// It may change something, even if no answer arrives.
     Write,
 }
 
-/// An answer as far as it came.
+/// The part of an answer that arrived.
 pub(super) struct Reply {
     pub(super) status: StatusCode,
     /// `None` if the body broke off or was too long.
@@ -70,7 +70,7 @@ pub(super) enum Failure {
         /// Why.
         reason: String,
     },
-    /// The request may have been heard.
+    /// The API server may have received the request.
     Unanswered {
         /// Why.
         reason: String,
@@ -85,11 +85,11 @@ impl fmt::Debug for Connection {
 
 impl Connection {
     pub(super) fn new(access: Access) -> Self {
-        let timeouts = Timeouts { look: TIMEOUT_READ, write: TIMEOUT_WRITE };
+        let timeouts = Timeouts { read: TIMEOUT_READ, write: TIMEOUT_WRITE };
         Self { access, client: Arc::default(), timeouts }
     }
 
-    /// A connection over a client that a test brings.
+    /// A connection over a test's own client.
     #[cfg(test)]
     pub(super) fn of(client: Client, timeouts: Timeouts) -> Self {
         let client = Arc::new(Mutex::new(Some(client)));
@@ -103,7 +103,7 @@ impl Connection {
         purpose: Purpose,
     ) -> Result<Reply, Failure> {
         let timeout = match purpose {
-            Purpose::Look => self.timeouts.look,
+            Purpose::Read => self.timeouts.read,
             Purpose::Write => self.timeouts.write,
         };
         let not_sent = |reason: String| Failure::NotSent { reason };
@@ -112,7 +112,7 @@ impl Connection {
         let answer = async {
             let response = client.send(request.map(Body::from)).await.map_err(|error| failure(&error))?;
             let (parts, body) = response.into_parts();
-            let body = to_bytes(AnyBody::new(body), BODY_BYTES_MAX).await.ok();
+            let body = to_bytes(ReplyBody::new(body), BODY_BYTES_MAX).await.ok();
             Ok(Reply { status: parts.status, body })
         };
         let reply = tokio::time::timeout(timeout, answer).await.unwrap_or_else(|_| {
@@ -138,10 +138,10 @@ impl Connection {
     }
 }
 
-/// Reads kubeconfig or service account and makes a client; sends nothing.
+/// Makes a client from the kubeconfig or the service account; sends nothing.
 async fn connect(access: &Access) -> Result<Client, String> {
-    let failed = |error: &dyn std::error::Error| format!("could not set the Kubernetes client up: {error}");
-    // The client takes its cryptography from the process; an embedder's choice stays.
+    let failed = |error: &dyn std::error::Error| format!("could not set up the Kubernetes client: {error}");
+    // The client takes its cryptography from the process; keep the choice of an embedding program.
     let _theirs_if_taken = rustls::crypto::ring::default_provider().install_default();
     let options = KubeConfigOptions::default();
     let mut config = match access {
@@ -152,25 +152,25 @@ async fn connect(access: &Access) -> Result<Client, String> {
         Access::InCluster => Config::incluster().map_err(|error| failed(&error))?,
         Access::Kubeconfig => Config::from_kubeconfig(&options).await.map_err(|error| failed(&error))?,
     };
-    // A create is not repeated behind our back: whether to ask again is the caller's decision.
+    // The client must not repeat a create by itself: the caller decides whether to ask again.
     config.default_retry = false;
-    // The environment's proxy for the internet is not the way to the cluster; upstream knows none either.
+    // The environment's proxy is for the internet, not for the cluster; the platform's supervisor uses none.
     config.proxy_url = None;
     config.connect_timeout = Some(TIMEOUT_CONNECT);
-    // The end of each request is ours. These end what it leaves behind on a dead connection, which the next
-    // requests would be given.
+    // Our own timeouts end each request. These close a dead connection, which later requests would
+    // otherwise get.
     config.read_timeout = Some(TIMEOUT_WRITE);
     config.write_timeout = Some(TIMEOUT_WRITE);
     config.reset_reader_on_write = true;
-    // A kubeconfig may name a program that brings credentials, and the client waits for it.
+    // A kubeconfig may name a program that supplies credentials, and the client waits for it.
     let client = tokio::task::spawn_blocking(move || Client::try_from(config)).await;
     client.map_err(|error| failed(&error))?.map_err(|error| {
-        // A program's output may hold what it was asked for.
+        // The program's output may hold the credentials.
         if matches!(error, kube::Error::Auth(_)) { CREDENTIALS.to_owned() } else { failed(&error) }
     })
 }
 
-const CREDENTIALS: &str = "could not get credentials for the Kubernetes API: look at the kubeconfig's user or the service account's token";
+const CREDENTIALS: &str = "could not get credentials for the Kubernetes API: check the kubeconfig's user or the service account's token";
 
 fn failure(error: &kube::Error) -> Failure {
     if let kube::Error::Auth(_) = error {
@@ -184,7 +184,7 @@ fn failure(error: &kube::Error) -> Failure {
     }
 }
 
-/// The causes of an error; its own text says only where in the client it arose.
+/// The causes of an error; its own text names only the place in the client.
 fn chain(error: &kube::Error) -> String {
     let mut text = String::new();
     let mut cause = std::error::Error::source(error);

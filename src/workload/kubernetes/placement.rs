@@ -1,4 +1,4 @@
-//! On which nodes a pod may and should run.
+//! Which nodes a pod may run on, and which it prefers.
 
 use std::collections::BTreeMap;
 
@@ -12,9 +12,7 @@ use crate::config::kubernetes::KubernetesConfig;
 use crate::config::kubernetes::placement::{self, PlacementConfig, PoolAffinity};
 use crate::domain::dispatch::ColdStartRequest;
 
-use super::pod::is_scheduled;
-
-/// Labels a node must have: the node type, the run's placement tags, the organization's override; later ones win.
+/// Labels that a node must have: node type, placement tags, the organization's override. Later ones win.
 pub(super) fn node_selector(
     config: &KubernetesConfig,
     request: &ColdStartRequest,
@@ -32,7 +30,7 @@ pub(super) fn node_selector(
     nodetype.chain(tags).chain(own).collect()
 }
 
-/// Taints the pod tolerates: everybody's, a scheduled run's, the organization's.
+/// Taints the pod tolerates: those of all pods, of scheduled runs and of its organization.
 pub(super) fn tolerations(config: &PlacementConfig, request: &ColdStartRequest) -> Vec<Toleration> {
     let scheduled = config.scheduled_tolerations.iter().filter(|_| is_scheduled(request));
     let organization = config.organizations.get(&request.organization.id);
@@ -40,7 +38,7 @@ pub(super) fn tolerations(config: &PlacementConfig, request: &ColdStartRequest) 
     config.tolerations.iter().chain(scheduled).chain(own).map(toleration).collect()
 }
 
-/// Which nodes it should rather run on.
+/// Which nodes it prefers.
 pub(super) fn affinity(config: &PlacementConfig, request: &ColdStartRequest) -> Option<Affinity> {
     let node_affinity = node_affinity(config, request);
     let pod_affinity = pod_affinity(config, request);
@@ -53,9 +51,9 @@ fn node_affinity(config: &PlacementConfig, request: &ColdStartRequest) -> Option
     let mut preferred = Vec::new();
     let mut required = Vec::new();
     match &config.large_machines {
-        // A preference, so that a large run still finds a place when its pool is full.
+        // A preference, so that a large run still finds a node when its node pool is full.
         Some(pool) if is_large => preferred.push(prefers(pool, "In", pool.weight)),
-        // A bar, so that the small ones do not fill that pool.
+        // A requirement, so that small runs do not fill that node pool.
         Some(pool) => required.push(NodeSelectorTerm {
             match_expressions: Some(vec![label(pool, "NotIn")]),
             match_fields: None,
@@ -121,4 +119,11 @@ fn toleration(configured: &placement::Toleration) -> Toleration {
         effect: Some(configured.effect.clone()),
         toleration_seconds: None,
     }
+}
+
+/// Whether the run descends from a schedule.
+pub(super) fn is_scheduled(request: &ColdStartRequest) -> bool {
+    let source =
+        request.run.annotations.as_ref().and_then(|annotations| annotations.get("rootTriggerSource"));
+    source.and_then(serde_json::Value::as_str) == Some("schedule")
 }

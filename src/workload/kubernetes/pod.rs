@@ -1,7 +1,7 @@
-//! The pod of one cold start (contract §5.5). Pure: configuration and request in, pod out.
+//! The pod of one cold start (platform.md §5.5). Pure: configuration and request in, pod out.
 //!
-//! Beside upstream's labels it carries ours, so that people find it by run, snapshot
-//! and verification: `kubectl get pods -l warmproof/run-id=run_…`.
+//! It has the labels of the platform's supervisor and ours, so that people find it by run,
+//! snapshot and verification: `kubectl get pods -l warmproof/run-id=run_…`.
 
 use std::collections::BTreeMap;
 
@@ -21,7 +21,7 @@ use crate::workload::{CreateError, CreateRequest, Order};
 use super::placement;
 use super::resources;
 
-/// Which dispatch a pod was made for; what a name that is taken is judged by.
+/// The dispatch that a pod was made for; decides whether a taken name is ours.
 pub(super) const SNAPSHOT_VARIABLE: &str = "TRIGGER_SNAPSHOT_ID";
 
 /// The one container's name.
@@ -30,16 +30,16 @@ const CONTAINER: &str = "run-controller";
 /// Where the runner listens.
 const CONTAINER_PORT: i32 = 8000;
 
-/// How long a runner that is told to stop may go on with its run: an hour.
+/// How long a runner may continue its run after the request to stop: an hour.
 const TERMINATION_GRACE_SECONDS: i64 = 60 * 60;
 
-/// The user of bun's images; all others have the configured one.
+/// The user of bun's images; all other images use the configured one.
 const BUN_USER: i64 = 1001;
 
 /// The pod for this order.
 ///
 /// # Errors
-/// [`CreateError::Permanent`] if its name is none that Kubernetes takes.
+/// [`CreateError::Permanent`] if Kubernetes does not accept its name.
 pub(super) fn pod(
     config: &KubernetesConfig,
     order: &Order<'_>,
@@ -47,7 +47,7 @@ pub(super) fn pod(
     env: &RunnerEnvConfig,
 ) -> Result<Pod, CreateError> {
     let (create, request) = (runner.create, &runner.create.request);
-    // The name goes into the path of requests, too: nothing else may be asked for with it.
+    // The name also becomes part of a request's path, so it must not lead to another one.
     if !names::is_object_name(&create.name) {
         let reason = format!(
             "the workload's name is not one that Kubernetes takes (lower-case letters and digits, `-` between them, \
@@ -58,7 +58,7 @@ pub(super) fn pod(
         return Err(CreateError::Permanent { reason });
     }
     let (own_labels, own_annotations) = own_metadata(create);
-    let mut labels = upstream_labels(request);
+    let mut labels = platform_labels(request);
     labels.extend(own_labels);
     let metadata = ObjectMeta {
         name: Some(create.name.clone()),
@@ -85,19 +85,12 @@ pub(super) fn pod(
     Ok(Pod { metadata, spec: Some(spec), status: None })
 }
 
-/// Whether the run descends from a schedule.
-pub(super) fn is_scheduled(request: &ColdStartRequest) -> bool {
-    let source =
-        request.run.annotations.as_ref().and_then(|annotations| annotations.get("rootTriggerSource"));
-    source.and_then(serde_json::Value::as_str) == Some("schedule")
-}
-
-/// Nothing instead of an empty list or map, which is how upstream leaves a field out.
+/// `None` instead of an empty list or map: the platform's supervisor leaves out such fields.
 fn some<T: IntoIterator + Default + PartialEq>(items: T) -> Option<T> {
     (items != T::default()).then_some(items)
 }
 
-fn upstream_labels(request: &ColdStartRequest) -> BTreeMap<String, String> {
+fn platform_labels(request: &ColdStartRequest) -> BTreeMap<String, String> {
     let organization = request.organization.id.as_str();
     let environment_type = match request.environment.kind.as_str() {
         "PRODUCTION" => Some("prod"),
@@ -113,7 +106,7 @@ fn upstream_labels(request: &ColdStartRequest) -> BTreeMap<String, String> {
         ("org", Some(organization)),
         ("project", Some(&request.project.id)),
         ("machine", Some(&request.run.machine.name)),
-        ("scheduled", Some(if is_scheduled(request) { "true" } else { "false" })),
+        ("scheduled", Some(if placement::is_scheduled(request) { "true" } else { "false" })),
         ("app", Some("task-run")),
         ("app.kubernetes.io/part-of", Some("trigger-worker")),
         ("app.kubernetes.io/component", Some("create")),
@@ -124,7 +117,7 @@ fn upstream_labels(request: &ColdStartRequest) -> BTreeMap<String, String> {
     .collect()
 }
 
-/// Ours: labels, and as an annotation what no label can hold. A selector does not find that one.
+/// Our own labels. A value that no label can hold becomes an annotation, which a selector cannot find.
 fn own_metadata(create: &CreateRequest) -> (BTreeMap<String, String>, BTreeMap<String, String>) {
     let request = &create.request;
     [
@@ -164,7 +157,7 @@ fn container(
     }
 }
 
-/// The reference, without its digest and from another registry where configured.
+/// The image reference, without its digest and from another registry if configured so.
 fn image(config: &KubernetesConfig, reference: &str) -> String {
     let reference = match reference.rsplit_once('@') {
         Some((tagged, _)) if config.image.strip_digest => tagged,
@@ -177,7 +170,7 @@ fn image(config: &KubernetesConfig, reference: &str) -> String {
     moved.unwrap_or_else(|| reference.to_owned())
 }
 
-/// The runner's environment, and what only the node knows. A configured variable of the same name wins.
+/// The runner's environment, and variables that only the node knows. A configured variable of that name wins.
 fn environment(runner: &Runner<'_>, env: &RunnerEnvConfig) -> Vec<EnvVar> {
     let known = runner_env(env, RunnerHost::Kubernetes, runner);
     let of_node = [

@@ -1,4 +1,4 @@
-//! What a pod requests and where it is limited.
+//! What a pod requests, and its limits.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,7 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use crate::config::kubernetes::resources::ResourcesConfig;
 use crate::domain::dispatch::Machine;
 
-/// Requests a share of the preset, limits to the preset.
+/// Requests a share of the preset; the limit is the whole preset.
 pub(super) fn of(config: &ResourcesConfig, machine: &Machine) -> ResourceRequirements {
     let requests = quantities(
         config.cpu.of(&machine.name, machine.cpu),
@@ -19,7 +19,7 @@ pub(super) fn of(config: &ResourcesConfig, machine: &Machine) -> ResourceRequire
     ResourceRequirements { requests: Some(requests), limits: Some(limits), claims: None }
 }
 
-/// Cores and GB as JavaScript writes numbers, with upstream's decimal `G`.
+/// Cores and GB as JavaScript writes numbers, with the decimal `G` of the platform's supervisor.
 fn quantities(cpu: f64, memory_gb: f64, storage: &str) -> BTreeMap<String, Quantity> {
     BTreeMap::from([
         ("cpu".to_owned(), Quantity(cpu.to_string())),

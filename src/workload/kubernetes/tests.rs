@@ -1,4 +1,4 @@
-//! Faults between us and the API server, played by a server in this process; `sockets` has the real ones.
+//! Faults between us and the API server, simulated by a server in this process; `sockets` has real ones.
 
 use std::time::Duration;
 
@@ -25,12 +25,12 @@ const FRESH: &str = include_str!("../../../tests/fixtures/dequeued-message.fresh
 const NAME: &str = "runner-06n8r0j5c2p5ve1k3m7qfa9he1-dyx4b7nk";
 const SECRET: &str = "sesame-sesame";
 
-/// Long for a machine that is busy, short for a test that lets one of them pass.
-const TIMEOUTS: Timeouts = Timeouts { look: Duration::from_secs(20), write: Duration::from_millis(300) };
+/// Long enough for a busy machine, short enough for a test that waits for one of them.
+const TIMEOUTS: Timeouts = Timeouts { read: Duration::from_secs(20), write: Duration::from_millis(300) };
 
-/// What the played server does with one request.
+/// What the simulated server does with one request.
 #[derive(Debug, Clone)]
-enum Play {
+enum Step {
     /// Keeps the pod of a POST, forgets the one of a DELETE, shows it to a GET.
     Work,
     /// Works, and then never answers.
@@ -47,21 +47,21 @@ enum Play {
     Show(fn(&mut Value)),
 }
 
-use Play::{Proxy, Refuse, Reset, Show, Work, WorkAndReset, WorkInSilence};
+use Step::{Proxy, Refuse, Reset, Show, Work, WorkAndReset, WorkInSilence};
 
 type Sender = SendResponse<Response<Body>>;
 
-/// An API server that plays its part and reports the methods it was asked by.
-fn server(plays: Vec<Play>, stored: Option<Value>) -> (Client, JoinHandle<Vec<Method>>) {
+/// An API server that takes these steps and reports the methods of the requests it got.
+fn server(steps: Vec<Step>, stored: Option<Value>) -> (Client, JoinHandle<Vec<Method>>) {
     let (service, mut handle) = mock::pair::<HttpRequest<Body>, Response<Body>>();
     let server = tokio::spawn(async move {
         let (mut stored, mut seen, mut unanswered) = (stored, Vec::new(), Vec::new());
-        let mut plays = plays.into_iter();
+        let mut steps = steps.into_iter();
         while let Some((request, sender)) = handle.next_request().await {
             seen.push(request.method().clone());
-            // More requests than plays: the list of methods tells.
-            let Some(play) = plays.next() else { continue };
-            unanswered.extend(act(play, request, sender, &mut stored).await);
+            // More requests than steps: the list of methods shows it.
+            let Some(step) = steps.next() else { continue };
+            unanswered.extend(act(step, request, sender, &mut stored).await);
         }
         seen
     });
@@ -69,13 +69,13 @@ fn server(plays: Vec<Play>, stored: Option<Value>) -> (Client, JoinHandle<Vec<Me
 }
 
 async fn act(
-    play: Play,
+    step: Step,
     request: HttpRequest<Body>,
     sender: Sender,
     stored: &mut Option<Value>,
 ) -> Option<Sender> {
     let reset = || std::io::Error::from(std::io::ErrorKind::ConnectionReset);
-    match play {
+    match step {
         Work => sender.send_response(work(request, stored).await),
         WorkInSilence => {
             work(request, stored).await;
@@ -166,23 +166,23 @@ fn fresh() -> CreateRequest {
     }
 }
 
-/// What a create comes to, and by which methods the server was asked.
-async fn outcome(plays: &[Play]) -> (Result<Created, CreateError>, String) {
-    outcome_with(plays, None).await
+/// The result of a create, and the methods of its requests.
+async fn outcome(steps: &[Step]) -> (Result<Created, CreateError>, String) {
+    outcome_with(steps, None).await
 }
 
-async fn outcome_with(plays: &[Play], stored: Option<Value>) -> (Result<Created, CreateError>, String) {
-    let (client, server) = server(plays.to_vec(), stored);
+async fn outcome_with(steps: &[Step], stored: Option<Value>) -> (Result<Created, CreateError>, String) {
+    let (client, server) = server(steps.to_vec(), stored);
     let result = workload(client).create(fresh()).await;
     if let Err(error) = &result {
         assert!(!error.to_string().contains(SECRET), "{error}");
     }
-    // The client is gone by now, so the server's loop ends.
+    // The client was dropped, so the server's loop ends.
     let seen = server.await.expect("a server that did not panic");
     (result, seen.iter().map(Method::as_str).collect::<Vec<_>>().join(" "))
 }
 
-/// A pod as this dispatch's earlier request made it.
+/// A pod as an earlier request of this dispatch made it.
 fn ours() -> Value {
     json!({
         "metadata": {"name": NAME, "uid": "uid-0"},
@@ -196,12 +196,12 @@ fn failed(pod: &mut Value) {
     pod["status"]["phase"] = json!("Failed");
 }
 
-#[expect(clippy::unnecessary_wraps, reason = "what a create comes to")]
+#[expect(clippy::unnecessary_wraps, reason = "the result type of a create")]
 fn created() -> Result<Created, CreateError> {
     Ok(Created::Created { workload: NAME.to_owned() })
 }
 
-#[expect(clippy::unnecessary_wraps, reason = "what a create comes to")]
+#[expect(clippy::unnecessary_wraps, reason = "the result type of a create")]
 fn existed() -> Result<Created, CreateError> {
     Ok(Created::Existed { workload: NAME.to_owned() })
 }
@@ -219,12 +219,12 @@ async fn a_pod_that_was_made_though_its_answer_was_lost_is_found_at_once() {
 }
 
 #[tokio::test]
-async fn a_request_that_may_still_be_under_way_is_uncertain() {
-    for plays in
+async fn a_request_that_may_still_complete_is_uncertain() {
+    for steps in
         [[Reset, Work], [Proxy(502), Work], [Proxy(504), Reset], [WorkAndReset, Refuse(403, "Forbidden")]]
     {
-        let (result, methods) = outcome(&plays).await;
-        assert!(matches!(result, Err(CreateError::Uncertain { .. })), "{plays:?}: {result:?}");
+        let (result, methods) = outcome(&steps).await;
+        assert!(matches!(result, Err(CreateError::Uncertain { .. })), "{steps:?}: {result:?}");
         assert_eq!(methods, "POST GET");
     }
 }
@@ -245,7 +245,7 @@ async fn a_server_that_failed_is_asked_again_under_the_same_name() {
 }
 
 #[tokio::test]
-async fn a_refusal_for_good_names_status_and_message() {
+async fn a_permanent_refusal_names_status_and_message() {
     for (code, reason) in
         [(400, "BadRequest"), (401, "Unauthorized"), (403, "Forbidden"), (404, "NotFound"), (422, "Invalid")]
     {
@@ -273,7 +273,7 @@ async fn a_taken_name_is_success_if_the_pod_is_of_this_snapshot() {
 async fn a_finished_pod_is_deleted_and_made_anew_once() {
     let (result, methods) = outcome_with(&[Work, Show(failed), Work, Work], Some(ours())).await;
     assert_eq!((result, methods.as_str()), (created(), "POST GET DELETE POST"));
-    // Somebody else makes one that finishes at once, each time: no loop.
+    // Another worker makes one that finishes at once, each time: no loop.
     let taken = Refuse(409, "AlreadyExists");
     let (result, methods) = outcome_with(
         &[Work, Show(failed), Refuse(409, "Conflict"), taken, Show(failed), Refuse(409, "Conflict")],
@@ -301,7 +301,7 @@ async fn a_name_that_is_freed_between_two_requests_is_taken() {
 }
 
 #[tokio::test]
-async fn where_nobody_may_ask_for_rights_a_list_must_do() {
+async fn without_access_reviews_a_list_is_the_check() {
     let forbidden = Refuse(403, "Forbidden");
     for (list, usable) in [(Work, true), (forbidden.clone(), false)] {
         let (client, server) = server(vec![forbidden.clone(), list], Some(ours()));

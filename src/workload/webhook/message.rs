@@ -1,4 +1,4 @@
-//! What a call says: the dispatch byte for byte, and who asks.
+//! The content of a call: the dispatch byte for byte, and the verification that asks.
 
 use chrono::{DateTime, SecondsFormat};
 use serde::Serialize;
@@ -9,9 +9,9 @@ use crate::workload::{CreateError, CreateRequest};
 
 /// A call before it is signed.
 pub(super) struct Message {
-    /// The same for every call about one verification, so that a receiver can tell a repeat.
+    /// The same for every call about one verification, so that a receiver can recognize a repeat.
     pub(super) id: String,
-    /// When it is asked, in seconds since the epoch, by the database's clock.
+    /// When the call is made, in seconds since the epoch, by the database's clock.
     pub(super) timestamp: i64,
     /// The JSON that is signed and sent.
     pub(super) body: String,
@@ -40,7 +40,7 @@ struct Data<'a> {
 impl Message {
     pub(super) fn new(create: &CreateRequest) -> Result<Self, CreateError> {
         let unusable = |error: serde_json::Error| CreateError::Permanent {
-            reason: format!("the stored message cannot be passed on: {error}"),
+            reason: format!("could not pass on the stored message: {error}"),
         };
         let asked_at = DateTime::from_timestamp_millis(create.pod_scheduled_at_ms).unwrap_or_default();
         let body = serde_json::to_string(&Body {
@@ -52,11 +52,11 @@ impl Message {
                 snapshot_id: &create.request.snapshot.friendly_id,
                 workload: &create.name,
                 dequeued_message: serde_json::from_str(&create.message).map_err(unusable)?,
-                // Measurements are not worth a failed start.
+                // Timings are not worth a failed start.
                 timings: create.timings.as_deref().and_then(|timings| serde_json::from_str(timings).ok()),
             },
         });
-        // A supervisor that asks by itself has no verification; the name is as much its own.
+        // A supervisor's own cold start has no verification; the workload's name is as unique.
         let id = create.verification_id.map_or_else(|| create.name.clone(), |id| id.0.to_string());
         Ok(Self { id, timestamp: asked_at.timestamp(), body: body.map_err(unusable)? })
     }

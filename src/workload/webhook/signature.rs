@@ -1,4 +1,4 @@
-//! Signs calls as Standard Webhooks wants it.
+//! Signs calls as Standard Webhooks requires.
 
 use std::fmt;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use super::message::Message;
 use crate::config::webhook::WebhookConfig;
 use crate::workload::{BuildError, CreateError};
 
-/// The current key, and the previous one while receivers change over.
+/// The current key, and the previous one while receivers switch.
 #[derive(Clone)]
 pub(super) struct Keys(Arc<[standardwebhooks::Webhook]>);
 
@@ -30,7 +30,7 @@ impl Keys {
         Ok(Self(keys.collect::<Result<_, _>>()?))
     }
 
-    /// The three headers; a signature for each key, so that a receiver with either of them agrees.
+    /// The three headers, with a signature for each key, so that a receiver with either key accepts the call.
     pub(super) fn sign(&self, message: &Message) -> Result<[(HeaderName, HeaderValue); 3], CreateError> {
         let unsigned = |error: &dyn fmt::Display| CreateError::Permanent {
             reason: format!("could not sign the webhook: {error}"),

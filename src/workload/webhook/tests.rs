@@ -24,7 +24,7 @@ const KEY_OF_OTHERS: &str = "whsec_b3RoZXJzb3RoZXJzb3RoZXJzb3RoZXJz";
 
 type Calls = Arc<Mutex<Vec<(HeaderMap, Bytes)>>>;
 
-/// A receiver on this machine that writes each call down and answers all alike; its port.
+/// A receiver on this machine that records each call and answers all alike; returns its port.
 async fn receiver(status: u16, location: String) -> (u16, Calls) {
     let calls = Calls::default();
     let notes = Arc::clone(&calls);
@@ -39,7 +39,7 @@ async fn receiver(status: u16, location: String) -> (u16, Calls) {
     (port, calls)
 }
 
-/// A receiver that begins to read one call, says this and then holds or closes the connection.
+/// A receiver that begins to read one call, sends this and then holds or closes the connection.
 async fn broken_receiver(says: &'static str, holds: bool) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let port = listener.local_addr().expect("an address").port();
@@ -54,7 +54,7 @@ async fn broken_receiver(says: &'static str, holds: bool) -> u16 {
     port
 }
 
-/// A webhook to a receiver of a test, with the host listed unless `extra` says otherwise.
+/// A webhook to a test's receiver, with the host listed unless `extra` overrides it.
 fn webhook(url: &str, extra: &[(&str, &str)]) -> Workload {
     let fixed = [
         ("WARMPROOF_BACKEND", "webhook"),
@@ -165,7 +165,7 @@ async fn while_keys_change_a_receiver_with_either_of_them_agrees() {
     assert_eq!(with_one, [true, false, false]);
     let changed = (calls[0].0.clone(), Bytes::from_static(b"{}"));
     assert!(!agrees(KEY, &changed), "another body");
-    assert_eq!(calls[1].0["webhook-id"], NAME, "without a verification the workload's name tells repeats");
+    assert_eq!(calls[1].0["webhook-id"], NAME, "without a verification: the workload's name");
 }
 
 #[tokio::test]
@@ -223,7 +223,7 @@ async fn a_name_that_leads_inside_is_called_only_when_it_is_listed() {
 }
 
 #[tokio::test]
-async fn a_receiver_that_may_have_heard_is_uncertain() {
+async fn a_receiver_that_may_have_got_the_call_is_uncertain() {
     let silent = broken_receiver("", true).await;
     let reason = "the webhook's receiver did not answer within 300 ms".to_owned();
     assert_eq!(outcome(silent).await, Err(CreateError::Uncertain { reason }));
@@ -235,7 +235,7 @@ async fn a_receiver_that_may_have_heard_is_uncertain() {
 }
 
 #[tokio::test]
-async fn a_receiver_that_is_not_there_has_made_nothing() {
+async fn an_absent_receiver_has_made_nothing() {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let port = listener.local_addr().expect("an address").port();
     drop(listener);

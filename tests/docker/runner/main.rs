@@ -1,7 +1,7 @@
 //! The runner inside the image of `FROM scratch`: starts its run's attempt, completes it, and ends.
 //!
 //! Built by `scripts/dockerd`, static and by itself. `LINGER` keeps it alive afterwards, as a runner is
-//! that polls for warm starts; `EXIT` ends it at once with that code and without a word.
+//! that polls for warm starts; `EXIT` ends it at once with that code and without any request.
 
 use std::env::var;
 use std::io::{Read, Write};

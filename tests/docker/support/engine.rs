@@ -73,7 +73,7 @@ pub fn workload(host: &str, platform: &Platform, extra: &[(&str, &str)]) -> Work
     Workload::new(&config).expect("a backend")
 }
 
-/// What leads a worker to this engine, and its runners to this platform.
+/// The variables that lead a worker to this engine, and its runners to this platform.
 pub fn environment(host: &str, platform: &Platform) -> HashMap<String, String> {
     let options = SimulatorOptions::default();
     let url = platform.simulator.base_url();
@@ -86,7 +86,7 @@ pub fn environment(host: &str, platform: &Platform) -> HashMap<String, String> {
     [
         ("WARMPROOF_BACKEND", "docker"),
         ("DOCKER_HOST", host),
-        // What has ended can be looked at.
+        // An ended container stays, so that a test can inspect it.
         ("DOCKER_AUTOREMOVE_EXITED_CONTAINERS", "false"),
         ("TRIGGER_WORKLOAD_API_DOMAIN", "localhost"),
         ("TRIGGER_WORKLOAD_API_PORT_EXTERNAL", port),
@@ -110,7 +110,7 @@ pub fn reported(host: &str, platform: &Platform, more: &str) -> String {
     format!("{},{more}", environment(host, platform)["RUNNER_ADDITIONAL_ENV_VARS"])
 }
 
-/// What a worker asks for.
+/// The request that a worker makes for a dispatch.
 pub fn create_of(dispatched: &Dispatched) -> CreateRequest {
     let request = ColdStartRequest::parse(dispatched.message.get()).expect("a message");
     CreateRequest {
@@ -220,7 +220,7 @@ impl Engine {
             }
         });
         let mut births = Births { names, listener };
-        // The engine tells nothing of what was made before it began to listen, so wait until it does.
+        // The engine sends no events from before it began to listen, so wait until it does.
         let marker = format!("marker-{}", Uuid::new_v4());
         let options = CreateContainerOptionsBuilder::default().name(&marker).build();
         let body = ContainerCreateBody { image: Some(IMAGE.to_owned()), ..ContainerCreateBody::default() };

@@ -15,12 +15,12 @@ use tokio::sync::Semaphore;
 
 use super::engine::context;
 
-/// The user and password that are let in where one is needed, `puller:sesame-sesame` in base64.
+/// The user and password that a registry with `NeedsPassword` accepts, `puller:sesame-sesame` in base64.
 const BASIC: &str = "Basic cHVsbGVyOnNlc2FtZS1zZXNhbWU=";
 pub const USERNAME: &str = "puller";
 pub const PASSWORD: &str = "sesame-sesame";
 
-/// What is wrong with the registry.
+/// The fault of the registry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Trouble {
     None,
@@ -46,7 +46,7 @@ pub struct Registry {
 }
 
 impl Registry {
-    /// One image, told from others by its repository.
+    /// One image, distinguished from others by its repository.
     pub async fn with(repository: &str, trouble: Trouble) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let layer = context();

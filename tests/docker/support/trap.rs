@@ -1,6 +1,6 @@
-//! Stands between a worker and its engine, and tells when a request reaches a chosen point.
+//! A proxy between a worker and its engine, which reports when a request reaches a chosen point.
 //!
-//! What fell into the trap stays there until the worker is dead: it never gets the answer.
+//! The trap keeps a caught request until the worker is dead: the worker never gets the answer.
 
 use std::sync::{Arc, Mutex};
 
@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 /// Where a request is caught.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Point {
-    /// The engine never hears of it.
+    /// The request never reaches the engine.
     Before,
     /// The engine is at work on it.
     Sent,

@@ -32,14 +32,14 @@ async fn every_link_form_and_cookie_stays_below_the_base_path() {
     let paused = browser.submit("/pools", "/pools/change", &[("pool", "default"), ("paused", "yes")]).await;
     assert_eq!(paused.header("location"), "/ops/warmproof/pools?changed=1");
 
-    // Some proxies take the base away, and the API stays where it was.
+    // Some proxies remove the base path before they forward; the API has no base path.
     browser.base = String::new();
     assert_eq!(browser.get("/pools").await.status, 200);
     assert_eq!(browser.get("/healthz").await.text, "ok\n");
 }
 
 #[tokio::test]
-async fn what_is_no_page_is_answered_as_whoever_asks_expects() {
+async fn an_unknown_path_is_a_page_for_a_browser_and_a_problem_for_a_program() {
     let page = crate::support::page::page().await;
     let mut browser = page.browser();
     let answer = browser.get("/nowhere").await;

@@ -1,4 +1,4 @@
-//! Cancelling shows what it would do, does it when confirmed, and leaves an entry.
+//! A cancel shows a preview, acts when it is confirmed, and writes an audit entry.
 
 use serde_json::json;
 
@@ -97,5 +97,5 @@ async fn the_count_of_a_filter_is_that_of_its_pages() {
         let counted = page.db.store.count_pending(filter, 100).await.unwrap();
         assert_eq!((listed, counted), (expected, u32::try_from(expected).unwrap()), "{filter:?}");
     }
-    assert_eq!(page.db.store.count_pending(&filters[0], 2).await.unwrap(), 2, "no further than it was asked");
+    assert_eq!(page.db.store.count_pending(&filters[0], 2).await.unwrap(), 2, "the count stops at the limit");
 }

@@ -1,4 +1,4 @@
-//! What every answer says to the browser, and what the pages themselves must not hold for it to be true.
+//! The headers of every answer, and the content that pages must not have under those headers.
 
 use crate::support::page::{OPERATOR, page, page_config, serve_page};
 
@@ -6,7 +6,7 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; i
      connect-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'";
 
 #[tokio::test]
-async fn every_answer_is_strict_and_pages_are_not_kept() {
+async fn every_answer_has_strict_headers_and_pages_are_not_cached() {
     let page = page().await;
     let mut browser = page.signed_in(OPERATOR).await;
     let all = [
@@ -41,7 +41,7 @@ async fn every_answer_is_strict_and_pages_are_not_kept() {
 }
 
 #[tokio::test]
-async fn assets_are_named_with_their_hash_and_kept() {
+async fn assets_have_their_hash_in_their_names_and_are_cached() {
     let page = page().await;
     let mut browser = page.browser();
     let html = browser.get("/sign-in").await.text;
@@ -82,7 +82,7 @@ async fn cookies_are_bounded_and_secure_behind_https() {
 }
 
 #[tokio::test]
-async fn an_address_that_is_known_is_held_against_the_origin() {
+async fn the_origin_of_a_form_is_compared_with_the_configured_address() {
     let db = crate::support::db::db().await;
     let store = db.store.clone();
     let mut config = page_config();

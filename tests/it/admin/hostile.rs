@@ -1,4 +1,4 @@
-//! Hostile strings in every field that is shown: they are text everywhere.
+//! Hostile strings in every field that a page shows: each page shows them as text.
 
 use chrono::Utc;
 use serde_json::{Value, json};
@@ -66,7 +66,7 @@ async fn fill(page: &Page) -> String {
 }
 
 #[tokio::test]
-async fn they_are_text_on_every_page() {
+async fn hostile_strings_are_text_on_every_page() {
     let page = page().await;
     let long = fill(&page).await;
     token(&page.db, &nasty("token"), "wp_nasty-0123456789abcdef", &[Scope::Operate]).await;
@@ -107,11 +107,11 @@ async fn they_are_text_on_every_page() {
     harmless("the preview", &preview.text);
 }
 
-/// No tag, no attribute and no direction of anybody else's.
+/// Fails if a hostile string added a tag, an attribute or a text direction.
 fn harmless(path: &str, html: &str) {
     assert!(!html.contains("<script>"), "{path} holds a script");
     assert!(!html.contains("\"onmouseover"), "{path} holds an attribute");
-    assert!(!html.contains("49&"), "{path} was reckoned with");
+    assert!(!html.contains("49&"), "{path} shows a computed result");
     for (at, _) in html.match_indices('\u{202e}') {
         let before = &html[..at];
         // In an attribute's value it turns nothing; in a text it must be isolated, and end with its element.

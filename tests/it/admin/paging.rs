@@ -1,4 +1,4 @@
-//! Lists are paged by key: nothing is lost or shown twice.
+//! Lists are paged by key: no row is lost or shown twice.
 
 use warmproof::store::audit::Actor;
 use warmproof::store::pool::PoolChange;

@@ -42,13 +42,13 @@ async fn switches_and_settings_are_changed_and_audited() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_used_is_told_and_nothing_is_written() {
+async fn a_bad_value_is_reported_and_nothing_is_written() {
     let page = page().await;
     let mut browser = page.signed_in(OPERATOR).await;
     let bad: [(&[(&str, &str)], &str); 5] = [
         (&[("pool", "none"), ("paused", "yes")], "no such pool"),
         (&[("pool", "a\0b"), ("paused", "yes")], "no such pool"),
-        (&[("pool", "default")], "Nothing was to be changed"),
+        (&[("pool", "default")], "The form changes nothing"),
         (&[("pool", "default"), ("settings", "1"), ("delay_ms", "5")], "from 1000 to 60000"),
         (&[("pool", "default"), ("settings", "1"), ("cap", "many")], "must be a whole number"),
     ];

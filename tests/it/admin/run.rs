@@ -1,4 +1,4 @@
-//! A run is found, its life is told, and its message is shown to operators alone, masked.
+//! The page of a run: a search finds it, it lists its history, and only operators see its message, masked.
 
 use serde_json::value::to_raw_value;
 use serde_json::{Value, json};
@@ -32,14 +32,14 @@ async fn a_run_or_a_verification_is_found_by_its_id() {
 }
 
 #[tokio::test]
-async fn its_life_is_told_from_hit_to_outcome() {
+async fn a_run_page_shows_its_life_from_hit_to_outcome() {
     let page = page().await;
     let store = &page.db.store;
     let mut browser = page.signed_in(READER).await;
     let claim = claimed(store, "run_a", "snapshot_1").await;
     let held = browser.get("/runs/run_a").await.text;
     for reported in
-        ["Warm-start hit scheduled", "by supervisor-1", "In the hand of worker-of-the-test", "claimed"]
+        ["Warm-start hit scheduled", "by supervisor-1", "In flight at worker-of-the-test", "claimed"]
     {
         assert!(held.contains(reported), "`{reported}` is missing: {held}");
     }
@@ -66,15 +66,15 @@ async fn its_life_is_told_from_hit_to_outcome() {
 }
 
 #[tokio::test]
-async fn a_probe_can_be_had_now() {
+async fn an_operator_can_ask_for_a_probe_now() {
     let page = page().await;
     let _ = schedule(&page.db.store, fresh("run_a", "snapshot_1")).await;
     let mut browser = page.signed_in(OPERATOR).await;
-    let looked = browser.submit("/runs/run_a", "/runs/run_a/probe-now", &[]).await;
-    assert_eq!(looked.header("location"), "/runs/run_a?looks=now");
-    assert!(browser.get("/runs/run_a?looks=now").await.text.contains("It is looked at now"));
+    let asked = browser.submit("/runs/run_a", "/runs/run_a/probe-now", &[]).await;
+    assert_eq!(asked.header("location"), "/runs/run_a?probes=now");
+    assert!(browser.get("/runs/run_a?probes=now").await.text.contains("It is probed now"));
     let none = browser.submit("/runs/run_a", "/runs/run_z/probe-now", &[]).await;
-    assert_eq!(none.header("location"), "/runs/run_z?looks=not");
+    assert_eq!(none.header("location"), "/runs/run_z?probes=not");
     let (actor, action, target, _) = page.audited().await.swap_remove(0);
     assert_eq!(
         (actor.as_str(), action.as_str(), target.as_deref()),

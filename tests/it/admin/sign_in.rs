@@ -1,4 +1,4 @@
-//! Who may look, who may act, and what a session is.
+//! Which token may read, which may act, and when a session ends.
 
 use warmproof::store::audit::Actor;
 use warmproof::store::token::Scope;
@@ -30,12 +30,12 @@ async fn a_stranger_is_sent_to_the_sign_in_and_back() {
         let answer = browser.get(path).await;
         let expected = if path == "/runs/run_a" { 404 } else { 200 };
         assert_eq!(answer.status, expected, "{path}: {answer:?}");
-        assert!(answer.text.contains("reader"), "{path} says who is signed in");
+        assert!(answer.text.contains("reader"), "{path} names the signed-in account");
     }
 }
 
 #[tokio::test]
-async fn nobody_is_sent_elsewhere_by_a_sign_in() {
+async fn a_sign_in_never_redirects_to_another_site() {
     let page = page().await;
     for next in ["//evil.example", "https://evil.example", "/\\evil.example", "javascript:alert(1)"] {
         let answer =
@@ -48,9 +48,11 @@ async fn nobody_is_sent_elsewhere_by_a_sign_in() {
 async fn a_sign_in_needs_a_good_token_its_scope_and_its_own_form() {
     let page = page().await;
     token(&page.db, "scheduler", "wp_schedules-0123456789abcdef", &[Scope::Schedule]).await;
-    for (bad, reported) in
-        [("wp_nobodys", "not good"), ("", "not good"), ("wp_schedules-0123456789abcdef", "only schedule")]
-    {
+    for (bad, reported) in [
+        ("wp_nobodys", "unknown or revoked"),
+        ("", "unknown or revoked"),
+        ("wp_schedules-0123456789abcdef", "only schedule"),
+    ] {
         let answer = page.browser().sign_in(bad).await;
         assert_eq!(answer.status, 403, "{bad}");
         assert!(answer.text.contains(reported), "{bad}: {}", answer.text);
@@ -91,7 +93,7 @@ async fn a_session_ends_with_its_token_its_time_and_the_sign_out() {
 }
 
 #[tokio::test]
-async fn two_processes_know_the_same_session_and_the_table_knows_no_secret() {
+async fn two_processes_share_a_session_and_the_table_holds_no_secret() {
     let page = page().await;
     let mut browser = page.signed_in(OPERATOR).await;
     let cookie = browser.cookies["warmproof"].clone();
@@ -122,7 +124,7 @@ async fn a_read_token_cannot_operate() {
             [("form_token", token.as_str()), ("pool", "default"), ("paused", "yes"), ("by", "filter")];
         let answer = browser.post(path, &fields).await;
         assert_eq!(answer.status, 403, "{path}");
-        assert!(answer.text.contains("Your token may look, but not act"), "{path}: {}", answer.text);
+        assert!(answer.text.contains("Your token may read, but not act"), "{path}: {}", answer.text);
     }
     for path in ["/pools", "/pending?pool=default"] {
         let shown = browser.get(path).await.text;
@@ -146,7 +148,7 @@ async fn a_forged_form_changes_nothing() {
         let fields: Vec<_> = pause.iter().copied().chain([("form_token", token)]).collect();
         let answer = browser.post("/pools/change", &fields).await;
         assert_eq!(answer.status, 403, "{token}");
-        assert!(answer.text.contains("not one of ours"), "{}", answer.text);
+        assert!(answer.text.contains("not valid for your session"), "{}", answer.text);
     }
     let good: Vec<_> = pause.iter().copied().chain([("form_token", own.as_str())]).collect();
     for site in ["cross-site", "same-site"] {
@@ -162,7 +164,7 @@ async fn a_forged_form_changes_nothing() {
 }
 
 #[tokio::test]
-async fn looking_without_a_token_must_be_allowed_and_allows_nothing_else() {
+async fn reading_without_a_token_must_be_allowed_and_allows_nothing_else() {
     let config = warmproof::config::admin::AdminConfig { read_without_token: true, ..page_config() };
     let db = crate::support::db::db().await;
     let store = db.store.clone();

@@ -1,4 +1,4 @@
-//! A database that does not answer, is away or is empty: a page says so, in time, and what to do.
+//! A database that does not answer, is unreachable or is empty: a page reports it within a limit, with a hint.
 
 use std::time::Duration;
 
@@ -32,17 +32,17 @@ async fn a_statement_that_takes_too_long_is_given_up() {
         assert_eq!(answer.status, 504, "{path}: {}", answer.text);
         assert!(begin.elapsed() < Duration::from_secs(8), "{path} took {:?}", begin.elapsed());
         assert!(
-            answer.text.contains("That took too long") && answer.text.contains("warmproof doctor"),
+            answer.text.contains("The page took too long") && answer.text.contains("warmproof doctor"),
             "{path}"
         );
         assert_eq!(answer.header("cache-control"), "no-store");
     }
     tx.rollback().await.unwrap();
-    assert_eq!(browser.get("/").await.status, 200, "and is there again");
+    assert_eq!(browser.get("/").await.status, 200, "the page works again");
 }
 
 #[tokio::test]
-async fn a_database_that_is_away_is_told_from_one_without_a_schema() {
+async fn the_page_distinguishes_an_unreachable_database_from_one_without_a_schema() {
     let db = db().await;
     let (away, store) = (bounded(&db), db.store.clone());
     away.close().await;
@@ -66,11 +66,11 @@ async fn a_database_that_is_away_is_told_from_one_without_a_schema() {
 }
 
 #[tokio::test]
-async fn those_who_look_have_connections_and_a_bound_of_their_own() {
+async fn the_page_has_its_own_connections_and_statement_timeout() {
     let db = db().await;
-    let looks = bounded(&db);
+    let pages = bounded(&db);
     let limit: String =
-        sqlx::query_scalar("show statement_timeout").fetch_one(looks.db().on(Terms::DURABLE)).await.unwrap();
+        sqlx::query_scalar("show statement_timeout").fetch_one(pages.db().on(Terms::DURABLE)).await.unwrap();
     assert_eq!(limit, "400ms");
-    assert_eq!(looks.db().connections().max, 4);
+    assert_eq!(pages.db().connections().max, 4);
 }

@@ -1,10 +1,10 @@
-//! What is refused: always with a 4xx that names the field, and with nothing written.
+//! Bad requests: each gets a 4xx that names the field, and writes nothing.
 
 use serde_json::{Value, json};
 
 use crate::support::api::{Api, api, hit};
 
-/// Refused alone, and as the fourth of five with nothing written for the other four.
+/// Sends a bad element alone, and as the fourth of five: both are refused, and nothing is written for the other four.
 async fn assert_refused(api: &Api, bad: &Value, field: &str) {
     let before = api.rows().await;
     let answer = api.schedule(bad).await;
@@ -52,7 +52,7 @@ async fn a_message_without_what_a_verification_needs_is_refused() {
 }
 
 #[tokio::test]
-async fn ids_that_the_platform_would_choke_on_are_refused() {
+async fn ids_that_the_platform_cannot_handle_are_refused() {
     let api = api().await;
     let run = "/dequeued_message/run/friendlyId";
     let long = format!("run_{}", "x".repeat(200));
@@ -89,7 +89,7 @@ async fn names_are_bounded_and_hold_no_control_characters() {
             assert_refused(&api, &with(field, bad), field).await;
         }
     }
-    assert_refused(&api, &with("/pool", json!("nobody-serves-it")), "/pool").await;
+    assert_refused(&api, &with("/pool", json!("no-such-pool")), "/pool").await;
     let version = "/dequeued_message/backgroundWorker/version";
     assert_refused(&api, &with(version, json!("1\0")), version).await;
     assert_refused(&api, &with("/intent", json!("guess")), "/intent").await;
@@ -99,7 +99,7 @@ async fn names_are_bounded_and_hold_no_control_characters() {
 async fn an_instant_that_no_calendar_holds_is_refused() {
     let api = api().await;
     let field = "/dequeued_message/dequeuedAt";
-    // Each of these is an instant to somebody: to a library, to JavaScript, to PostgreSQL.
+    // A library, JavaScript or PostgreSQL would accept each of these as an instant.
     for bad in [
         json!("yesterday"),
         json!("2026-08-21"),
@@ -126,7 +126,7 @@ async fn a_misspelt_field_is_refused_instead_of_ignored() {
 }
 
 #[tokio::test]
-async fn several_faults_are_told_at_once() {
+async fn several_faults_are_reported_at_once() {
     let api = api().await;
     let mut body = with("/delay_ms", json!(5));
     body["region"] = json!("");
@@ -185,7 +185,7 @@ async fn what_is_no_json_is_a_400() {
 }
 
 #[tokio::test]
-async fn a_key_that_stands_twice_is_refused_where_it_matters() {
+async fn a_duplicate_key_is_refused_where_it_matters() {
     let api = api().await;
     let before = api.rows().await;
     let good = hit("run_a", "snapshot_a").to_string();
@@ -201,7 +201,7 @@ async fn a_key_that_stands_twice_is_refused_where_it_matters() {
 }
 
 #[tokio::test]
-async fn deep_nesting_is_kept_as_bytes_and_never_climbed() {
+async fn deep_nesting_is_kept_as_bytes_and_never_parsed() {
     let api = api().await;
     let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
     let good = hit("run_a", "snapshot_a").to_string();
@@ -209,7 +209,7 @@ async fn deep_nesting_is_kept_as_bytes_and_never_climbed() {
         good.replacen("{\"dequeued_message\":{", &format!("{{\"dequeued_message\":{{\"deep\":{deep},"), 1);
     assert_ne!(body, good);
     assert_eq!(api.post("/v1/verifications", body).await.status, 201);
-    // The trace context is looked into, so there the depth has an end.
+    // The trace context is parsed, so its depth is bounded.
     let context = good.replacen("\"traceContext\":{", &format!("\"traceContext\":{{\"deep\":{deep},"), 1);
     assert_ne!(context, good);
     let answer = api.post("/v1/verifications", context).await;

@@ -1,4 +1,4 @@
-//! `POST /v1/cancellations`: promises are taken back.
+//! `POST /v1/cancellations`: a caller cancels verifications.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! `/healthz` and `/readyz`: alive, and able to keep a promise.
+//! `/healthz` and `/readyz`: the process is alive, and able to schedule durably.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use crate::support::api::{api, config, hit, send, serve};
 use crate::support::db::{SCHEMA, database_config, db, server};
 
 #[tokio::test]
-async fn both_answer_without_a_token() {
+async fn healthz_and_readyz_answer_without_a_token() {
     let api = api().await;
     let alive = send(api.anonymous(Method::GET, "/healthz")).await;
     assert_eq!((alive.status.as_u16(), alive.text.as_str()), (200, "ok\n"));
@@ -87,7 +87,7 @@ fn forward(listener: TcpListener) {
         while let Ok((mut client, _)) = listener.accept().await {
             let mut database = UnixStream::connect(&socket).await.expect("the private server");
             tokio::spawn(async move {
-                // Ends when either side leaves, in whatever way.
+                // Ends when either side closes or fails.
                 let _ = tokio::io::copy_bidirectional(&mut client, &mut database).await;
             });
         }

@@ -1,11 +1,11 @@
-//! Whatever is sent, the answer is a 2xx or a 4xx: a caller cannot make the API fail.
+//! Every request is answered with a 2xx or a 4xx: a caller cannot make the API fail.
 
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use crate::support::api::{api, hit};
 
-/// What stands where something else was expected.
+/// A value in the place of another one.
 fn odd_value() -> impl Strategy<Value = Value> {
     prop_oneof![
         Just(json!(null)),

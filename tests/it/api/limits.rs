@@ -1,4 +1,4 @@
-//! Limits, tokens, paths and methods, and how refusals look.
+//! Limits, tokens, paths and methods, and the shape of refusals.
 
 use reqwest::Method;
 use reqwest::header::AUTHORIZATION;
@@ -97,7 +97,7 @@ async fn without_the_token_nothing_is_done() {
 }
 
 #[tokio::test]
-async fn another_method_is_a_405_that_says_what_is_taken() {
+async fn another_method_is_a_405_that_names_the_allowed_ones() {
     let api = api().await;
     for (method, path, allowed) in [
         (Method::GET, "/v1/verifications", "POST"),

@@ -1,4 +1,4 @@
-//! `GET /v1/verifications/{id}` and `GET /v1/runs/{run}`: what was promised and what became of it.
+//! `GET /v1/verifications/{id}` and `GET /v1/runs/{run}`: a verification, and its outcome.
 
 use chrono::TimeDelta;
 use serde_json::json;
@@ -24,7 +24,7 @@ async fn a_verification_is_shown_in_each_of_its_states() {
     let shown = api.get(&path).await.json();
     assert_eq!((&shown["state"], &shown["worker"]), (&json!("claimed"), &json!("worker-of-the-test")));
     assert!(shown["lease_expires_at"].as_str().is_some_and(|instant| instant.ends_with('Z')));
-    assert!(shown.get("fence").is_none(), "the right to write is nobody else's");
+    assert!(shown.get("fence").is_none(), "the fence is never shown");
 
     let _ = api.db.store.settle(&[settlement(&claimed, started())]).await.unwrap();
     let settled = api.get(&path).await.json();
@@ -69,10 +69,10 @@ async fn a_runs_history_tells_whether_its_fallback_helped() {
              select id, run_id, snapshot_id, pool, dequeued_at, settled_at, now(), now(), 'not_started', false from outcome",
         )
         .await;
-    let looks = api.get("/v1/runs/run_a").await.json()["follow_ups"].take();
-    assert_eq!(looks.as_array().map(Vec::len), Some(1));
+    let follow_ups = api.get("/v1/runs/run_a").await.json()["follow_ups"].take();
+    assert_eq!(follow_ups.as_array().map(Vec::len), Some(1));
     assert_eq!(
-        (&looks[0]["verification_id"], &looks[0]["result"]),
+        (&follow_ups[0]["verification_id"], &follow_ups[0]["result"]),
         (&scheduled["id"], &json!("not_started"))
     );
 }

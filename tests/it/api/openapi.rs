@@ -1,4 +1,4 @@
-//! The description of the API: served, and committed as docs/openapi.json.
+//! The description of the API, which is served, and committed as docs/openapi.json.
 
 use reqwest::Method;
 

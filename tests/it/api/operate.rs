@@ -1,4 +1,4 @@
-//! Tokens with scopes, and what operators see and do through the API.
+//! Tokens with scopes, and the operators' part of the API.
 
 use reqwest::Method;
 use secrecy::SecretString;
@@ -53,7 +53,7 @@ async fn a_token_may_do_what_its_scopes_say_and_no_more() {
         assert_eq!(call(&api, "wp_nobodys", method, path, body).await.status, 401);
     }
     let operator = call(&api, &tokens[0], Method::POST, "/v1/cancellations", cancel("operator")).await;
-    assert_eq!(operator.status, 403, "cancelling as an operator is an operator's");
+    assert_eq!(operator.status, 403, "only an operator may cancel as an operator");
 }
 
 #[tokio::test]
@@ -119,7 +119,7 @@ async fn a_pool_is_changed_whole_or_not_at_all() {
     };
     let changed = patch(json!({"cap": 10, "cap_window_ms": 500, "delay_ms": 2000, "paused": true})).await;
     assert_eq!(changed.status, 200);
-    assert_eq!(patch(json!({"cap": null})).await.json()["cap"], Value::Null, "null takes a setting away");
+    assert_eq!(patch(json!({"cap": null})).await.json()["cap"], Value::Null, "null removes a setting");
     let now = patch(json!({})).await.json();
     assert_eq!((&now["delay_ms"], &now["paused"]), (&json!(2000), &json!(true)), "absent leaves it");
     let bad = patch(json!({"paused": false, "delay_ms": 5, "cap": -1})).await;
@@ -132,14 +132,14 @@ async fn a_pool_is_changed_whole_or_not_at_all() {
 }
 
 #[tokio::test]
-async fn a_probe_can_be_had_now() {
+async fn an_operator_can_ask_for_a_probe_now() {
     let api = api().await;
     api.schedule(&hit("run_a", "snapshot_1")).await;
     let answer = api.post("/v1/runs/run_a/probe-now", "").await.json();
     assert_eq!(answer, json!({"run_id": "run_a", "probes_now": true}));
     let moved: bool =
         api.db.value("select probe_at <= clock_timestamp() and due_at > probe_at from pending").await;
-    assert!(moved, "the promise itself never changes");
+    assert!(moved, "`due_at` never changes");
     let none = api.post("/v1/runs/run_z/probe-now", "").await.json();
     assert_eq!(none["probes_now"], false);
 }

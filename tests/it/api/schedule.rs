@@ -1,4 +1,4 @@
-//! `POST /v1/verifications`: hits become promises.
+//! `POST /v1/verifications`: a caller schedules the verification of hits.
 
 use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::{Value, json};
@@ -60,7 +60,7 @@ async fn what_a_request_says_beside_the_message_is_kept() {
 }
 
 #[tokio::test]
-async fn each_result_has_its_word() {
+async fn each_result_has_its_own_name() {
     let api = api().await;
     let ago = TimeDelta::seconds;
     let first = api.schedule(&hit_aged("run_a", "snapshot_b", ago(5))).await.json();
@@ -166,7 +166,7 @@ async fn a_pool_made_meanwhile_is_known_at_once() {
 }
 
 #[tokio::test]
-async fn a_pool_removed_by_hand_is_no_half_truth() {
+async fn a_pool_removed_by_hand_is_refused_once_the_list_of_pools_is_read_again() {
     let api = api().await;
     api.db.run("insert into pool (name) values ('gone')").await;
     let mut of_gone = hit("run_a", "snapshot_a");

@@ -34,7 +34,7 @@ async fn tokens_and_payloads_are_neither_logged_nor_answered() {
     for planted in [TOKEN, WRONG] {
         assert!(!log.contains(planted), "`{planted}` is in the log: {log}");
     }
-    // Above trace, where a database driver spells its statements out, no payload is told either.
+    // At debug and above no payload is logged either; at trace a database driver logs its statements.
     assert!(!log.contains(PAYLOAD), "the payload is in the log: {log}");
     for answer in answers {
         for planted in [TOKEN, WRONG, PAYLOAD] {

@@ -1,4 +1,4 @@
-//! Connections that are half-open: what is sent is acknowledged by something on the way, and goes nowhere.
+//! Half-open connections: a device on the way acknowledges what is sent and drops it.
 
 use std::time::{Duration, Instant};
 
@@ -40,7 +40,7 @@ fn listening(api: &str) -> String {
     api.trim_start_matches("api ready on ").to_owned()
 }
 
-/// One schedule; whether it was answered with 201.
+/// Sends one schedule; true if it was answered with 201.
 async fn schedules(http: &Client, url: &str, run: &str) -> bool {
     let request = http.post(format!("{url}/v1/verifications")).bearer_auth(API_TOKEN);
     let request = request.header("content-type", "application/json").body(hit(run, "snapshot_a").to_string());
@@ -77,7 +77,7 @@ async fn an_api_whose_connections_are_half_open_schedules_again_on_new_ones() {
     }
     proxy.half_open();
     let began = Instant::now();
-    // Both lanes meet it.
+    // Enough schedules that both lanes use a half-open connection.
     let stuck: Vec<_> = (0..20)
         .map(|run| {
             let (http, url) = (http.clone(), api_url.clone());
@@ -102,7 +102,7 @@ async fn an_api_whose_connections_are_half_open_schedules_again_on_new_ones() {
     stage.db.assert_conserved().await;
 }
 
-/// Ends while nothing it says to its database is answered.
+/// Ends a process while its database answers nothing.
 async fn ends(mut process: Process) -> Duration {
     let began = Instant::now();
     process.signal(Signal::SIGTERM);

@@ -16,7 +16,7 @@ use crate::support::wait::until;
 
 /// How long each way to the database takes: several statements of a request then lie between two cuts.
 const EACH_WAY: Duration = Duration::from_millis(10);
-/// Requests are cut after each of these times, so that some end in every step of a request.
+/// Callers cut requests after each of these times, so that some end in every step of a request.
 const CUTS_MS: std::ops::Range<u64> = 1..160;
 const CUT_EVERY_MS: usize = 6;
 /// Each round finds the sessions in another order.
@@ -52,7 +52,7 @@ const ROUTES: [(&str, &str, &str); 26] = [
     ("POST", "/sign-out", ""),
 ];
 
-/// Schedules one after the other until `stop`, and answers the ids of those that were answered with 201.
+/// Schedules one after the other until `stop`, and returns the ids of those that were answered with 201.
 async fn schedule_until(stop: CancellationToken, http: Client, url: String, name: usize) -> Vec<String> {
     let mut promised = Vec::new();
     for number in 0.. {
@@ -81,12 +81,12 @@ async fn cut(http: &Client, url: &str, (method, path, body): (&str, &str, &str),
         .header("origin", url)
         .body(body.to_owned())
         .timeout(after);
-    // Cut off or answered: what came of it is of no interest here.
+    // The request may be cut off or answered; this test needs neither result.
     let _ = request.send().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn whoever_hangs_up_at_any_point_of_any_route_takes_no_promise_along() {
+async fn a_caller_that_hangs_up_at_any_point_of_any_route_loses_no_promise() {
     let stage = Stage::set().await;
     let mut proxy = Proxy::closed(server().tcp_addr().expect("the server listens on loopback"));
     proxy.delay(EACH_WAY);
@@ -121,7 +121,7 @@ async fn whoever_hangs_up_at_any_point_of_any_route_takes_no_promise_along() {
         sqlx::query_scalar("select id::text from pending").fetch_all(stage.db.pool()).await.unwrap();
     let kept: BTreeSet<String> = kept.into_iter().collect();
     let gone: Vec<_> = promised.difference(&kept).collect();
-    assert!(gone.is_empty(), "{} of {} promises are gone", gone.len(), promised.len());
+    assert!(gone.is_empty(), "{} of {} answered schedules are gone", gone.len(), promised.len());
     until("no session is left in a transaction", async || {
         let open: i64 = stage
             .db

@@ -1,4 +1,4 @@
--- All that a schema holds, one line a thing, whatever the order in which columns were added.
+-- All that a schema holds, one line an object, independent of the order in which columns were added.
 with ours as (
   select c.*
   from pg_class c

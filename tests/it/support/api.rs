@@ -23,7 +23,7 @@ pub struct Api {
     _stop: DropGuard,
 }
 
-/// What came back, read to its end.
+/// An answer, read to its end.
 #[derive(Debug)]
 pub struct Answer {
     pub status: StatusCode,
@@ -78,7 +78,7 @@ pub async fn api() -> Api {
     serve(db, store, config()).await
 }
 
-/// Serves on a store that need not be the one `db` looks through.
+/// Serves on a store that may differ from the one of `db`.
 pub async fn serve(db: Db, store: Store, config: ApiConfig) -> Api {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let url = format!("http://{}", listener.local_addr().expect("an address"));
@@ -134,7 +134,7 @@ pub async fn send(request: reqwest::RequestBuilder) -> Answer {
     Answer { status, headers, text: response.text().await.expect("a body") }
 }
 
-/// What a supervisor sends after a hit, `age` after its dequeue.
+/// The body that a supervisor sends after a hit, `age` after its dequeue.
 pub fn hit_aged(run: &str, snapshot: &str, age: chrono::TimeDelta) -> Value {
     let message = message(run, snapshot, chrono::Utc::now() - age);
     json!({ "dequeued_message": serde_json::from_str::<Value>(message.get()).expect("JSON") })

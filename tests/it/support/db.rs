@@ -28,7 +28,7 @@ pub struct Db {
 }
 
 impl Db {
-    /// Connections of the test's own, for looking at rows and for transactions of another program.
+    /// Connections of the test's own, for reading rows and for transactions of another program.
     pub fn pool(&self) -> &PgPool {
         &self.pool
     }
@@ -43,7 +43,7 @@ impl Db {
         server().url_of(&self.name)
     }
 
-    /// The same through a pooler of that mode, whatever the other tests use.
+    /// The same through a pooler of that mode, even if the other tests use another or none.
     pub fn pooled_url(&self, mode: PoolMode) -> String {
         pooled_url_of(&self.name, mode)
     }
@@ -85,7 +85,7 @@ impl Db {
     }
 }
 
-/// What upkeep is told, with so many days ahead.
+/// The terms of upkeep, with so many days ahead.
 pub fn upkeep_terms(days_ahead: u32) -> UpkeepTerms {
     UpkeepTerms { days_ahead, retention_days: Some(30) }
 }
@@ -149,7 +149,7 @@ pub async fn db() -> Db {
     Db { store, name, pool }
 }
 
-/// What a process would read from its environment for this URL.
+/// The configuration that a process reads from its environment for this URL.
 pub fn database_config(url: &str) -> DatabaseConfig {
     let pooler = (pooler::mode() == Some(PoolMode::Transaction)).to_string();
     let environment =

@@ -48,13 +48,13 @@ pub fn fresh(run: &str, snapshot: &str) -> NewVerification {
     hit(run, snapshot, TimeDelta::zero())
 }
 
-/// Schedules one and expects an answer.
+/// Schedules one hit and expects an answer.
 pub async fn schedule(store: &Store, new: NewVerification) -> Scheduled {
     let mut answers = store.schedule(&[new], DELAY).await.expect("schedule");
     answers.pop().expect("an answer").expect("no refusal")
 }
 
-/// A cancel, for a snapshot or for whatever is pending.
+/// A cancel, for one snapshot or for any pending one.
 pub fn cancellation(run: &str, snapshot: Option<&str>, reason: CancelReason) -> Cancellation {
     Cancellation {
         run_id: RunId::parse(run).expect("a run id"),
@@ -63,13 +63,13 @@ pub fn cancellation(run: &str, snapshot: Option<&str>, reason: CancelReason) -> 
     }
 }
 
-/// All that is wanted of one pool, however far ahead.
+/// Asks for all rows of one pool, however far ahead they are due.
 pub fn everything(pool: &str, quota: u32) -> Wanted {
     let high = Some(Utc::now() + TimeDelta::days(1));
     Wanted { pool: PoolName::parse(pool).expect("a pool"), low: None, high, quota }
 }
 
-/// What falls due within a claim's horizon.
+/// Asks for the rows that fall due within a claim's horizon.
 pub fn due_soon(pool: &str, quota: u32) -> Wanted {
     Wanted { pool: PoolName::parse(pool).expect("a pool"), low: None, high: None, quota }
 }

@@ -1,4 +1,4 @@
-//! Made-up lives over two weeks, written as rows, and kept to reckon by hand what reports must say.
+//! Made-up lives over two weeks: written as rows, and kept in memory to compute the results that reports must show.
 
 #![allow(clippy::cast_precision_loss, reason = "a few hundred lives over a few days")]
 
@@ -98,7 +98,7 @@ pub fn quantile(ms: &[f64], q: f64) -> f64 {
     2f64.powf(f64::from(buckets[needed - 1]) / 4.0)
 }
 
-/// The 95 % Wilson interval, from the textbook: around the middle, not in one fraction.
+/// The 95 % Wilson interval in its textbook form: centre and half-width, not one fraction.
 pub fn wilson(k: usize, n: usize) -> (f64, f64) {
     let (k, n, z) = (k as f64, n as f64, 1.959_963_984_540_054);
     let p = k / n;

@@ -1,4 +1,4 @@
-//! Log lines of the current thread, for tests that look at what was said.
+//! Log lines of the current thread, for tests that read them.
 
 use std::io::Write;
 use std::sync::{Arc, Mutex};

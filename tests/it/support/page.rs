@@ -1,4 +1,4 @@
-//! The admin page beside the API on a loopback port, and a browser of the plainest kind to look at it.
+//! The admin page beside the API on a loopback port, and a very simple browser to read it.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -44,7 +44,7 @@ pub async fn page() -> Page {
     serve_page(db, store, page_config()).await
 }
 
-/// Serves on a store that need not be the one `db` looks through.
+/// Serves on a store that may differ from the one of `db`.
 pub async fn serve_page(db: Db, store: Store, admin: AdminConfig) -> Page {
     token(&db, "operator", OPERATOR, &[Scope::Operate]).await;
     token(&db, "reader", READER, &[Scope::Read]).await;
@@ -64,7 +64,7 @@ pub async fn token(db: &Db, name: &str, token: &str, scopes: &[Scope]) {
 }
 
 impl Page {
-    /// A browser that nobody is signed in with.
+    /// A browser without a session.
     pub fn browser(&self) -> Browser {
         let http = warmproof::platform::Client::without_credentials().expect("a client");
         Browser {
@@ -84,14 +84,14 @@ impl Page {
         browser
     }
 
-    /// What the audit holds, newest first: who, what, to what, and the detail.
+    /// The entries of the audit, newest first: actor, action, target and detail.
     pub async fn audited(&self) -> Vec<(String, String, Option<String>, Value)> {
         let entries = self.db.store.audit(None, 100).await.expect("the audit");
         entries.into_iter().map(|entry| (entry.actor, entry.action, entry.target, entry.detail)).collect()
     }
 }
 
-/// Keeps cookies, repeats the hidden fields of forms, and follows nothing by itself.
+/// Keeps cookies, repeats the hidden fields of forms, and follows no redirect.
 #[derive(Clone)]
 pub struct Browser {
     url: String,
@@ -151,7 +151,7 @@ impl Browser {
     }
 }
 
-/// What the last form of a page repeats: before it there may be the one to sign out with.
+/// The token of a page's last form; the form before it may be the one to sign out.
 pub fn form_token(html: &str) -> String {
     let place = html.rfind("name=\"form_token\" value=\"").unwrap_or_else(|| panic!("no form in {html}"));
     let rest = &html[place + "name=\"form_token\" value=\"".len()..];

@@ -1,4 +1,4 @@
-//! The platform of a test: an in-process simulator in which nothing happens by itself.
+//! The platform of a test: an in-process simulator that does nothing by itself.
 
 use std::time::Duration;
 
@@ -11,13 +11,13 @@ use warmproof::platform::{CallError, Client};
 use warmproof::scheduler::{Hit, Scheduler};
 use warmproof::simulator::{Simulator, SimulatorOptions, Visit};
 
-use super::db::{Db, SCHEMA};
+use super::db::Db;
 use super::wait::within;
 
 /// The shortest delay there is.
 pub const SOON: Duration = Duration::from_secs(1);
 
-/// What was handed to a runner that will never act on it.
+/// A dispatch that went to a runner which will never act on it.
 #[derive(Debug, Clone)]
 pub struct Dispatched {
     pub run: RunId,
@@ -50,7 +50,7 @@ impl Platform {
         Self { simulator: Simulator::start(listener, options).expect("a simulation") }
     }
 
-    /// Takes a run off the queue. Whoever got it is dead.
+    /// Takes a run off the queue for a runner that is dead.
     pub async fn dispatch(&self) -> Dispatched {
         self.simulator.queue_run();
         self.dispatch_queued().await
@@ -81,7 +81,7 @@ impl Platform {
         assert!(self.try_start_warm(dispatched).await, "the guard refused {}", dispatched.run);
     }
 
-    /// A warm runner tries to start the attempt; false if the guard refuses it, because somebody else was first.
+    /// A warm runner tries to start the attempt; false if the guard refuses it, because another runner was first.
     pub async fn try_start_warm(&self, dispatched: &Dispatched) -> bool {
         let started = self.runner().start_attempt(&dispatched.run, &dispatched.snapshot, true).await;
         match started {
@@ -120,9 +120,9 @@ impl Platform {
 }
 
 impl Dispatched {
-    /// What a supervisor does with a hit.
+    /// Schedules a hit as a supervisor does.
     pub async fn schedule(&self, db: &Db, delay: Duration) {
-        let scheduler = Scheduler::new(&db.store, SCHEMA, delay);
+        let scheduler = Scheduler::new(&db.store, delay);
         let dispatch = Dispatch::parse(self.message.clone(), None).expect("a dispatch");
         let hit = Hit::new(dispatch).supervisor("supervisor-1");
         let _answer = scheduler.schedule(hit).await.expect("a promise").expect("an answer");

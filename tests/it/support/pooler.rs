@@ -1,8 +1,8 @@
 //! A real PgBouncer between the tests and their server: for all tests when `make test-pooler` asks for one, and
-//! for those that need it always.
+//! for the tests that always need it.
 //!
 //! `WARMPROOF_TEST_POOLER` is `transaction` or `session`; unset, tests reach their server directly. Its settings are the ones that
-//! Debian's package comes with, but for who may connect and how many may.
+//! Debian's package comes with, except for the users that may connect and how many connections they may have.
 
 use std::io::{BufRead, BufReader};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
@@ -41,7 +41,7 @@ pub fn mode() -> Option<PoolMode> {
     }
 }
 
-/// Where this test process's pooler of that mode listens. It is started once, and dies with the process.
+/// The address of this test process's pooler of that mode. It is started once, and dies with the process.
 pub fn address(server: &PrivatePostgres, mode: PoolMode) -> SocketAddr {
     static TRANSACTION: OnceLock<SocketAddr> = OnceLock::new();
     static SESSION: OnceLock<SocketAddr> = OnceLock::new();
@@ -103,7 +103,7 @@ fn spawn(config: PathBuf) {
             println!("pgbouncer: {line}");
         }
     });
-    is_ready.recv().expect("PgBouncer is up; its log stands above");
+    is_ready.recv().expect("PgBouncer is up; its log is above");
 }
 
 fn program() -> PathBuf {

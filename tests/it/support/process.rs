@@ -86,19 +86,19 @@ impl Process {
         kill(self.pid, signal).expect("a signal");
     }
 
-    /// SIGKILL, and waits until it is dead and all it had said is read.
+    /// Sends SIGKILL, and waits until the process is dead and all its output is read.
     pub async fn kill(&mut self) {
         self.signal(Signal::SIGKILL);
         self.ended().await;
     }
 
-    /// SIGTERM, and waits until it has ended; answers its exit code.
+    /// Sends SIGTERM, waits until the process has ended, and returns its exit code.
     pub async fn terminate(&mut self) -> Option<i32> {
         self.signal(Signal::SIGTERM);
         self.ended().await
     }
 
-    /// Waits until it has ended and all it had said is read; answers its exit code.
+    /// Waits until it has ended and all its output is read; returns its exit code.
     pub async fn ended(&mut self) -> Option<i32> {
         let status = within("a process ends", self.child.wait()).await.expect("a status");
         for reader in self.readers.drain(..) {
@@ -125,13 +125,13 @@ impl Process {
         self.stdout().iter().map(parse).collect()
     }
 
-    /// Waits until its log holds a text, and answers the line.
+    /// Waits until its log holds a text, and returns the line.
     pub async fn says(&self, text: &str) -> String {
         let what = format!("`{text}` is logged");
         until(&what, async || self.stderr().into_iter().find(|line| line.contains(text))).await
     }
 
-    /// Waits until a line on stdout holds a text, and answers the line.
+    /// Waits until a line on stdout holds a text, and returns the line.
     pub async fn prints(&self, text: &str) -> String {
         let what = format!("`{text}` is printed");
         until(&what, async || self.stdout().into_iter().find(|line| line.contains(text))).await
@@ -156,7 +156,7 @@ fn read(pipe: impl AsyncRead + Unpin + Send + 'static, into: Lines) -> JoinHandl
     })
 }
 
-/// The library that shifts clocks. Its own command would stay in between and take our signals.
+/// The library that shifts clocks. The command `faketime` would be a process in between and would take our signals.
 fn faketime() -> &'static str {
     static LIBRARY: OnceLock<String> = OnceLock::new();
     LIBRARY.get_or_init(|| {

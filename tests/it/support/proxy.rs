@@ -43,7 +43,7 @@ pub struct Proxy {
 }
 
 impl Proxy {
-    /// Reserves an address at which nobody listens: connections are refused.
+    /// Reserves an address at which no process listens: connections are refused.
     pub fn closed(target: SocketAddr) -> Self {
         let socket = TcpSocket::new_v4().expect("a socket");
         socket.bind(([127, 0, 0, 1], 0).into()).expect("a port");
@@ -62,7 +62,7 @@ impl Proxy {
         self.shared.down.send_replace(true);
     }
 
-    /// Takes so long each way from now on.
+    /// Delays each way by so much from now on.
     pub fn delay(&self, each_way: Duration) {
         self.shared.delay_ms.store(u64::try_from(each_way.as_millis()).expect("a delay"), Ordering::SeqCst);
     }
@@ -72,7 +72,7 @@ impl Proxy {
         self.shared.half_open.store(self.attempts(), Ordering::SeqCst);
     }
 
-    /// Has every connection that is made from now on swallow what is sent, or none any more.
+    /// If `true`, all new connections are half-open, too.
     pub fn half_open_new(&self, swallow: bool) {
         self.shared.new_half_open.store(swallow, Ordering::SeqCst);
     }
@@ -174,7 +174,8 @@ async fn delayed(shared: &Shared) {
     }
 }
 
-/// Takes whatever comes and answers nothing. The server keeps its end open, as behind a router that forgot both.
+/// Reads and drops all bytes and answers nothing. The server keeps its end open, as behind a router that forgot the
+/// connection.
 async fn swallow(client: &mut TcpStream) -> std::io::Result<()> {
     let mut nowhere = vec![0; 64 << 10];
     while client.read(&mut nowhere).await? > 0 {}

@@ -12,7 +12,7 @@ use super::gateway::http_client;
 use super::platform::{Dispatched, Platform};
 use super::wait::within;
 
-/// Stands where a gateway or a webhook's receiver would stand.
+/// Takes the place of a gateway or of a webhook's receiver.
 pub struct Receiver {
     pub base_url: String,
     calls: mpsc::UnboundedReceiver<Call>,
@@ -38,7 +38,7 @@ impl Receiver {
 
     /// Waits for the next call.
     pub async fn call(&mut self) -> Call {
-        within("a call comes", self.calls.recv()).await.expect("the receiver stands")
+        within("a call comes", self.calls.recv()).await.expect("the receiver runs")
     }
 
     /// Whether all calls so far were taken.
@@ -53,7 +53,7 @@ impl Call {
     }
 
     pub fn answer(self, status: u16) {
-        // A caller that has left does not hear it.
+        // A caller that has left does not get the answer.
         let _ = self.answer.send(StatusCode::from_u16(status).expect("a status"));
     }
 }
@@ -68,7 +68,7 @@ async fn take(
     (answered.await.expect("the test answers or keeps the call"), r#"{"id":"instance-1"}"#)
 }
 
-/// Starts a run cold on the simulated platform, as whoever takes a call would, and waits until it is executed.
+/// Starts a run cold on the simulated platform, as the receiver of a call would, and waits until it is executed.
 pub async fn start_cold(platform: &Platform, dispatched: &Dispatched, name: &str) {
     let body = json!({
         "name": name,

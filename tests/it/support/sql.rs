@@ -27,7 +27,7 @@ pub fn commands(text: &str) -> Vec<String> {
     commands
 }
 
-/// What stands between the dollar quotes of a function or a `do`, if the command has them.
+/// The text between the dollar quotes of a function or a `do`, if the command has them.
 pub fn body(command: &str) -> Option<&str> {
     let start = command.find('$')?;
     let tag = dollar_tag(&command[start..])?;

@@ -1,4 +1,4 @@
-//! One test's database, platform and workers, and the account they are held to at its end.
+//! One test's database, platform and workers, and the checks at its end.
 
 use std::collections::BTreeMap;
 
@@ -32,7 +32,7 @@ impl Stage {
         Self { db: db().await, platform: Platform::start(options).await }
     }
 
-    /// A worker of this name, with leases as short as may be.
+    /// A worker of this name, with the shortest leases allowed.
     pub fn worker(&self, name: &str) -> Program {
         let url = self.platform.simulator.base_url();
         Program::new("worker", self.environment())
@@ -73,7 +73,7 @@ impl Stage {
     }
 
     pub async fn pending(&self, run: &RunId) -> Option<Pending> {
-        self.db.store.pending_of(run).await.expect("a look at a row")
+        self.db.store.pending_of(run).await.expect("a read of a row")
     }
 
     /// Waits until the run's row is as wanted.
@@ -89,22 +89,22 @@ impl Stage {
 
     /// Waits for the run's outcome.
     pub async fn outcome(&self, run: &RunId) -> Outcome {
-        let look = async || self.db.store.outcomes_of(run, 9).await.expect("outcomes").pop();
-        until(&format!("{run} has an outcome"), look).await
+        let read = async || self.db.store.outcomes_of(run, 9).await.expect("outcomes").pop();
+        until(&format!("{run} has an outcome"), read).await
     }
 
-    /// Waits until a statement of a worker that holds this text is blocked by a lock, and answers
+    /// Waits until a statement of a worker that holds this text is blocked by a lock, and returns
     /// the server process that runs it.
     pub async fn blocked(&self, statement: &str) -> i32 {
         let sql = format!(
             "select pid from pg_stat_activity where datname = current_database()
              and wait_event_type = 'Lock' and application_name = 'warmproof' and query like '%{statement}%'"
         );
-        let look = async || {
+        let read = async || {
             let found = sqlx::query_scalar::<_, i32>(AssertSqlSafe(sql.clone()));
-            found.fetch_optional(self.db.pool()).await.expect("a look at the activity")
+            found.fetch_optional(self.db.pool()).await.expect("a read of the activity")
         };
-        until(&format!("`{statement}` is blocked"), look).await
+        until(&format!("`{statement}` is blocked"), read).await
     }
 
     /// Makes the recording of each outcome take two seconds.
@@ -120,20 +120,20 @@ impl Stage {
             .await;
     }
 
-    /// Waits until a worker's settle records, slowly, and answers the server process that does it.
+    /// Waits until a worker's slow settle records, and returns the server process that runs it.
     pub async fn recording(&self) -> i32 {
         let sql =
             "select pid from pg_stat_activity where datname = current_database() and wait_event = 'PgSleep'";
-        let look = async || {
+        let read = async || {
             sqlx::query_scalar::<_, i32>(sql)
                 .fetch_optional(self.db.pool())
                 .await
-                .expect("a look at the activity")
+                .expect("a read of the activity")
         };
-        until("a settle records", look).await
+        until("a settle records", read).await
     }
 
-    /// Ends all workers, then holds them to account: each run has one outcome, told in one
+    /// Ends all workers, then checks their work: each run has one outcome, reported in one
     /// event; nothing is unaccounted; no run was executed twice.
     pub async fn audit(&self, runs: &[Dispatched], workers: Vec<Process>) {
         let events = self.end(workers).await;
@@ -142,19 +142,19 @@ impl Stage {
             let run = event["meta.run_id"].as_str().expect("a run").to_owned();
             reported.entry(run).or_default().push(event);
         }
-        assert_eq!(reported.len(), runs.len(), "events tell of other runs: {:?}", reported.keys());
+        assert_eq!(reported.len(), runs.len(), "events of other runs: {:?}", reported.keys());
         for Dispatched { run, .. } in runs {
             let outcomes = self.db.store.outcomes_of(run, 9).await.expect("outcomes");
             assert_eq!(outcomes.len(), 1, "{outcomes:#?}");
             let events = &reported[run.as_str()];
             assert_eq!(events.len(), 1, "{events:#?}");
-            assert_eq!(events[0]["outcome"], outcomes[0].outcome.as_str(), "the event tells what is stored");
+            assert_eq!(events[0]["outcome"], outcomes[0].outcome.as_str(), "event and row agree");
             assert_eq!(self.pending(run).await, None);
         }
         self.assert_sound().await;
     }
 
-    /// Ends all workers and answers everything they told.
+    /// Ends all workers and returns all events they reported.
     pub async fn end(&self, workers: Vec<Process>) -> Vec<Value> {
         let mut events = Vec::new();
         for mut worker in workers {

@@ -4,19 +4,19 @@ use std::time::Duration;
 
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
-/// How often a condition is looked at.
+/// How often a condition is checked.
 const TICK: Duration = Duration::from_millis(15);
 /// Far above anything that works, so that only what never happens fails.
 pub const PATIENCE: Duration = Duration::from_mins(1);
 
-/// Looks until there is something to see.
-pub async fn until<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
+/// Waits until `see` returns something.
+pub async fn until<T>(what: &str, mut see: impl AsyncFnMut() -> Option<T>) -> T {
     let mut ticks = interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let seen = async {
         loop {
             ticks.tick().await;
-            if let Some(seen) = look().await {
+            if let Some(seen) = see().await {
                 return seen;
             }
         }

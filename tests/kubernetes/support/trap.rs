@@ -1,6 +1,6 @@
-//! Stands between a worker and the API server, and tells when a request reaches a chosen point.
+//! A proxy between a worker and the API server, which reports when a request reaches a chosen point.
 //!
-//! What fell into the trap stays there until the worker is dead: it never gets the answer. The worker speaks
+//! The trap keeps a caught request until the worker is dead: the worker never gets the answer. The worker speaks
 //! plain HTTP to the trap, and the trap asks the server with the worker's own rights.
 
 use std::sync::{Arc, Mutex};
@@ -20,11 +20,11 @@ use tokio::sync::oneshot;
 /// Where a request is caught.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Point {
-    /// The server never hears of it.
+    /// The request never reaches the server.
     Before,
     /// It is on its way to the server.
     Sent,
-    /// The server has answered, and nobody hears it.
+    /// The server has answered, and the worker never gets the answer.
     Answered,
 }
 

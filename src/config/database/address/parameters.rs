@@ -1,9 +1,9 @@
-//! The parameters of an address: each is obeyed, or refused by its name with the remedy.
+//! The parameters of an address: each is applied, or refused by its name with a remedy.
 
 use super::parts::{decoded, parse_port};
 use super::{AddressError, Target, Tls, TlsMode};
 
-/// What the parameters say.
+/// The values of the parameters.
 #[derive(Debug, Default)]
 pub(super) struct Given {
     pub(super) host: Option<String>,
@@ -36,7 +36,7 @@ pub(super) fn read(query: &str) -> Result<Given, AddressError> {
     let mut given = Given::default();
     let (mut certificate, mut key, mut mode) = (None, None, None);
     for pair in query.split('&').filter(|pair| !pair.is_empty()) {
-        // What has no `=` may be the rest of a value that held a `&`.
+        // A part without `=` may be the rest of a value that held a `&`.
         let (name, value) = pair.split_once('=').unwrap_or(("…", ""));
         let name = decoded("parameter's name", name)?;
         // A form would write a space as `+`; libpq does not, and a password may hold one.
@@ -76,7 +76,7 @@ pub(super) fn read(query: &str) -> Result<Given, AddressError> {
         }
     };
     given.tls.mode = mode.unwrap_or_default();
-    // As libpq has it, naming the system's authorities asks for them to be used.
+    // As in libpq, `sslrootcert=system` requires the full verification of the server.
     if given.tls.root.as_deref() == Some("system") {
         if !matches!(mode, None | Some(TlsMode::VerifyFull)) {
             let problem = "has `sslrootcert=system` beside a weaker `sslmode`";
@@ -92,7 +92,7 @@ fn target(value: &str) -> Result<Target, AddressError> {
         "any" => Ok(Target::Any),
         "read-write" | "primary" => Ok(Target::ReadWrite),
         _ => {
-            let problem = "has a `target_session_attrs` that may lead to a server that takes no writes";
+            let problem = "has a `target_session_attrs` that may lead to a server that refuses writes";
             Err(AddressError::new(problem, "set it to `read-write`, `primary` or `any`"))
         }
     }
@@ -113,7 +113,7 @@ fn tls_mode(value: &str) -> Result<TlsMode, AddressError> {
     }
 }
 
-/// 0 asks libpq for no limit, and us for our own: a connection that takes forever serves no promise.
+/// 0 means no limit in libpq, and our own limit here: a connection must not take forever.
 fn seconds(value: &str) -> Result<Option<u32>, AddressError> {
     let seconds = value.parse::<u32>().map_err(|_| {
         let problem = "has a `connect_timeout` that is not a number of seconds";
@@ -122,7 +122,7 @@ fn seconds(value: &str) -> Result<Option<u32>, AddressError> {
     Ok((seconds > 0).then_some(seconds))
 }
 
-/// Refuses what is not supported, unless its value asks for nothing.
+/// Refuses an unsupported parameter, unless its value switches it off.
 fn refused(name: &str, value: &str) -> Result<(), AddressError> {
     let remedy = match name {
         "channel_binding" | "gssencmode" if matches!(value, "disable" | "prefer") => return Ok(()),
@@ -137,12 +137,12 @@ fn refused(name: &str, value: &str) -> Result<(), AddressError> {
         "passfile" | "service" | "servicefile" => {
             "remove it and write the password into the address, or set `file://<path>`"
         }
-        _ => "remove it; docs/operating.md lists those that are known",
+        _ => "remove it; docs/operating.md lists the known parameters",
     };
     Err(AddressError::new(format!("has the parameter `{}`, which is not supported", shown(name)), remedy))
 }
 
-/// A parameter's name for a message. What is no name may be a secret that lost its `=`.
+/// A parameter's name for a message. Other text may be a secret that lost its `=`, and is not shown.
 fn shown(name: &str) -> String {
     let letters = |byte: u8| byte.is_ascii_alphanumeric() || b"_-[].".contains(&byte);
     if name.len() <= SHOWN_BYTES_MAX && name.bytes().all(letters) {

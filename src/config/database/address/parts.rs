@@ -30,8 +30,8 @@ pub(super) fn split(text: &str) -> Result<Parts<'_>, AddressError> {
     }
     let (before_query, query) = rest.split_once('?').unwrap_or((rest, ""));
     let (authority, path) = before_query.split_once('/').unwrap_or((before_query, ""));
-    // What follows the first `/` or `?` cannot hold the `@` that ends a login: the login itself holds one. A database
-    // whose name holds an `@` writes it `%40`.
+    // What follows the first `/` or `?` cannot hold the `@` that ends a login: the login itself holds one. A
+    // database whose name holds an `@` writes it `%40`.
     if path.contains('@') {
         return Err(stray("/"));
     }
@@ -71,14 +71,14 @@ pub(super) fn hosts(authority: &str, given: &Given) -> Result<Vec<Host>, Address
             return Err(AddressError::new("names no host", remedy));
         }
         (false, "") => authority,
-        // As libpq has it, the parameter wins.
+        // As in libpq, the parameter wins.
         (true | false, parameter) => parameter,
     };
     let ports = given.ports.as_deref().unwrap_or_default();
     let hosts: Vec<&str> = named.split(',').collect();
     if ports.len() > 1 && ports.len() != hosts.len() {
         let remedy = "give one for all, or one for each host";
-        return Err(AddressError::new("has another number of ports than of hosts", remedy));
+        return Err(AddressError::new("has a different number of ports than of hosts", remedy));
     }
     let port_of = |position: usize| ports.get(position).or(ports.first()).copied();
     hosts.iter().enumerate().map(|(position, text)| host(text, port_of(position))).collect()
@@ -140,5 +140,5 @@ pub(super) fn decoded(part: &str, text: &str) -> Result<String, AddressError> {
     String::from_utf8(bytes)
         .ok()
         .filter(|text| !text.contains('\0'))
-        .ok_or_else(|| AddressError::new(format!("has a {part} that is no UTF-8 text"), ENCODE))
+        .ok_or_else(|| AddressError::new(format!("has a {part} that is not UTF-8 text"), ENCODE))
 }

@@ -93,7 +93,7 @@ fn a_password_that_must_be_encoded_is_refused_without_being_repeated() {
 }
 
 #[test]
-fn an_at_sign_may_stand_in_a_password_and_in_a_parameter() {
+fn a_password_and_a_parameter_may_hold_an_at_sign() {
     assert_eq!(parsed("postgres://ada:p@ss@db/app").password.unwrap().expose_secret(), "p@ss");
     assert_eq!(parsed("postgres://db/app?user=a@b").user, "a@b");
 }
@@ -111,7 +111,7 @@ fn tls_is_read_as_libpq_reads_it() {
 }
 
 #[test]
-fn a_parameter_that_is_not_obeyed_is_named_and_its_value_is_not() {
+fn an_unsupported_parameter_is_named_and_its_value_is_not() {
     for (pair, name) in [
         ("sslpassword=hunter2", "sslpassword"),
         ("channel_binding=require", "channel_binding"),
@@ -138,7 +138,7 @@ fn nothing_is_guessed() {
 }
 
 #[test]
-fn a_connection_that_leaves_the_machine_is_told_apart() {
+fn a_connection_that_leaves_the_machine_is_remote() {
     for near in ["localhost", "127.0.0.1", "[::1]"] {
         assert!(!parsed(&format!("postgres://ada@{near}/app")).hosts[0].is_remote(), "{near}");
     }

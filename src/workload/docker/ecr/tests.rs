@@ -10,7 +10,7 @@ use tokio::net::TcpListener;
 
 use super::*;
 
-/// A token service that gives these answers in turn, and writes down what it was asked for.
+/// A token service that gives these answers in turn and records the requests.
 async fn service(answers: Vec<(u16, Value)>) -> (Ecr, Arc<Notes<Vec<String>>>) {
     let seen = Arc::new(Notes::new(Vec::new()));
     let (notes, answers) = (Arc::clone(&seen), Arc::new(Notes::new(answers.into_iter())));
@@ -72,7 +72,7 @@ async fn a_token_in_its_last_minutes_or_refused_is_fetched_anew() {
 }
 
 #[tokio::test]
-async fn a_refusal_is_told_by_its_code_and_a_broken_token_is_not_printed() {
+async fn a_refusal_is_reported_by_its_code_and_a_broken_token_is_not_printed() {
     let refusal = json!({ "__type": "AccessDeniedException", "message": "hidden is not allowed" });
     let broken = json!({ "authorizationData": [{ "authorizationToken": "hidden!" }] });
     let none = json!({ "authorizationData": [] });

@@ -7,7 +7,7 @@ use super::*;
 const NAME: &str = "runner-a";
 const SNAPSHOT: &str = "snapshot_a";
 
-#[expect(clippy::unnecessary_wraps, reason = "the type that is judged")]
+#[expect(clippy::unnecessary_wraps, reason = "the functions under test take a `Result`")]
 fn reply(code: u16, body: &str) -> Result<Reply, Failure> {
     let status = StatusCode::from_u16(code).expect("a status");
     Ok(Reply { status, body: Some(Bytes::copy_from_slice(body.as_bytes())) })
@@ -62,7 +62,7 @@ fn each_refusal_says_what_the_next_request_may_do() {
     ] {
         let Posted::Refused(CreateError::Permanent { reason: text }) = posted_of(&status(code, reason, "no"))
         else {
-            panic!("{code} is for good");
+            panic!("{code} is permanent");
         };
         assert_eq!(text, format!("the Kubernetes API answered {code} {reason}: no"));
     }
@@ -79,7 +79,7 @@ fn each_refusal_says_what_the_next_request_may_do() {
 }
 
 #[test]
-fn a_server_that_failed_is_looked_at_and_a_proxy_that_failed_is_trusted_less() {
+fn a_failed_server_causes_a_lookup_and_a_failed_proxy_is_trusted_less() {
     for code in [500, 503, 504] {
         let unclear = posted_of(&status(code, "Timeout", "etcdserver: request timed out"));
         assert!(matches!(unclear, Posted::Unclear(CreateError::Transient { .. })), "{code}: {unclear:?}");
@@ -111,7 +111,7 @@ fn a_reason_is_one_short_line_without_secrets() {
 }
 
 #[test]
-fn the_snapshot_in_a_pods_environment_says_whose_it_is() {
+fn the_snapshot_in_a_pods_environment_shows_its_dispatch() {
     assert_eq!(holder_of(&pod(|_| {})), Holder::Ours);
     assert_eq!(holder_of(&pod(|pod| pod["status"]["phase"] = json!("Running"))), Holder::Ours);
     assert_eq!(holder_of(&pod(|pod| pod["status"] = json!({}))), Holder::Ours);
@@ -128,7 +128,7 @@ fn the_snapshot_in_a_pods_environment_says_whose_it_is() {
 }
 
 #[test]
-fn only_the_api_servers_own_404_means_that_nobody_has_the_name() {
+fn only_the_api_servers_own_404_means_that_the_name_is_free() {
     assert_eq!(holder_of(&status(404, "NotFound", "pods \"runner-a\" not found")), Holder::Absent);
     let lost = || Err(Failure::Unanswered { reason: "reset".to_owned() });
     for unseen in
@@ -140,7 +140,7 @@ fn only_the_api_servers_own_404_means_that_nobody_has_the_name() {
 }
 
 #[test]
-fn a_finished_pod_is_out_of_the_way_unless_the_delete_was_refused() {
+fn a_finished_pod_is_gone_unless_the_delete_was_refused() {
     for gone in
         [reply(200, "{}"), reply(202, "{}"), status(404, "NotFound", ""), status(409, "Conflict", "uid")]
     {

@@ -14,7 +14,7 @@ use crate::workload::token::DeploymentId;
 
 const FRESH: &str = include_str!("../../../../tests/fixtures/dequeued-message.fresh.json");
 
-/// An option: variables, and perhaps a message that shows its effect.
+/// An option: its variables, and changes to the message that show its effect.
 type Case = (&'static str, &'static [(&'static str, &'static str)], &'static [(&'static str, &'static str)]);
 
 fn pod_of(variables: &[(&str, &str)], changes: &[(&str, &str)]) -> Result<Value, CreateError> {
@@ -47,7 +47,7 @@ fn pod_of(variables: &[(&str, &str)], changes: &[(&str, &str)]) -> Result<Value,
     Ok(serde_json::to_value(pod).expect("JSON"))
 }
 
-/// Every scalar with its path; list members go by their name where they have one.
+/// Every scalar with its path; list members are identified by their name if they have one.
 fn flat(value: &Value, path: &str, into: &mut BTreeMap<String, Value>) {
     match value {
         Value::Object(fields) => {
@@ -78,7 +78,7 @@ fn changes(base: &Value, pod: &Value) -> Vec<String> {
 }
 
 #[test]
-fn a_pod_without_options_is_upstreams_with_our_labels() {
+fn a_pod_without_options_is_the_platforms_with_our_labels() {
     insta::assert_json_snapshot!(pod_of(&[], &[]).expect("a pod"));
 }
 
@@ -196,7 +196,7 @@ const OPTIONS: [Case; 53] = [
         &[("/organization/hasPrivateLink", "true"), ("/environment/type", "STAGING")],
     ),
     (
-        "what runners are told",
+        "what runners get",
         &[
             ("TRIGGER_WORKLOAD_API_PROTOCOL", "HTTPS"),
             ("TRIGGER_WORKLOAD_API_PORT_EXTERNAL", "8443"),
@@ -205,7 +205,7 @@ const OPTIONS: [Case; 53] = [
             ("RUNNER_HEARTBEAT_INTERVAL_SECONDS", "11"),
             ("RUNNER_SNAPSHOT_POLL_INTERVAL_SECONDS", "12"),
             ("SEND_RUN_DEBUG_LOGS", "1"),
-            // Not for pods, as upstream has it.
+            // The platform's supervisor does not use it for pods either.
             ("RUNNER_PRETTY_LOGS", "true"),
         ],
         &[],
@@ -234,7 +234,7 @@ fn each_option_changes_what_it_says_and_nothing_else() {
     insta::assert_json_snapshot!(changed);
 }
 
-/// A preset's own share is that preset's and no other's.
+/// The ratio of a preset applies to that preset only.
 #[test]
 fn each_presets_ratio_is_its_own() {
     let presets = ["micro", "small-1x", "small-2x", "medium-1x", "medium-2x", "large-1x", "large-2x"];
@@ -254,7 +254,7 @@ fn each_presets_ratio_is_its_own() {
     }
 }
 
-/// A variable that is read and shows in no golden pod would be one that nobody looks after.
+/// Each variable that the backend reads must change at least one golden pod, so that no variable is untested.
 #[test]
 fn every_variable_of_the_backend_has_a_golden_pod() {
     let read = [
@@ -270,7 +270,7 @@ fn every_variable_of_the_backend_has_a_golden_pod() {
     };
     let shown: Vec<&str> =
         OPTIONS.iter().flat_map(|(_, variables, _)| variables.iter().map(|(name, _)| *name)).collect();
-    // How the cluster is reached is no part of a pod; presets have a test of their own; and these two the base.
+    // The cluster's address is not part of a pod, presets have their own test, and the base sets these two.
     let elsewhere = |name: &&str| {
         matches!(*name, "KUBERNETES_PORT" | "WARMPROOF_KUBECONFIG" | "OTEL_EXPORTER_OTLP_ENDPOINT")
             || ["MICRO", "_1X", "_2X"].iter().any(|preset| name.ends_with(preset))
@@ -302,7 +302,7 @@ fn a_name_kubernetes_does_not_take_is_refused_before_any_request() {
         ("/snapshot/friendlyId", "snapshot_endsWithUPPER".to_owned()),
     ] {
         let error = pod_of(&[], &[(pointer, &id)]).expect_err("a bad name");
-        let CreateError::Permanent { reason } = error else { panic!("{id} is for good") };
+        let CreateError::Permanent { reason } = error else { panic!("{id} is permanent") };
         assert!(reason.contains("`runner-"), "{reason}");
     }
     assert!(pod_of(&[], &[("/run/friendlyId", &format!("run_{}", "a".repeat(190)))]).is_ok());

@@ -1,4 +1,4 @@
-//! Faults of real connections, and where the client gets its credentials from.
+//! Faults of real connections, and the sources of the client's credentials.
 
 use axum::http::{HeaderMap, StatusCode};
 use serde_json::json;
@@ -8,14 +8,14 @@ use tokio::net::TcpListener;
 
 use super::*;
 
-/// A kubeconfig that leads to this address without encryption.
+/// A kubeconfig that points to this address without encryption.
 fn kubeconfig(directory: &TempDir, address: &str) -> String {
     let path = directory.path().join("kubeconfig");
     let text = json!({
         "current-context": "test",
         "clusters": [{"name": "test", "cluster": {
             "server": format!("http://{address}"),
-            // Nothing listens there: whoever takes the proxy gets nowhere.
+            // Nothing listens there: a client that uses the proxy fails.
             "proxy-url": "http://127.0.0.1:1",
         }}],
         "contexts": [{"name": "test", "context": {"cluster": "test", "user": "test"}}],
@@ -72,11 +72,7 @@ async fn a_busy_server_is_asked_once() {
     let config = config(&[("WARMPROOF_KUBECONFIG", &kubeconfig(&directory, &address))]);
     let result = Workload::new(&config).expect("a workload").create(fresh()).await;
     assert!(matches!(result, Err(CreateError::Transient { name_may_be_taken: false, .. })), "{result:?}");
-    assert_eq!(
-        asked.load(std::sync::atomic::Ordering::SeqCst),
-        1,
-        "asking again is not the client's business"
-    );
+    assert_eq!(asked.load(std::sync::atomic::Ordering::SeqCst), 1, "the client must not ask again by itself");
 }
 
 #[tokio::test]

@@ -1,8 +1,8 @@
-//! Callers: whose a presented token is, and what it allows. Tokens are hashed before they are compared, so
-//! that neither length nor content leaks.
+//! Callers: which token a caller presented, and what it allows. Tokens are hashed before they are compared,
+//! so that neither length nor content leaks.
 //!
-//! One token may come from the environment and allows everything; the others stand in the database. Those
-//! are read once in a while, so a revoked one is good for a few seconds more, and none costs a query a call.
+//! One token may come from the environment and allows everything; the others are in the database. The process
+//! reads those at intervals, so a revoked token is good for a few seconds more, and no call costs a query.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -11,18 +11,18 @@ use secrecy::{ExposeSecret, SecretString};
 use subtle::ConstantTimeEq;
 use tokio::time::Instant;
 
-use super::audit::Actor;
-use super::token::{Scope, StoredToken, hash};
-use super::{Store, StoreError};
+use crate::store::audit::Actor;
+use crate::store::token::{Scope, StoredToken, hash};
+use crate::store::{Store, StoreError};
 
-/// How long the list is trusted; so long a revoked token may still be good.
+/// How long the list is trusted; a revoked token may stay good for this long.
 const TRUSTED_FOR: Duration = Duration::from_secs(5);
-/// How soon an unknown token has the list read again, so that a new one is good at once.
+/// How soon an unknown token causes the list to be read again, so that a new token works at once.
 const READ_AGAIN_AFTER: Duration = Duration::from_millis(500);
 /// What the environment's token is called in the audit.
 const ENVIRONMENT_NAME: &str = "environment";
 
-/// Who calls, and what is allowed.
+/// The caller, and what it may do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Caller {
     /// The token's name.
@@ -52,14 +52,14 @@ pub struct Tokens {
 }
 
 impl Tokens {
-    /// The environment's token, if it has one, and all that the database knows.
+    /// The environment's token, if there is one, and every token in the database.
     #[must_use]
     pub fn new(environment: Option<&SecretString>) -> Self {
         let environment = environment.map(|token| hash(token.expose_secret()));
         Self { environment, stored: Mutex::default() }
     }
 
-    /// Whose token this is; `None` if it is nobody's.
+    /// The caller with this token; `None` if no good token matches.
     ///
     /// # Errors
     /// The list had to be read and the database could not be reached.
@@ -68,7 +68,7 @@ impl Tokens {
         self.recognise_by(store, |known| bool::from(known.ct_eq(&presented))).await
     }
 
-    /// Whose token it is that has such a hash; `None` if it is nobody's. `is_it` must compare in constant time.
+    /// The caller whose token has a matching hash; `None` if none matches. `is_it` compares in constant time.
     ///
     /// # Errors
     /// The list had to be read and the database could not be reached.
@@ -77,7 +77,7 @@ impl Tokens {
         store: &Store,
         is_it: impl Fn(&[u8]) -> bool,
     ) -> Result<Option<Caller>, StoreError> {
-        // First, so that it is good while the database is away.
+        // First, so that it works while the database is away.
         if self.environment.is_some_and(|known| is_it(&known)) {
             return Ok(Some(Caller { name: ENVIRONMENT_NAME.to_owned(), scopes: Scope::ALL.to_vec() }));
         }

@@ -1,4 +1,4 @@
-//! What the pages show of what is going on.
+//! What the overview and the pages of losses and workers show.
 
 use warmproof::domain::ids::{PoolName, WorkerName};
 use warmproof::domain::verification::CancelReason;
@@ -37,7 +37,10 @@ async fn the_overview_tells_what_there_is_and_what_is_wrong() {
     assert_eq!(figure(&shown, "loss"), "0.0 %");
     assert_eq!(figure(&shown, "workers"), "0");
     assert_eq!(figure(&shown, "conservation"), "0");
-    assert!(shown.contains("No running worker serves default, and 2 verifications wait in it"), "{shown}");
+    assert!(
+        shown.contains("No running worker serves default, and 2 verifications are pending in it"),
+        "{shown}"
+    );
     assert!(shown.contains("0 of 2"), "{shown}");
 
     beat(&page, "worker-1", None).await;
@@ -58,7 +61,7 @@ async fn the_overview_tells_what_there_is_and_what_is_wrong() {
 }
 
 #[tokio::test]
-async fn losses_are_told_by_what_was_asked_for() {
+async fn losses_are_grouped_by_what_the_request_names() {
     let page = page().await;
     let store = &page.db.store;
     for (run, region) in [("run_a", "here"), ("run_b", "there"), ("run_c", "there")] {
@@ -78,7 +81,7 @@ async fn losses_are_told_by_what_was_asked_for() {
     for since in ["1h", "6h", "24h", "7d", "30d"] {
         let shown = browser.get(&format!("/losses?by=region&since={since}")).await.text;
         let (there, here) = (shown.find(">there<").expect("there"), shown.find(">here<").expect("here"));
-        assert!(there < here, "the surest to lose come first: {shown}");
+        assert!(there < here, "the highest loss rate comes first: {shown}");
         assert!(shown.replace('\u{202f}', " ").contains("50.0 %"), "{since}: {shown}");
         assert!(shown.contains("1 of 3"), "{since}: {shown}");
     }
