@@ -176,6 +176,7 @@ fn end(outcome: &Outcome) -> Moment {
         OutcomeKind::Cancelled => match outcome.reason {
             Some(Reason::Connected) => ("good", "Cancelled: the runner connected".to_owned()),
             Some(Reason::Miss) => ("", "Cancelled: the broker had no runner".to_owned()),
+            Some(Reason::Operator) => ("warn", "Cancelled by an operator".to_owned()),
             reason => ("warn", format!("Cancelled: {}", reason.map_or("", Reason::as_str))),
         },
         OutcomeKind::Superseded => ("", "Superseded by a newer dispatch".to_owned()),

@@ -171,7 +171,10 @@ async fn a_forged_form_is_refused(browser: &Browser) {
         assert_eq!(post(browser, "/pools/change", &fields).await, "403");
     }
     browser.go("/pools").await;
-    assert!(!browser.text("return document.querySelector('main').textContent").await.contains("paused"));
+    let badges =
+        "return [...document.querySelectorAll('main .badge')].map(badge => badge.textContent).join(' ')";
+    let badges = browser.text(badges).await;
+    assert!(badges.contains("active") && !badges.contains("paused"), "{badges}");
     println!("page: a forged form is refused");
 }
 
