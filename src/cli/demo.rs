@@ -20,7 +20,7 @@ use crate::shutdown;
 
 use fleet::Fleet;
 use stage::Stage;
-use tally::Ledger;
+use tally::Summary;
 
 /// Options of the demo.
 #[derive(Debug, Args)]
@@ -94,7 +94,7 @@ pub async fn demo(args: DemoArgs) -> anyhow::Result<ExitCode> {
         run_for(&args, &stage, &stop, begin, end, true).await?;
     }
 
-    let tally = Ledger::take(&stage, workers_killed).await?;
+    let tally = Summary::take(&stage, workers_killed).await?;
     fleet.stop().await;
     stage.strike().await;
     say(&tally.table())?;

@@ -1,4 +1,4 @@
-//! Calls: schedule and cancel, as the library, the API and the broker make them: checked, coalesced, counted.
+//! Calls: schedule and cancel, as the library and the API make them. Each call is coalesced and counted once.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -11,7 +11,7 @@ use crate::simulator::{Report, StartKind};
 
 /// The demo's verdict.
 #[derive(Debug, Serialize)]
-pub(super) struct Ledger {
+pub(super) struct Summary {
     runs: u64,
     hits: u64,
     silent_losses: u64,
@@ -38,7 +38,7 @@ fn recoveries(report: &Report) -> Vec<u64> {
     recoveries
 }
 
-impl Ledger {
+impl Summary {
     pub(super) async fn take(stage: &Stage, workers_killed: u32) -> anyhow::Result<Self> {
         let report = stage.simulator.report();
         let counters = report.counters;
