@@ -8,7 +8,7 @@ help: ## Show this list
 
 demo: ## Show how lost warm starts are recovered; accepts ARGS="--seconds 30 --json"
 	@scripts/bootstrap
-	cargo run --quiet --bin warmproof -- demo $(ARGS)
+	cargo run --quiet --package warmproof-lab -- demo $(ARGS)
 
 test: ## Run all tests; installs PostgreSQL's programs if they are missing
 	@scripts/bootstrap --test
@@ -30,7 +30,7 @@ test-failover: ## Kill a primary under load, promote its standby, and check that
 
 pooler-memory: ## Measure for ten minutes the memory of backends, with WARMPROOF_DATABASE_POOLER on and no pooler
 	@scripts/bootstrap
-	cargo build --quiet --bin warmproof
+	cargo build --quiet --package warmproof-lab
 	@scripts/pooler-memory $(ARGS)
 
 test-docker: ## Run the tests against a real Docker engine; installs and starts it if necessary; needs root and Linux
@@ -72,30 +72,31 @@ test-alerts: ## Test the alerts and rules with Debian's promtool
 
 bench: ## Measure a release build; accepts ARGS="--full --json"
 	@scripts/bootstrap
-	cargo run --quiet --release --bin warmproof -- bench $(ARGS)
+	cargo run --quiet --release --package warmproof-lab -- bench $(ARGS)
 
 profile: ## Sample the processor while a release build runs; PHASES="life schedule" selects phases
 	@scripts/bootstrap
-	cargo build --quiet --release --bin warmproof
+	cargo build --quiet --release --package warmproof-lab
 	scripts/profile $(PHASES)
 
 bench-pages: ## Time reports, API answers, pages and commands over ten million outcomes
 	@scripts/bootstrap
-	cargo run --quiet --release --bin warmproof -- bench --full --phases reading $(ARGS)
+	cargo run --quiet --release --package warmproof-lab -- bench --full --phases reading $(ARGS)
 
 bench-check: ## Compare the JSON document of a run, FILE=bench.json, with the targets
-	cargo run --quiet --release --bin warmproof -- bench --check $(or $(FILE),bench.json)
+	cargo run --quiet --release --package warmproof-lab -- bench --check $(or $(FILE),bench.json)
 
 check: ## Check format, lints, tidiness, docs, query metadata and dependencies
-	cargo fmt --check
+	cargo fmt --all --check
 	cargo clippy --all-targets -- -D warnings
 	cargo clippy --test docker --test kubernetes --test page --test failover --test trials -- -D warnings
+	@scripts/check-features
 	cargo test --test tidy
-	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --document-private-items
+	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --document-private-items --workspace
 	@scripts/bootstrap
-	scripts/sqlx-prepare --check
+	cargo xtask prepare --check
 	@scripts/check-dependencies
 
 prepare: ## Generate the metadata of the checked queries, sqlx-data.json
 	@scripts/bootstrap
-	scripts/sqlx-prepare
+	cargo xtask prepare

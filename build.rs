@@ -21,7 +21,7 @@ fn main() {
     println!("cargo::rerun-if-env-changed=SQLX_OFFLINE");
     println!("cargo::rerun-if-env-changed=SQLX_OFFLINE_DIR");
     if env::var("SQLX_OFFLINE").is_ok_and(|value| value == "false" || value == "0") {
-        return; // scripts/sqlx-prepare uses a live database
+        return; // `make prepare` uses a live database
     }
     let out = Path::new(&env::var_os("OUT_DIR").expect("cargo sets OUT_DIR")).join("sqlx");
     unpack(&out);
@@ -37,7 +37,7 @@ fn unpack(out: &Path) {
     fs::create_dir_all(out).expect("a directory for the queries can be made");
     let text = fs::read_to_string(DATA).unwrap_or_else(|error| panic!("could not read {DATA}: {error}"));
     let mut data: BTreeMap<String, Value> = serde_json::from_str(&text)
-        .unwrap_or_else(|error| panic!("could not parse {DATA}: {error}\nhint: run scripts/sqlx-prepare"));
+        .unwrap_or_else(|error| panic!("could not parse {DATA}: {error}\nhint: run `make prepare`"));
     let db = data.remove("db").unwrap_or_else(|| panic!("{DATA} names no `db`"));
     for (hash, entry) in data {
         let query = json!({

@@ -19,7 +19,6 @@ pub mod metrics;
 mod number;
 pub mod platform;
 pub mod pools;
-pub mod postgres;
 pub mod reader;
 pub mod runner;
 pub mod token;
@@ -34,13 +33,10 @@ use database::DatabaseConfig;
 use environment::Environment;
 use error::ConfigErrors;
 use metrics::{MetricsConfig, TracesConfig};
-use platform::PlatformConfig;
 use pools::PoolConfig;
 use reader::Reader;
-use url::Url;
 use verify::{Switch, VerifyConfig};
 use worker::WorkerConfig;
-use workload::WorkloadConfig;
 
 /// What a supervisor needs to schedule and cancel.
 #[derive(Debug, Clone)]
@@ -142,35 +138,6 @@ impl WorkerSettings {
         let pools = pools::read(reader);
         let (metrics, traces) = (MetricsConfig::read(reader), TracesConfig::read(reader));
         Some(Self { verify, database: database?, worker: worker?, pools: pools?, metrics, traces })
-    }
-}
-
-/// What a supervising process needs: the settings of a supervisor and of a scheduling process.
-#[derive(Debug, Clone)]
-pub struct SuperviseSettings {
-    /// The platform to dequeue from.
-    pub platform: PlatformConfig,
-    /// `TRIGGER_WARM_START_DISPATCH_URL`, else `TRIGGER_WARM_START_URL`: the broker to offer runs to.
-    pub broker: Url,
-    /// How to start a run cold.
-    pub workload: WorkloadConfig,
-    /// Off, or the settings of a scheduling process.
-    pub scheduler: Switch<SchedulerSettings>,
-}
-
-impl SuperviseSettings {
-    /// Reads all concerns of a supervising process. A supervisor also works with verification off.
-    ///
-    /// # Errors
-    /// Every fault of every concern.
-    pub fn from_environment(environment: &Environment) -> Result<Self, ConfigErrors> {
-        let scheduler = SchedulerSettings::from_environment(environment)?;
-        reader::read_all(environment, |reader| {
-            let platform = PlatformConfig::read(reader);
-            let workload = WorkloadConfig::read(reader);
-            let broker = verify::read_broker(reader);
-            Some(Self { platform: platform?, workload: workload?, broker: broker?, scheduler })
-        })
     }
 }
 

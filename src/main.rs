@@ -1,5 +1,7 @@
 //! The `warmproof` binary: parse, run, exit code.
 
+#![forbid(unsafe_code)]
+
 use std::process::ExitCode;
 
 use clap::Parser;

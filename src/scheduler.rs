@@ -6,7 +6,10 @@
 //! use warmproof::domain::verification::{CancelReason, Cancellation};
 //! use warmproof::scheduler::{Hit, Scheduler};
 //!
-//! # async fn supervise(message: Box<serde_json::value::RawValue>) -> Result<(), Box<dyn std::error::Error>> {
+//! # use sqlx::Connection as _;
+//! # async fn supervise(
+//! #     message: Box<serde_json::value::RawValue>, another: Dispatch, own: &mut sqlx::PgConnection,
+//! # ) -> Result<(), Box<dyn std::error::Error>> {
 //! // Reads TRIGGER_WARM_START_VERIFY_ENABLED, WARMPROOF_DATABASE_URL and the like; names each that is wrong.
 //! let settings = SchedulerSettings::from_environment(&Environment::from_process())?;
 //! let scheduler = Scheduler::connect(&settings).await?;
@@ -14,7 +17,12 @@
 //! // The broker answered `didWarmStart: true` for this dequeued message.
 //! let dispatch = Dispatch::parse(message, None)?;
 //! let (run_id, snapshot_id) = (dispatch.run_id.clone(), dispatch.snapshot_id.clone());
-//! scheduler.schedule(Hit::new(dispatch).supervisor("node-7")).await?;
+//! scheduler.schedule(Hit::new(dispatch).supervisor("node-7".parse()?)).await?;
+//!
+//! // Or inside a transaction of the supervisor's own: the promise commits with it, or not at all.
+//! let mut transaction = own.begin().await?;
+//! scheduler.schedule_in(&mut transaction, Hit::new(another)).await?;
+//! transaction.commit().await?;
 //!
 //! // The runner connected.
 //! let reason = CancelReason::Connected;
@@ -26,8 +34,6 @@
 //! # }
 //! ```
 //!
-//! [`Scheduler::schedule_in`] schedules in a transaction of the caller's own.
-//!
 //! With `TRIGGER_WARM_START_VERIFY_ENABLED` unset or false every call answers `None`:
 //! no connection is opened, no task started, no row written.
 
@@ -38,11 +44,11 @@ use sqlx::PgConnection;
 use crate::config::SchedulerSettings;
 use crate::config::verify::Switch;
 use crate::domain::dispatch::Dispatch;
-use crate::domain::ids::{IdError, PoolName, parse_name};
+use crate::domain::ids::{PoolName, RegionName, SupervisorName};
 use crate::domain::verification::{
     Cancellation, Cancelled, DELAY_MAX, DELAY_MIN, Intent, NewVerification, ScheduleRefusal, Scheduled,
 };
-use crate::store::coalesce::SharedError;
+use crate::store::SharedError;
 use crate::store::connect::Role;
 use crate::store::{Store, StoreError};
 
@@ -68,14 +74,6 @@ pub enum ScheduleError {
     /// The delay is outside 1 s to 60 s.
     #[error("`delay`: must be from {} to {} ms", DELAY_MIN.as_millis(), DELAY_MAX.as_millis())]
     Delay,
-    /// A name is empty, too long or holds control characters.
-    #[error("`{field}`: {problem}")]
-    Name {
-        /// Which one.
-        field: &'static str,
-        /// What is wrong.
-        problem: IdError,
-    },
 }
 
 /// A hit to be verified; start with [`Hit::new`] and change what differs.
@@ -105,15 +103,15 @@ impl Hit {
 
     /// The supervisor that dispatched it, for reports.
     #[must_use]
-    pub fn supervisor(mut self, supervisor: impl Into<String>) -> Self {
-        self.0.supervisor = Some(supervisor.into());
+    pub fn supervisor(mut self, supervisor: SupervisorName) -> Self {
+        self.0.supervisor = Some(supervisor);
         self
     }
 
     /// Where that supervisor runs, for reports.
     #[must_use]
-    pub fn region(mut self, region: impl Into<String>) -> Self {
-        self.0.region = Some(region.into());
+    pub fn region(mut self, region: RegionName) -> Self {
+        self.0.region = Some(region);
         self
     }
 
@@ -204,11 +202,6 @@ impl Scheduler {
 fn check(new: &NewVerification) -> Result<(), ScheduleError> {
     if new.delay.is_some_and(|delay| !(DELAY_MIN..=DELAY_MAX).contains(&delay)) {
         return Err(ScheduleError::Delay);
-    }
-    for (field, name) in [("supervisor", &new.supervisor), ("region", &new.region)] {
-        if let Some(name) = name {
-            parse_name(name).map_err(|problem| ScheduleError::Name { field, problem })?;
-        }
     }
     Ok(())
 }

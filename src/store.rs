@@ -35,7 +35,7 @@ pub mod upkeep;
 
 use crate::config::database::{COALESCE_LANES_DEFAULT, CompressionConfig};
 
-pub use error::{Remedy, StoreError};
+pub use error::{Remedy, SharedError, StoreError};
 
 use connect::{Db, On, Terms};
 

@@ -41,9 +41,7 @@ pub fn init_logs(filter: &str, format: LogFormat, traces: Option<&traces::Export
     };
     let spans = traces.map(|exporter| {
         let ours = Targets::new().with_target(traces::TARGET, tracing::Level::TRACE);
-        // File, line and thread add nothing about a verification.
-        let layer = tracing_opentelemetry::layer().with_tracer(exporter.tracer()).with_location(false);
-        layer.with_threads(false).with_tracked_inactivity(false).with_target(false).with_filter(ours)
+        exporter.layer().with_filter(ours)
     });
     let installed = tracing_subscriber::registry().with(spans).with(logs.with_filter(filter)).try_init();
     if installed.is_err() {

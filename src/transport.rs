@@ -64,6 +64,7 @@ pub(crate) fn builder(scheme: &str) -> Result<reqwest::ClientBuilder, TransportE
 
 /// A blocking client for threads of other libraries, with the same rules. Do not build it on a runtime's
 /// thread.
+#[cfg(feature = "otlp")]
 pub(crate) fn blocking_client(
     scheme: &str,
     timeout: Duration,

@@ -6,6 +6,8 @@
 //! taken therefore comes from our own earlier request and counts as success.
 //! No error text holds a secret or the body of an answer.
 
+use crate::config::docker::DockerConfig;
+use crate::config::kubernetes::KubernetesConfig;
 use crate::config::runner::RunnerEnvConfig;
 use crate::config::workload::{self, WorkloadConfig};
 use crate::domain::dispatch::ColdStartRequest;
@@ -14,17 +16,27 @@ use crate::transport::TransportError;
 
 mod answer;
 mod correlation;
+#[cfg(feature = "docker")]
 mod docker;
 mod gateway;
 mod hs256;
+#[cfg(feature = "kubernetes")]
 mod kubernetes;
+#[cfg(not(all(feature = "docker", feature = "kubernetes")))]
+mod missing;
 pub mod runner_env;
 mod token;
 mod webhook;
 
+#[cfg(feature = "docker")]
 use docker::Docker;
 use gateway::Gateway;
+#[cfg(feature = "kubernetes")]
 use kubernetes::Kubernetes;
+#[cfg(not(feature = "docker"))]
+use missing::Missing as Docker;
+#[cfg(not(feature = "kubernetes"))]
+use missing::Missing as Kubernetes;
 use runner_env::Runner;
 use token::DeploymentId;
 use webhook::Webhook;
@@ -118,6 +130,14 @@ pub enum BuildError {
     /// The backend's address is not valid.
     #[error("could not use the backend's address: {0}")]
     Address(url::ParseError),
+    /// This build does not have the backend.
+    #[error(
+        "this program was built without the cargo feature `{feature}`, which the pool's backend needs: use a build with it"
+    )]
+    NotBuilt {
+        /// The cargo feature of the package `warmproof`.
+        feature: &'static str,
+    },
     /// The backend's token does not fit a header.
     #[error("could not use the backend's token: it holds characters other than printable ASCII")]
     AuthToken,
@@ -145,11 +165,11 @@ impl Workload {
     /// [`BuildError`], if the configuration does not come from `config`.
     pub fn new(config: &WorkloadConfig) -> Result<Self, BuildError> {
         let backend = match &config.backend {
-            workload::BackendConfig::Docker(docker) => Backend::Docker(Docker::new(docker)),
+            workload::BackendConfig::Docker(docker) => Backend::Docker(new_docker(docker)?),
             workload::BackendConfig::Gateway(gateway) => Backend::Gateway(Gateway::new(gateway)?),
             workload::BackendConfig::Webhook(webhook) => Backend::Webhook(Webhook::new(webhook)?),
             workload::BackendConfig::Kubernetes(kubernetes) => {
-                Backend::Kubernetes(Kubernetes::new(kubernetes))
+                Backend::Kubernetes(new_kubernetes(kubernetes)?)
             }
         };
         let deployment_id = DeploymentId::new(&config.token);
@@ -235,6 +255,27 @@ impl Workload {
             Backend::Webhook(webhook) => webhook.create(&create).await,
         }
     }
+}
+
+#[cfg(feature = "docker")]
+fn new_docker(config: &DockerConfig) -> Result<Docker, BuildError> {
+    Docker::new(config)
+}
+
+#[cfg(not(feature = "docker"))]
+fn new_docker(_: &DockerConfig) -> Result<Docker, BuildError> {
+    Err(BuildError::NotBuilt { feature: "docker" })
+}
+
+#[cfg(feature = "kubernetes")]
+#[expect(clippy::unnecessary_wraps, reason = "fails in a build without `kubernetes`")]
+fn new_kubernetes(config: &KubernetesConfig) -> Result<Kubernetes, BuildError> {
+    Ok(Kubernetes::new(config))
+}
+
+#[cfg(not(feature = "kubernetes"))]
+fn new_kubernetes(_: &KubernetesConfig) -> Result<Kubernetes, BuildError> {
+    Err(BuildError::NotBuilt { feature: "kubernetes" })
 }
 
 /// The name for the `request_number`th request of one dispatch: the base first, then with `-r2`, `-r3`, …

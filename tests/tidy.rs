@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 #[path = "tidy/prose.rs"]
 mod prose;
 
-/// A module names only modules of lower rank; see ARCHITECTURE.md.
-const RANKS: [(&str, u8); 18] = [
+/// A module names only modules of lower rank of its own package; see ARCHITECTURE.md.
+const RANKS: [(&str, u8); 14] = [
     ("domain", 0),
     ("config", 1),
     ("telemetry", 1),
@@ -20,17 +20,26 @@ const RANKS: [(&str, u8); 18] = [
     ("store", 2),
     ("platform", 2),
     ("workload", 2),
-    ("postgres", 2),
     ("caller", 3),
     ("scheduler", 3),
     ("worker", 4),
     ("api", 4),
     ("admin", 4),
-    ("simulator", 4),
-    ("supervisor", 4),
-    ("bench", 5),
-    ("cli", 6),
+    ("cli", 5),
 ];
+
+/// The same for the lab.
+const LAB: &str = "crates/lab/src/";
+const LAB_RANKS: [(&str, u8); 6] =
+    [("postgres", 0), ("product", 0), ("simulator", 0), ("supervisor", 0), ("bench", 1), ("cli", 2)];
+
+/// Where code is that runs, and where tests are.
+const CODE: [&str; 2] = ["src", "crates/lab/src"];
+const TESTS: [&str; 3] = ["tests", "crates/testkit/src", "crates/lab/tests"];
+
+/// The roots of all crates but the lab's library.
+const WITHOUT_UNSAFE: [&str; 5] =
+    ["src/lib.rs", "src/main.rs", "crates/lab/src/main.rs", "crates/testkit/src/lib.rs", "xtask/src/main.rs"];
 
 const FILE_LINES_MAX: usize = 400;
 
@@ -45,7 +54,7 @@ const SLEEPS: [&str; 2] = ["thread::sleep", "time::sleep"];
 
 /// Files below tests/ that may sleep all the same, each with its reason.
 const SLEEPS_ALLOWED: [(&str, &str); 1] =
-    [("tests/it/support/proxy.rs", "it simulates a network that takes time")];
+    [("crates/testkit/src/proxy.rs", "it simulates a network that takes time")];
 
 /// The first also means `vars` and `var_os`.
 const ENVIRONMENT: [&str; 3] = ["env::var", "env::set_var", "env::remove_var"];
@@ -58,15 +67,17 @@ const NOT_OURS: [&str; 3] = ["target", ".git", "node_modules"];
 
 #[test]
 fn a_module_names_only_modules_of_lower_rank() {
-    expect_none(of_sources("src", rank_complaints));
+    expect_none(of_code(rank_complaints));
     let bad = "use crate::{domain::Claim, worker};\n";
     assert_eq!(rank_complaints("src/store/claim.rs", bad), ["src/store/claim.rs: `store` names `worker`"]);
     assert_eq!(rank_complaints("src/store.rs", "fn f() { super::platform::probe() }\n").len(), 1);
     assert_eq!(rank_complaints("src/store/claim.rs", "use super::super::api::Body;\n").len(), 1);
+    assert_eq!(rank_complaints("crates/lab/src/simulator/core.rs", "use crate::bench::Bed;\n").len(), 1);
+    assert_eq!(rank_complaints("crates/lab/src/bench/life.rs", "use crate::simulator::Rule;\n"), [""; 0]);
     assert_eq!(rank_complaints("src/novelty.rs", "").len(), 1, "a new module needs a rank");
     let good = "// crate::worker waits\nuse super::error::StoreError;\nuse crate::domain::Claim;\n";
     assert_eq!(rank_complaints("src/store/claim.rs", good), [""; 0]);
-    let own = "mod platform;\nmod tests {\n    use super::platform;\n    use crate::postgres;\n}\n";
+    let own = "mod platform;\nmod tests {\n    use super::platform;\n    use crate::store;\n}\n";
     assert_eq!(rank_complaints("src/config.rs", own), [""; 0], "tests start what they need");
 }
 
@@ -98,7 +109,7 @@ fn nothing_is_left_unfinished_and_no_test_is_switched_off() {
 
 #[test]
 fn tests_wait_for_what_should_happen_and_not_for_time_to_pass() {
-    expect_none(of_sources("tests", sleep_complaints));
+    expect_none(TESTS.iter().flat_map(|dir| of_sources(dir, sleep_complaints)));
     assert_eq!(sleep_complaints("tests/it/claim.rs", "std::thread::sleep(second);").len(), 1);
     assert_eq!(sleep_complaints("tests/it/claim.rs", "tokio::time::sleep(second).await;").len(), 1);
     for (path, reason) in SLEEPS_ALLOWED {
@@ -110,22 +121,26 @@ fn tests_wait_for_what_should_happen_and_not_for_time_to_pass() {
 #[test]
 fn the_architecture_names_every_module_at_the_top() {
     let text = fs::read_to_string(root().join("ARCHITECTURE.md")).unwrap();
-    expect_none(of_sources("src", |path, _| architecture_complaints(path, &text)));
+    expect_none(of_code(|path, _| architecture_complaints(path, &text)));
     assert_eq!(architecture_complaints("src/novelty.rs", &text).len(), 1);
     assert_eq!(architecture_complaints("src/store/claim.rs", ""), [""; 0], "only modules at the top");
 }
 
 #[test]
 fn unsafe_code_stays_with_the_launcher_of_postgres() {
-    expect_none(of_sources("src", unsafe_complaints));
+    expect_none(of_code(unsafe_complaints));
+    for root_file in WITHOUT_UNSAFE {
+        let text = fs::read_to_string(root().join(root_file)).unwrap();
+        assert!(text.contains("#![forbid(unsafe_code)]"), "{root_file} does not forbid unsafe code");
+    }
     assert_eq!(unsafe_complaints("src/worker.rs", "unsafe { go() }").len(), 1);
-    assert_eq!(unsafe_complaints("src/postgres/keeper.rs", "unsafe { go() }"), [""; 0]);
+    assert_eq!(unsafe_complaints("crates/lab/src/postgres/keeper.rs", "unsafe { go() }"), [""; 0]);
     assert_eq!(unsafe_complaints("src/worker.rs", "#![deny(unsafe_code)] // unsafe\n"), [""; 0]);
 }
 
 #[test]
 fn only_config_reads_the_environment() {
-    expect_none(of_sources("src", environment_complaints));
+    expect_none(of_code(environment_complaints));
     assert_eq!(environment_complaints("src/api.rs", "let x = std::env::var_os(\"X\");").len(), 1);
     assert_eq!(environment_complaints("src/config/platform.rs", "env::var(\"X\")"), [""; 0]);
     assert_eq!(environment_complaints("src/api.rs", "env!(\"CARGO_PKG_VERSION\"); env::args()"), [""; 0]);
@@ -154,21 +169,23 @@ fn rank_complaints(path: &str, text: &str) -> Vec<String> {
     if ["lib", "main"].contains(&module[0].as_str()) || module.last().is_some_and(|name| name == "tests") {
         return Vec::new();
     }
-    let Some(rank) = rank_of(&module[0]) else {
+    let ranks: &[(&str, u8)] = if path.starts_with(LAB) { &LAB_RANKS } else { &RANKS };
+    let Some(rank) = rank_of(ranks, &module[0]) else {
         return vec![format!("{path}: give `{}` a rank in tests/tidy.rs and ARCHITECTURE.md", module[0])];
     };
     let named = modules_named(&module, &code(text));
-    let wrong = named.iter().filter(|name| **name != module[0] && rank_of(name).is_some_and(|r| r >= rank));
+    let wrong =
+        named.iter().filter(|name| **name != module[0] && rank_of(ranks, name).is_some_and(|r| r >= rank));
     wrong.map(|name| format!("{path}: `{}` names `{name}`", module[0])).collect()
 }
 
-fn rank_of(module: &str) -> Option<u8> {
-    RANKS.iter().find(|(name, _)| *name == module).map(|(_, rank)| *rank)
+fn rank_of(ranks: &[(&str, u8)], module: &str) -> Option<u8> {
+    ranks.iter().find(|(name, _)| *name == module).map(|(_, rank)| *rank)
 }
 
 /// `src/store/claim.rs` is `store::claim`.
 fn module_path(path: &str) -> Vec<String> {
-    let inner = path.strip_prefix("src/").unwrap_or(path);
+    let inner = path.strip_prefix(LAB).or_else(|| path.strip_prefix("src/")).unwrap_or(path);
     inner.strip_suffix(".rs").unwrap_or(inner).split('/').map(str::to_owned).collect()
 }
 
@@ -262,15 +279,19 @@ fn architecture_complaints(path: &str, architecture: &str) -> Vec<String> {
 }
 
 fn unsafe_complaints(path: &str, text: &str) -> Vec<String> {
-    let is_launcher = path.starts_with("src/postgres/");
+    let is_launcher = path.starts_with("crates/lab/src/postgres/");
     let code = code(text);
     let mut words = code.split(|c: char| !c.is_alphanumeric() && c != '_');
     let is_wrong = !is_launcher && words.any(|word| word == "unsafe");
-    is_wrong.then(|| format!("{path}: unsafe code belongs below src/postgres")).into_iter().collect()
+    is_wrong
+        .then(|| format!("{path}: unsafe code belongs below crates/lab/src/postgres"))
+        .into_iter()
+        .collect()
 }
 
 fn environment_complaints(path: &str, text: &str) -> Vec<String> {
-    if path == "src/config.rs" || path.starts_with("src/config/") {
+    let readers = ["src/config.rs", "src/config/", "crates/lab/src/postgres/discovery.rs"];
+    if readers.iter().any(|reader| path.starts_with(reader)) {
         return Vec::new();
     }
     found(path, text, &ENVIRONMENT, "is for `config` alone")
@@ -298,6 +319,11 @@ fn code(text: &str) -> String {
         code = code + &line[..comment.map_or(line.len(), |(at, _)| at)] + "\n";
     }
     code
+}
+
+/// The complaints of a rule about all code that runs.
+fn of_code(rule: impl Fn(&str, &str) -> Vec<String>) -> Vec<String> {
+    CODE.iter().flat_map(|dir| of_sources(dir, &rule)).collect()
 }
 
 /// The complaints of a rule about every Rust file below a directory.

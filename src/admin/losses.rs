@@ -14,6 +14,7 @@ use super::form::Fields;
 use super::page::{self, Chrome, Tab};
 use super::shown;
 use super::visitor::Reading;
+use crate::domain::ids::SupervisorName;
 use crate::domain::wilson::Share;
 use crate::store::latest_losses::Lost;
 use crate::store::report::{LossBy, LossRates, Step, Total, totals};
@@ -112,7 +113,7 @@ impl Latest {
             settled_at: shown::instant(lost.settled_at),
             run_id: lost.run_id,
             pool: lost.pool,
-            supervisor: shown::or_dash(lost.supervisor.as_deref()),
+            supervisor: shown::or_dash(lost.supervisor.as_ref().map(SupervisorName::as_str)),
             version: shown::or_dash(lost.deployment_version.as_deref()),
             came_of_it: format!(
                 "{}: {}{}",

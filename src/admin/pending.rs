@@ -13,7 +13,7 @@ use super::form::Fields;
 use super::page::{self, Chrome, Tab};
 use super::shown;
 use super::visitor::Reading;
-use crate::domain::ids::parse_name;
+use crate::domain::ids::{SupervisorName, parse_name};
 use crate::domain::status::Status;
 use crate::store::lookup::Pending;
 use crate::store::pending::{PageKey, PendingCounts, PendingFilter};
@@ -48,7 +48,7 @@ impl Row {
         Self {
             badge: badge::of_pending(&row),
             pool: row.pool,
-            supervisor: shown::or_dash(row.supervisor.as_deref()),
+            supervisor: shown::or_dash(row.supervisor.as_ref().map(SupervisorName::as_str)),
             worker: shown::or_dash(row.worker.as_deref()),
             last_error: shown::or_dash(row.last_error.as_deref()),
             age: shown::span(now - row.scheduled_at),
@@ -126,8 +126,8 @@ pub(super) async fn page(
         is_later_page: after.is_some(),
         filter_fields,
         shown: Shown {
-            supervisor: filter.supervisor.unwrap_or_default(),
-            region: filter.region.unwrap_or_default(),
+            supervisor: filter.supervisor.as_ref().map(ToString::to_string).unwrap_or_default(),
+            region: filter.region.as_ref().map(ToString::to_string).unwrap_or_default(),
             version: filter.deployment_version.unwrap_or_default(),
         },
         rows: rows.into_iter().map(|row| Row::of(row, now)).collect(),
@@ -145,8 +145,10 @@ pub(super) fn filter(fields: &Fields) -> Result<PendingFilter, PageError> {
         }
         Some(name.to_owned())
     };
-    let (pool, supervisor) = (name("pool"), name("supervisor"));
-    let (region, deployment_version) = (name("region"), name("version"));
+    let (pool, deployment_version) = (name("pool"), name("version"));
+    // What is no name is among the problems already.
+    let supervisor = name("supervisor").and_then(|name| name.parse().ok());
+    let region = name("region").and_then(|name| name.parse().ok());
     let status = fields.get("status").and_then(|word| {
         let known = Status::ALL.into_iter().find(|one| one.as_str() == word);
         if known.is_none() {
@@ -165,8 +167,8 @@ pub(super) fn filter(fields: &Fields) -> Result<PendingFilter, PageError> {
 pub(super) fn filter_fields(filter: &PendingFilter) -> Vec<(&'static str, String)> {
     let fields = [
         ("pool", filter.pool.clone()),
-        ("supervisor", filter.supervisor.clone()),
-        ("region", filter.region.clone()),
+        ("supervisor", filter.supervisor.as_ref().map(ToString::to_string)),
+        ("region", filter.region.as_ref().map(ToString::to_string)),
         ("version", filter.deployment_version.clone()),
         ("status", filter.status.map(|status| status.as_str().to_owned())),
     ];

@@ -15,7 +15,7 @@ use super::page::{self, Chrome, Tab};
 use super::shown;
 use super::timeline::{self, Moment};
 use super::visitor::Reading;
-use crate::domain::ids::{RunId, VerificationId};
+use crate::domain::ids::{RegionName, RunId, SupervisorName, VerificationId};
 use crate::domain::outcome::Outcome;
 use crate::store::follow_up::FollowUpRecord;
 use crate::store::lookup::Pending;
@@ -152,7 +152,11 @@ fn reported_pending(pending: &Pending, now: chrono::DateTime<chrono::Utc>) -> Re
         facts: facts(
             pending.id,
             [&pending.snapshot_id, &pending.pool, pending.intent.as_str()],
-            [&pending.supervisor, &pending.region, &pending.deployment_version],
+            [
+                pending.supervisor.as_ref().map(SupervisorName::as_str),
+                pending.region.as_ref().map(RegionName::as_str),
+                pending.deployment_version.as_deref(),
+            ],
             None,
         ),
         moments: timeline::present(pending, now),
@@ -168,7 +172,11 @@ fn reported_outcome(outcome: &Outcome, follow_up: Option<&FollowUpRecord>) -> Re
         facts: facts(
             outcome.id,
             [&outcome.snapshot_id, &outcome.pool, outcome.intent.as_str()],
-            [&outcome.supervisor, &outcome.region, &outcome.deployment_version],
+            [
+                outcome.supervisor.as_ref().map(SupervisorName::as_str),
+                outcome.region.as_ref().map(RegionName::as_str),
+                outcome.deployment_version.as_deref(),
+            ],
             outcome.traceparent.as_deref(),
         ),
         moments: timeline::past(outcome, follow_up),
@@ -178,15 +186,14 @@ fn reported_outcome(outcome: &Outcome, follow_up: Option<&FollowUpRecord>) -> Re
 fn facts(
     id: Uuid,
     [snapshot, pool, intent]: [&str; 3],
-    [supervisor, region, version]: [&Option<String>; 3],
+    [supervisor, region, version]: [Option<&str>; 3],
     traceparent: Option<&str>,
 ) -> Vec<(&'static str, String)> {
-    let or_dash = |text: &Option<String>| shown::or_dash(text.as_deref());
     let mut facts = vec![
         ("Pool", pool.to_owned()),
-        ("Supervisor", or_dash(supervisor)),
-        ("Region", or_dash(region)),
-        ("Deployment version", or_dash(version)),
+        ("Supervisor", shown::or_dash(supervisor)),
+        ("Region", shown::or_dash(region)),
+        ("Deployment version", shown::or_dash(version)),
         ("Intent", intent.to_owned()),
         ("Snapshot", snapshot.to_owned()),
         ("Verification", id.to_string()),

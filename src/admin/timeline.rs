@@ -3,6 +3,7 @@
 use chrono::{DateTime, TimeDelta, Utc};
 
 use super::shown;
+use crate::domain::ids::SupervisorName;
 use crate::domain::outcome::{FallbackResult, Outcome, OutcomeKind, Reason};
 use crate::domain::verification::Intent;
 use crate::store::follow_up::{FollowUpRecord, FollowUpResult};
@@ -53,7 +54,7 @@ pub(super) fn past(outcome: &Outcome, record: Option<&FollowUpRecord>) -> Vec<Mo
         outcome.scheduled_at,
         outcome.intent,
         &outcome.pool,
-        outcome.supervisor.as_deref(),
+        outcome.supervisor.as_ref(),
     );
     let was_due = outcome.due_at <= outcome.settled_at;
     if was_due {
@@ -96,7 +97,7 @@ pub(super) fn present(pending: &Pending, now: DateTime<Utc>) -> Vec<Moment> {
         pending.scheduled_at,
         pending.intent,
         &pending.pool,
-        pending.supervisor.as_deref(),
+        pending.supervisor.as_ref(),
     );
     let is_due = pending.due_at <= now;
     moments.push(Moment::new(pending.due_at, if is_due { "" } else { "next" }, "Due"));
@@ -136,7 +137,7 @@ fn begin(
     scheduled_at: DateTime<Utc>,
     intent: Intent,
     pool: &str,
-    supervisor: Option<&str>,
+    supervisor: Option<&SupervisorName>,
 ) -> Vec<Moment> {
     let what = match intent {
         Intent::Dispatch => "Dispatch scheduled",

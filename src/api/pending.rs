@@ -11,7 +11,7 @@ use utoipa::{IntoParams, ToSchema};
 use super::Api;
 use super::body;
 use super::openapi::{BodyRefusals, Invalid, Refusals};
-use super::problem::{FieldError, Problem};
+use super::problem::{FieldError, Problem, parsed_name};
 use crate::caller::Caller;
 use crate::domain::ids::{RunId, parse_name};
 use crate::domain::status::Status;
@@ -73,14 +73,16 @@ pub(super) async fn page(
         return Err(invalid("limit", &format!("must be from 1 to {LIMIT_MAX}")));
     }
     let after = asked.after.as_deref().map(read_key).transpose()?;
+    let mut faults = Vec::new();
     let filter = PendingFilter {
         pool: asked.pool,
-        supervisor: asked.supervisor,
-        region: asked.region,
+        supervisor: parsed_name("supervisor", asked.supervisor, &mut faults),
+        region: parsed_name("region", asked.region, &mut faults),
         deployment_version: asked.deployment_version,
         status: asked.status,
     };
-    check(&filter, "")?;
+    faults.extend(name_faults(&filter, ""));
+    refuse(faults)?;
     let pending = api
         .store
         .pending_page(&filter, after.as_ref(), limit)
@@ -135,7 +137,7 @@ pub(super) async fn cancel_where(
         let message = "is empty; to cancel everything that is pending, cancel it pool by pool";
         return Err(invalid("/filter", message));
     }
-    check(&asked.filter, "/filter/")?;
+    refuse(name_faults(&asked.filter, "/filter/"))?;
     let answer = if asked.preview {
         let matching = api.store.count_pending(&asked.filter, CANCEL_MAX).await;
         matching.map(|matching| CancelAnswer { matching: Some(matching), cancelled: None })
@@ -180,19 +182,18 @@ pub(super) async fn probe_now(
     Ok(Json(Moved { run_id, probes_now }))
 }
 
-/// Checks names as a schedule does: the database accepts no others, not even to compare.
-fn check(filter: &PendingFilter, place: &str) -> Result<(), Problem> {
-    let names = [
-        ("pool", &filter.pool),
-        ("supervisor", &filter.supervisor),
-        ("region", &filter.region),
-        ("deployment_version", &filter.deployment_version),
-    ];
+/// What is wrong with the names that have no type of their own: the database accepts no other texts, not even to
+/// compare.
+fn name_faults(filter: &PendingFilter, place: &str) -> Vec<FieldError> {
+    let names = [("pool", &filter.pool), ("deployment_version", &filter.deployment_version)];
     let faults = names.into_iter().filter_map(|(field, name)| {
         let error = parse_name(name.as_deref()?).err()?;
         Some(FieldError::new(format!("{place}{field}"), error.to_string()))
     });
-    let faults: Vec<FieldError> = faults.collect();
+    faults.collect()
+}
+
+fn refuse(faults: Vec<FieldError>) -> Result<(), Problem> {
     if faults.is_empty() { Ok(()) } else { Err(Problem::invalid(faults)) }
 }
 

@@ -1,11 +1,14 @@
 //! Problem bodies (RFC 9457): one error shape for every refusal.
 
+use std::str::FromStr;
+
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use tower::BoxError;
 use utoipa::ToSchema;
 
+use crate::domain::ids::IdError;
 use crate::store::token::Scope;
 use crate::store::{Remedy, StoreError};
 
@@ -32,6 +35,16 @@ pub(super) struct FieldError {
 
 /// Longest part of a caller's own text that an answer repeats, in bytes.
 const REPEATED_BYTES_MAX: usize = 200;
+
+/// A name of its type; if it is none, `errors` says why and at which field.
+pub(super) fn parsed_name<N: FromStr<Err = IdError>>(
+    field: &str,
+    name: Option<String>,
+    errors: &mut Vec<FieldError>,
+) -> Option<N> {
+    let parsed = name?.parse().map_err(|problem: IdError| FieldError::new(field, problem.to_string()));
+    parsed.map_err(|error| errors.push(error)).ok()
+}
 
 impl FieldError {
     /// A fault at a place. Both texts may repeat what the caller sent and are cut.

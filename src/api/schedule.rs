@@ -15,10 +15,10 @@ use utoipa::ToSchema;
 
 use super::body::{self, OneOrMany};
 use super::openapi::{BodyRefusals, DequeuedMessage, Refusals};
-use super::problem::{FieldError, Problem};
+use super::problem::{FieldError, Problem, parsed_name};
 use super::{Api, pools};
 use crate::domain::dispatch::Dispatch;
-use crate::domain::ids::{PoolName, RunId, VerificationId, parse_name};
+use crate::domain::ids::{PoolName, RunId, VerificationId};
 use crate::domain::verification::{
     DELAY_MAX, DELAY_MIN, Intent, NewVerification, ScheduleRefusal, ScheduleResult, Scheduled,
 };
@@ -138,11 +138,8 @@ async fn promise(
 fn check(request: Request) -> Result<NewVerification, Vec<FieldError>> {
     let mut errors = Vec::new();
     let delay = check_delay(request.delay_ms.as_ref(), &mut errors);
-    for (field, name) in [("/supervisor", &request.supervisor), ("/region", &request.region)] {
-        if let Some(Err(problem)) = name.as_deref().map(parse_name) {
-            errors.push(FieldError::new(field, problem.to_string()));
-        }
-    }
+    let supervisor = parsed_name("/supervisor", request.supervisor, &mut errors);
+    let region = parsed_name("/region", request.region, &mut errors);
     let dispatch = Dispatch::parse(request.dequeued_message, request.timings).map_err(|error| {
         let place = format!("/dequeued_message{}", body::pointer_of_dotted(&error.field));
         errors.push(FieldError::at(&place, &error.problem));
@@ -151,8 +148,8 @@ fn check(request: Request) -> Result<NewVerification, Vec<FieldError>> {
         Ok(dispatch) if errors.is_empty() => Ok(NewVerification {
             dispatch,
             pool: request.pool.unwrap_or_else(PoolName::default_pool),
-            supervisor: request.supervisor,
-            region: request.region,
+            supervisor,
+            region,
             intent: request.intent,
             delay,
         }),

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use clap::Args;
 
 use super::output;
+use crate::domain::ids::SupervisorName;
 use crate::store::latest_losses::Lost;
 
 /// What `losses` shows.
@@ -39,7 +40,7 @@ pub(super) async fn losses(args: LossesArgs) -> anyhow::Result<ExitCode> {
             output::instant(one.settled_at),
             one.run_id.clone(),
             one.pool.clone(),
-            output::or_dash(one.supervisor.as_deref()),
+            output::or_dash(one.supervisor.as_ref().map(SupervisorName::as_str)),
             output::or_dash(one.deployment_version.as_deref()),
             one.outcome.as_str().to_owned(),
             output::or_dash(one.result()),

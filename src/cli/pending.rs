@@ -6,7 +6,7 @@ use clap::{Args, ValueEnum};
 use serde_json::json;
 
 use super::output;
-use crate::domain::ids::{RunId, SnapshotId};
+use crate::domain::ids::{RegionName, RunId, SnapshotId, SupervisorName};
 use crate::domain::status::Status;
 use crate::domain::verification::Cancelled;
 use crate::store::Store;
@@ -24,10 +24,10 @@ pub(super) struct Filter {
     pool: Option<String>,
     /// Only from this supervisor
     #[arg(long)]
-    supervisor: Option<String>,
+    supervisor: Option<SupervisorName>,
     /// Only from this region
     #[arg(long)]
-    region: Option<String>,
+    region: Option<RegionName>,
     /// Only of this deployment version
     #[arg(long = "deployment-version", value_name = "VERSION")]
     deployment_version: Option<String>,
@@ -108,7 +108,7 @@ pub(super) async fn pending(args: PendingArgs) -> anyhow::Result<ExitCode> {
         vec![
             one.run_id.clone(),
             one.pool.clone(),
-            output::or_dash(one.supervisor.as_deref()),
+            output::or_dash(one.supervisor.as_ref().map(SupervisorName::as_str)),
             output::span(one.probe_at - now),
             status(one),
             output::or_dash(one.worker.as_deref()),

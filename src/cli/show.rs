@@ -7,7 +7,7 @@ use clap::Args;
 use serde_json::json;
 
 use super::output;
-use crate::domain::ids::RunId;
+use crate::domain::ids::{RunId, SupervisorName};
 use crate::domain::outcome::{Outcome, OutcomeKind, Reason};
 use crate::store::follow_up::FollowUpRecord;
 use crate::store::lookup::Pending;
@@ -83,7 +83,7 @@ fn tell(title: &str, mut moments: Vec<Moment>) -> anyhow::Result<()> {
 fn past(outcome: &Outcome, follow_up: Option<&FollowUpRecord>) -> Vec<Moment> {
     let mut moments = vec![
         dequeued(outcome.dequeued_at),
-        scheduled(outcome.scheduled_at, &outcome.pool, outcome.supervisor.as_deref()),
+        scheduled(outcome.scheduled_at, &outcome.pool, outcome.supervisor.as_ref()),
         Moment { at: outcome.due_at, what: "due".to_owned() },
         Moment { at: outcome.settled_at, what: ended(outcome) },
     ];
@@ -114,7 +114,7 @@ fn present(pending: &Pending) -> Vec<Moment> {
     }
     let mut moments = vec![
         dequeued(pending.dequeued_at),
-        scheduled(pending.scheduled_at, &pending.pool, pending.supervisor.as_deref()),
+        scheduled(pending.scheduled_at, &pending.pool, pending.supervisor.as_ref()),
         Moment { at: pending.due_at, what: "due".to_owned() },
         Moment { at: pending.probe_at, what: next },
     ];
@@ -126,7 +126,7 @@ fn dequeued(at: DateTime<Utc>) -> Moment {
     Moment { at, what: "dequeued, by the platform's clock".to_owned() }
 }
 
-fn scheduled(at: DateTime<Utc>, pool: &str, supervisor: Option<&str>) -> Moment {
+fn scheduled(at: DateTime<Utc>, pool: &str, supervisor: Option<&SupervisorName>) -> Moment {
     let by = supervisor.map_or(String::new(), |supervisor| format!(" by {supervisor}"));
     Moment { at, what: format!("scheduled in pool {pool}{by}") }
 }

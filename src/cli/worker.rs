@@ -1,6 +1,7 @@
 //! `warmproof worker`
 
 use tokio::net::TcpListener;
+use url::Url;
 
 use super::Lifetime;
 use crate::config::WorkerSettings;
@@ -11,7 +12,10 @@ use crate::store::Store;
 use crate::store::connect::Role;
 use crate::telemetry::event::Events;
 use crate::telemetry::metrics;
-use crate::telemetry::traces::{self, Exporter};
+#[cfg(feature = "otlp")]
+use crate::telemetry::traces;
+use crate::telemetry::traces::Exporter;
+#[cfg(feature = "otlp")]
 use crate::transport;
 use crate::worker::{PARTING_MAX, Served, Worker};
 
@@ -67,9 +71,7 @@ async fn listen(config: &MetricsConfig) -> Option<TcpListener> {
 /// own.
 pub(super) fn traces() -> Option<Exporter> {
     let endpoint = TracesConfig::ahead(&Environment::from_process())?.endpoint;
-    let exporter = transport::blocking_client(endpoint.scheme(), traces::SEND_MAX)
-        .map_err(anyhow::Error::new)
-        .and_then(|client| Exporter::new(endpoint.as_str(), client).map_err(anyhow::Error::new));
+    let exporter = exporter(&endpoint);
     match exporter {
         Ok(exporter) => Some(exporter),
         // A worker also works without traces.
@@ -78,6 +80,19 @@ pub(super) fn traces() -> Option<Exporter> {
             None
         }
     }
+}
+
+#[cfg(feature = "otlp")]
+fn exporter(endpoint: &Url) -> anyhow::Result<Exporter> {
+    let client = transport::blocking_client(endpoint.scheme(), traces::SEND_MAX)?;
+    Ok(Exporter::new(endpoint.as_str(), client)?)
+}
+
+#[cfg(not(feature = "otlp"))]
+fn exporter(_: &Url) -> anyhow::Result<Exporter> {
+    anyhow::bail!(
+        "WARMPROOF_OTLP_TRACES_ENDPOINT is set, but this program was built without the cargo feature `otlp`"
+    )
 }
 
 #[expect(clippy::print_stderr, reason = "logging is set up later")]

@@ -62,7 +62,7 @@ impl VerifyConfig {
 
 /// The broker that a supervisor offers runs to: the dispatch address, else the address that runners poll
 /// (platform.md §4.1).
-pub(super) fn read_broker(reader: &mut Reader<'_>) -> Option<Url> {
+pub fn read_broker(reader: &mut Reader<'_>) -> Option<Url> {
     let dispatch = reader.optional_http_url("TRIGGER_WARM_START_DISPATCH_URL");
     let polled = reader.optional_http_url("TRIGGER_WARM_START_URL");
     let broker = dispatch.or(polled).and_then(|broker| broker.parse().ok());

@@ -6,7 +6,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use rand::Rng;
 
-use super::ids::{PoolName, RunId, SnapshotId, VerificationId};
+use super::ids::{PoolName, RegionName, RunId, SnapshotId, SupervisorName, VerificationId};
 use super::verification::Intent;
 
 /// A fencing token: a value no other claim ever had.
@@ -56,9 +56,9 @@ pub struct Claim {
     /// The pool, already one that this worker serves.
     pub pool: PoolName,
     /// For reports and events.
-    pub supervisor: Option<String>,
+    pub supervisor: Option<SupervisorName>,
     /// For reports and events.
-    pub region: Option<String>,
+    pub region: Option<RegionName>,
     /// Why it was scheduled.
     pub intent: Intent,
     /// By the platform's clock.

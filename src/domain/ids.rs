@@ -146,6 +146,23 @@ text_id!(
     parse_name
 );
 
+text_id!(
+    /// The supervisor that dispatched a run, for reports.
+    #[derive(sqlx::Type)]
+    #[sqlx(transparent)]
+    #[schema(min_length = 1, max_length = 200)]
+    SupervisorName,
+    parse_name
+);
+text_id!(
+    /// Where that supervisor runs, for reports.
+    #[derive(sqlx::Type)]
+    #[sqlx(transparent)]
+    #[schema(min_length = 1, max_length = 200)]
+    RegionName,
+    parse_name
+);
+
 impl PoolName {
     /// The pool that the environment configures: `default`.
     #[must_use]

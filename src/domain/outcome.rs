@@ -6,6 +6,7 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::claim::ClaimKey;
+use super::ids::{RegionName, SupervisorName};
 use super::verdict::Acted;
 use super::verification::{CancelReason, Intent};
 
@@ -185,9 +186,9 @@ pub struct Outcome {
     /// The pool.
     pub pool: String,
     /// The supervisor that dispatched it.
-    pub supervisor: Option<String>,
+    pub supervisor: Option<SupervisorName>,
     /// Where that supervisor runs.
-    pub region: Option<String>,
+    pub region: Option<RegionName>,
     /// The deployment's version.
     pub deployment_version: Option<String>,
     /// Why it was scheduled.

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::dispatch::Dispatch;
-use super::ids::{PoolName, RunId, SnapshotId, VerificationId};
+use super::ids::{PoolName, RegionName, RunId, SnapshotId, SupervisorName, VerificationId};
 use super::pool::DELAY_MS;
 
 /// Shortest delay from schedule to `due_at`.
@@ -50,9 +50,9 @@ pub struct NewVerification {
     /// The pool whose backend would cold-start the run.
     pub pool: PoolName,
     /// The supervisor that dispatched it, for reports.
-    pub supervisor: Option<String>,
+    pub supervisor: Option<SupervisorName>,
     /// Where that supervisor runs, for reports.
-    pub region: Option<String>,
+    pub region: Option<RegionName>,
     /// Why it is scheduled.
     pub intent: Intent,
     /// From schedule to `due_at`, [`DELAY_MIN`] to [`DELAY_MAX`]; `None`: the pool's, else the caller's default.

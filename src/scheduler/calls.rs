@@ -6,8 +6,9 @@ use std::time::Duration;
 use sqlx::PgConnection;
 
 use crate::domain::verification::{Cancellation, Cancelled, NewVerification};
+use crate::store::SharedError;
 use crate::store::Store;
-use crate::store::coalesce::{Coalescer, SharedError};
+use crate::store::coalesce::Coalescer;
 use crate::store::schedule::ScheduleAnswer;
 use crate::telemetry::metrics;
 

@@ -11,7 +11,9 @@ use uuid::Uuid;
 use super::connect::Terms;
 use super::{Store, StoreError};
 use crate::domain::claim::{Claim, ClaimKey, Fence};
-use crate::domain::ids::{IdError, PoolName, RunId, SnapshotId, VerificationId, WorkerName};
+use crate::domain::ids::{
+    IdError, PoolName, RegionName, RunId, SnapshotId, SupervisorName, VerificationId, WorkerName,
+};
 use crate::domain::verification::Intent;
 
 const DOING: &str = "claim verifications";
@@ -114,8 +116,12 @@ impl Row {
             },
             snapshot_id: SnapshotId::parse(self.snapshot_id).map_err(unreadable("snapshot_id"))?,
             pool: PoolName::parse(self.pool).map_err(unreadable("pool"))?,
-            supervisor: self.supervisor,
-            region: self.region,
+            supervisor: self
+                .supervisor
+                .map(SupervisorName::parse)
+                .transpose()
+                .map_err(unreadable("supervisor"))?,
+            region: self.region.map(RegionName::parse).transpose().map_err(unreadable("region"))?,
             intent: self.intent,
             dequeued_at: self.dequeued_at,
             left_queue_at: self.left_queue_at,

@@ -20,7 +20,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 use super::connect::LockWait;
 use super::lane_health::LaneHealth;
 use super::schedule::{Prepared, ScheduleAnswer};
-use super::{Store, StoreError};
+use super::{SharedError, Store, StoreError};
 use crate::domain::ids::RunId;
 use crate::domain::verification::{Cancellation, Cancelled, NewVerification};
 
@@ -33,9 +33,6 @@ const QUEUE_MAX: usize = 1024;
 
 /// Calls that wait beside the lanes at a time, each with a connection; fewer where lanes would get none.
 const BESIDE_MAX: usize = 2;
-
-/// An error that all calls of a batch share.
-pub type SharedError = Arc<StoreError>;
 
 /// Lanes over one store. Cheap to clone; the lanes end with the last clone.
 #[derive(Debug, Clone)]

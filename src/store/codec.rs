@@ -4,7 +4,7 @@
 //! a row's life. Every codec that was ever written stays readable, so the choice may change
 //! from one process to the next.
 //!
-//! Messages are short and similar, so a zstd dictionary helps. Ours, which `scripts/train-dictionary` trains
+//! Messages are short and similar, so a zstd dictionary helps. Ours, which `cargo xtask dictionary` trains
 //! from the platform's messages (platform.md §2), nearly halves what is stored and takes a fifth of the time
 //! (docs/performance.md). A frame names the dictionary that it needs.
 

@@ -25,6 +25,7 @@ mod keepalive;
 mod session;
 mod settings;
 mod tls;
+mod tx;
 
 use std::time::Duration;
 
@@ -36,9 +37,10 @@ use crate::config::database::DatabaseConfig;
 pub use connector::Connector;
 pub(super) use db::ends_session;
 pub use db::{Connections, Db, Work};
-pub use executor::{On, Tx};
+pub use executor::On;
 pub use fault::Fault;
 pub use settings::{Commit, LockWait, Settings, Terms};
+pub use tx::Tx;
 
 /// Connections for pages and commands that people use: enough for two or three pages at a time.
 const PEOPLE_CONNECTIONS_MAX: u32 = 4;

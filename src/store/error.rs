@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::future::Future;
+use std::sync::Arc;
 
 use sqlx::error::DatabaseError;
 
@@ -40,6 +41,9 @@ pub enum StoreError {
         problem: String,
     },
 }
+
+/// An error that all calls of a batch share.
+pub type SharedError = Arc<StoreError>;
 
 impl StoreError {
     /// Wraps an error of sqlx with what was tried.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
 
-use super::coalesce::SharedError;
+use super::SharedError;
 
 /// A statement of a lane that is under way this long hangs, or the database is far too slow for callers.
 const STUCK: Duration = Duration::from_secs(2);

@@ -4,6 +4,7 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 
 use super::{Store, StoreError};
+use crate::domain::ids::SupervisorName;
 use crate::domain::outcome::{FallbackResult, OutcomeKind, Reason};
 
 /// A verification that ended as a loss.
@@ -16,7 +17,7 @@ pub struct Lost {
     /// The pool.
     pub pool: String,
     /// The supervisor that dispatched it.
-    pub supervisor: Option<String>,
+    pub supervisor: Option<SupervisorName>,
     /// The deployment's version.
     pub deployment_version: Option<String>,
     /// `fallback`, or `delivered` when the platform's redrive came first.
@@ -47,7 +48,8 @@ impl Store {
             Lost,
             // Pools are few, and each returns its own latest losses. So no loss is read that is not shown,
             // however long outcomes are kept. The condition must match the index's own condition exactly.
-            r#"select latest.settled_at, latest.run_id, latest.pool, latest.supervisor, latest.deployment_version,
+            r#"select latest.settled_at, latest.run_id, latest.pool, latest.supervisor as "supervisor: SupervisorName",
+               latest.deployment_version,
                latest.outcome as "outcome: OutcomeKind", latest.reason as "reason: Reason",
                latest.fallback_result as "fallback_result: FallbackResult", latest.late
              from pool

@@ -6,7 +6,7 @@ use sqlx::types::Uuid;
 use utoipa::ToSchema;
 
 use super::{Store, StoreError};
-use crate::domain::ids::{RunId, VerificationId};
+use crate::domain::ids::{RegionName, RunId, SupervisorName, VerificationId};
 use crate::domain::outcome::{FallbackResult, Outcome, OutcomeKind, Reason};
 use crate::domain::status::{HoldReason, Status};
 use crate::domain::verification::Intent;
@@ -23,9 +23,9 @@ pub struct Pending {
     /// The pool.
     pub pool: String,
     /// The supervisor that dispatched it.
-    pub supervisor: Option<String>,
+    pub supervisor: Option<SupervisorName>,
     /// Where that supervisor runs.
-    pub region: Option<String>,
+    pub region: Option<RegionName>,
     /// The deployment's version.
     pub deployment_version: Option<String>,
     /// Why it was scheduled.
@@ -107,7 +107,8 @@ impl Store {
     pub async fn pending_of(&self, run_id: &RunId) -> Result<Option<Pending>, StoreError> {
         sqlx::query_as!(
             Pending,
-            r#"select id, run_id, snapshot_id, pool, supervisor, region, deployment_version, intent as "intent: Intent",
+            r#"select id, run_id, snapshot_id, pool, supervisor as "supervisor: SupervisorName",
+               region as "region: RegionName", deployment_version, intent as "intent: Intent",
                dequeued_at, scheduled_at, due_at, probe_at,
                pending_status(lease_expires_at, probe_at, lost_at, hold_reason) as "status!: Status",
                hold_reason as "hold_reason: HoldReason", lease_expires_at, worker, claim_count, probe_count, create_count,
@@ -127,7 +128,8 @@ impl Store {
     pub async fn outcomes_of(&self, run_id: &RunId, limit: i64) -> Result<Vec<Outcome>, StoreError> {
         sqlx::query_as!(
             Outcome,
-            r#"select settled_at, id, run_id, snapshot_id, pool, supervisor, region, deployment_version, intent as "intent: Intent",
+            r#"select settled_at, id, run_id, snapshot_id, pool, supervisor as "supervisor: SupervisorName",
+               region as "region: RegionName", deployment_version, intent as "intent: Intent",
                dequeued_at, scheduled_at, due_at, outcome as "outcome: OutcomeKind",
                reason as "reason: Reason", fallback_result as "fallback_result: FallbackResult", late, fence, worker,
                claim_count, probe_count, create_count, connected_at, lost_at, create_permitted_at,

@@ -9,7 +9,7 @@ use super::audit::{self, Actor};
 use super::connect::Terms;
 use super::lookup::Pending;
 use super::{Store, StoreError};
-use crate::domain::ids::{RunId, SnapshotId};
+use crate::domain::ids::{RegionName, RunId, SnapshotId, SupervisorName};
 use crate::domain::status::{HoldReason, Status};
 use crate::domain::verification::{CancelReason, Cancellation, Cancelled, Intent};
 
@@ -27,11 +27,11 @@ pub struct PendingFilter {
     /// From this supervisor.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(min_length = 1, max_length = 200)]
-    pub supervisor: Option<String>,
+    pub supervisor: Option<SupervisorName>,
     /// From this region.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(min_length = 1, max_length = 200)]
-    pub region: Option<String>,
+    pub region: Option<RegionName>,
     /// Of this deployment version.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(min_length = 1, max_length = 200)]
@@ -105,7 +105,8 @@ impl Store {
         sqlx::query_as!(
             Pending,
             r#"select page.id as "id!", page.run_id as "run_id!", page.snapshot_id as "snapshot_id!",
-                 page.pool as "pool!", page.supervisor, page.region, page.deployment_version,
+                 page.pool as "pool!", page.supervisor as "supervisor: SupervisorName",
+                 page.region as "region: RegionName", page.deployment_version,
                  page.intent as "intent!: Intent", page.dequeued_at as "dequeued_at!", page.scheduled_at as "scheduled_at!",
                  page.due_at as "due_at!", page.probe_at as "probe_at!", page.status as "status!: Status",
                  page.hold_reason as "hold_reason: HoldReason", page.lease_expires_at, page.worker,
@@ -133,8 +134,8 @@ impl Store {
                order by page.probe_at, page.run_id
                limit $8"#,
             filter.pool.as_deref(),
-            filter.supervisor.as_deref(),
-            filter.region.as_deref(),
+            filter.supervisor.as_ref().map(SupervisorName::as_str),
+            filter.region.as_ref().map(RegionName::as_str),
             filter.deployment_version.as_deref(),
             filter.status.map(Status::as_str),
             after.map(|key| key.probe_at),
@@ -163,8 +164,8 @@ impl Store {
                  limit $6
                ) as matching"#,
             filter.pool.as_deref(),
-            filter.supervisor.as_deref(),
-            filter.region.as_deref(),
+            filter.supervisor.as_ref().map(SupervisorName::as_str),
+            filter.region.as_ref().map(RegionName::as_str),
             filter.deployment_version.as_deref(),
             filter.status.map(Status::as_str),
             i64::from(most),

@@ -11,6 +11,7 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::{Store, StoreError};
+use crate::domain::ids::SupervisorName;
 
 pub use totals::{Total, totals};
 
@@ -191,7 +192,7 @@ pub struct FalsePositive {
     /// The pool.
     pub pool: String,
     /// The supervisor that dispatched it.
-    pub supervisor: Option<String>,
+    pub supervisor: Option<SupervisorName>,
     /// The deployment's version.
     pub deployment_version: Option<String>,
     /// The promise.
@@ -305,7 +306,8 @@ impl Store {
     ) -> Result<Vec<FalsePositive>, StoreError> {
         sqlx::query_as!(
             FalsePositive,
-            r#"select settled_at as "settled_at!", id as "id!", run_id as "run_id!", pool as "pool!", supervisor,
+            r#"select settled_at as "settled_at!", id as "id!", run_id as "run_id!", pool as "pool!",
+                 supervisor as "supervisor: SupervisorName",
                  deployment_version, due_at as "due_at!", lost_at, create_count as "create_count!", workload
                from false_positives
                where settled_at >= $1

@@ -16,6 +16,7 @@ use uuid::Uuid;
 use super::error::again_on_deadlock;
 use super::lease::Keys;
 use super::{Store, StoreError};
+use crate::domain::ids::{RegionName, SupervisorName};
 use crate::domain::outcome::{Ending, FallbackResult, Outcome, OutcomeKind, Reason, Settled, Settlement};
 use crate::domain::verification::Intent;
 
@@ -138,7 +139,8 @@ impl Store {
         let key = &settlement.key;
         sqlx::query_as!(
             Outcome,
-            r#"select settled_at, id, run_id, snapshot_id, pool, supervisor, region, deployment_version,
+            r#"select settled_at, id, run_id, snapshot_id, pool, supervisor as "supervisor: SupervisorName",
+               region as "region: RegionName", deployment_version,
                intent as "intent: Intent", dequeued_at, scheduled_at, due_at, outcome as "outcome: OutcomeKind",
                reason as "reason: Reason", fallback_result as "fallback_result: FallbackResult", late, fence, worker,
                claim_count, probe_count, create_count, connected_at, lost_at, create_permitted_at,

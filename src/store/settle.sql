@@ -68,7 +68,7 @@ with said as (
 )
 select
   settled_at as "settled_at!", id as "id!", run_id as "run_id!", snapshot_id as "snapshot_id!", pool as "pool!",
-  supervisor, region, deployment_version, intent as "intent!: Intent", dequeued_at as "dequeued_at!",
+  supervisor as "supervisor: SupervisorName", region as "region: RegionName", deployment_version, intent as "intent!: Intent", dequeued_at as "dequeued_at!",
   scheduled_at as "scheduled_at!", due_at as "due_at!", outcome as "outcome!: OutcomeKind",
   reason as "reason: Reason", fallback_result as "fallback_result: FallbackResult",
   late as "late!", fence, worker, claim_count as "claim_count!", probe_count as "probe_count!",

@@ -7,6 +7,7 @@ use super::probe::Probing;
 use crate::config::worker::WorkerConfig;
 use crate::domain::claim::Claim;
 use crate::domain::dispatch::trace_id;
+use crate::domain::ids::{RegionName, SupervisorName};
 use crate::domain::outcome::{FallbackResult, Outcome, OutcomeKind, Reason};
 use crate::telemetry::event::WideEvent;
 
@@ -49,8 +50,8 @@ pub(super) fn settled(
         .with("claim_count", outcome.claim_count)
         .with("create_count", outcome.create_count)
         .with("intent", outcome.intent.as_str())
-        .with("supervisor", outcome.supervisor.as_deref())
-        .with("region", outcome.region.as_deref())
+        .with("supervisor", outcome.supervisor.as_ref().map(SupervisorName::as_str))
+        .with("region", outcome.region.as_ref().map(RegionName::as_str))
         .with("deployment_version", outcome.deployment_version.as_deref())
         .with("worker", outcome.worker.as_deref())
 }

@@ -18,10 +18,11 @@ use crate::config::runner::RunnerEnvConfig;
 use crate::domain::ids::SnapshotId;
 
 use super::runner_env::{Runner, RunnerHost, runner_env};
-use super::{BackendError, CreateError, Created, Order};
+use super::{BackendError, BuildError, CreateError, Created, Order};
 
 mod container;
 mod credentials;
+#[cfg(feature = "ecr")]
 mod ecr;
 mod engine;
 mod image;
@@ -50,9 +51,10 @@ pub(super) struct Docker {
 
 impl Docker {
     /// Connects to nothing.
-    pub(super) fn new(config: &DockerConfig) -> Self {
+    pub(super) fn new(config: &DockerConfig) -> Result<Self, BuildError> {
         let engine = DockerEngine::new(config);
-        Self { images: Images::new(&engine, config), engine, config: Arc::new(config.clone()) }
+        let images = Images::new(&engine, config)?;
+        Ok(Self { images, engine, config: Arc::new(config.clone()) })
     }
 
     /// Pulls the image unless it is there.

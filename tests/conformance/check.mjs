@@ -2,7 +2,7 @@
 // and the runner's warm-start client. Their schemas judge every answer, and their own retry
 // rules are measured, so that an error that docs/platform.md and the simulator share is found.
 //
-// Usage: node check.mjs <warmproof binary>
+// Usage: node check.mjs <warmproof-lab binary>
 
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";

@@ -7,14 +7,12 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails at once")]
 #![allow(clippy::print_stdout, reason = "a test prints what it measured")]
 
-mod support;
-
 use std::env;
 use std::process::{Command, ExitCode};
 
 use serde_json::json;
 
-use support::api::{TOKEN, api, hit};
+use warmproof_testkit::api::{TOKEN, api, hit};
 
 /// The checks against the description. Two are missing: that a bad request is refused, and that a good one is accepted,
 /// because a schema cannot express all that makes a request good.

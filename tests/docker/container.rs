@@ -5,8 +5,8 @@ use std::collections::HashMap;
 use warmproof::workload::{CreateError, Created};
 
 use crate::support::engine::{IMAGE, SNAPSHOT_LABEL, create_of, engine, reported, workload};
-use crate::support::platform::{Platform, options};
-use crate::support::wait::until;
+use warmproof_testkit::platform::{Platform, options};
+use warmproof_testkit::wait::until;
 
 #[tokio::test]
 async fn a_container_starts_its_runs_attempt() {

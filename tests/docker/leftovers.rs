@@ -2,7 +2,7 @@
 //! that no worker knows.
 
 use crate::support::engine::{create_of, engine, workload};
-use crate::support::platform::{Platform, options};
+use warmproof_testkit::platform::{Platform, options};
 
 #[tokio::test]
 async fn a_container_that_was_never_started_is_discarded() {

@@ -9,10 +9,10 @@ use rand::{Rng, SeedableRng};
 use warmproof::domain::outcome::FallbackResult;
 
 use crate::support::engine::{Engine, create_of, docker_worker, engine};
-use crate::support::process::Program;
-use crate::support::stage::Stage;
 use crate::support::trap::{Point, Trap};
-use crate::support::wait::within;
+use warmproof_testkit::process::Program;
+use warmproof_testkit::stage::Stage;
+use warmproof_testkit::wait::within;
 
 const DISPATCHES: usize = 50;
 

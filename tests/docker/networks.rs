@@ -3,8 +3,8 @@
 use warmproof::workload::{CreateError, Created};
 
 use crate::support::engine::{create_of, engine, reported, workload};
-use crate::support::platform::{Platform, options};
-use crate::support::wait::until;
+use warmproof_testkit::platform::{Platform, options};
+use warmproof_testkit::wait::until;
 
 #[tokio::test]
 async fn a_container_starts_in_all_its_networks() {

@@ -6,9 +6,9 @@ use futures_util::future::join_all;
 use warmproof::workload::{CreateError, CreateRequest, Created};
 
 use crate::support::engine::{create_of, engine, workload};
-use crate::support::platform::{Platform, options};
 use crate::support::registry::{PASSWORD, Registry, Trouble, USERNAME};
-use crate::support::wait::{until, within};
+use warmproof_testkit::platform::{Platform, options};
+use warmproof_testkit::wait::{until, within};
 
 /// A dispatch whose image is the registry's.
 async fn dispatch_of(platform: &Platform, image: &str) -> CreateRequest {

@@ -4,7 +4,7 @@ use futures_util::future::join_all;
 use warmproof::workload::{CreateError, Created};
 
 use crate::support::engine::{Engine, create_of, engine, reported, workload};
-use crate::support::platform::{Dispatched, Platform, options};
+use warmproof_testkit::platform::{Dispatched, Platform, options};
 
 const RACERS: usize = 8;
 

@@ -7,10 +7,10 @@ use serde_json::{Value, json};
 use warmproof::domain::outcome::FallbackResult;
 
 use crate::support::engine::{create_of, docker_worker, engine};
-use crate::support::platform::{Dispatched, SOON};
 use crate::support::registry::{Registry, Trouble};
-use crate::support::stage::Stage;
-use crate::support::wait::until;
+use warmproof_testkit::platform::{Dispatched, SOON};
+use warmproof_testkit::stage::Stage;
+use warmproof_testkit::wait::until;
 
 /// How long a pull takes.
 const PULL: TimeDelta = TimeDelta::minutes(1);

@@ -11,8 +11,8 @@ use warmproof::store::coalesce::Coalescer;
 use warmproof::store::connect::Role;
 
 use crate::pair::{Pair, config};
-use crate::support::dispatch::{DELAY, fresh};
-use crate::support::wait::until;
+use warmproof_testkit::dispatch::{DELAY, fresh};
+use warmproof_testkit::wait::until;
 
 const CALLERS: usize = 16;
 

@@ -9,4 +9,3 @@
 mod failing_over;
 mod pair;
 mod standby_away;
-mod support;

@@ -12,12 +12,12 @@ use tempfile::TempDir;
 use warmproof::config::DatabaseSettings;
 use warmproof::config::database::DatabaseConfig;
 use warmproof::config::environment::Environment;
-use warmproof::config::postgres::Discovery;
-use warmproof::postgres::{Home, Listen, Options, PrivatePostgres};
 use warmproof::store::connect::Role;
 use warmproof::store::{Store, migrate};
+use warmproof_lab::postgres::discovery::Discovery;
+use warmproof_lab::postgres::{Home, Listen, Options, PrivatePostgres};
 
-use crate::support::wait::until;
+use warmproof_testkit::wait::until;
 
 pub const SCHEMA: &str = "warmproof";
 

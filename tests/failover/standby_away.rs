@@ -6,8 +6,8 @@ use tokio::time::timeout;
 use warmproof::domain::verification::{CancelReason, ScheduleResult};
 
 use crate::pair::Pair;
-use crate::support::dispatch::{DELAY, cancellation, fresh};
-use crate::support::wait::until;
+use warmproof_testkit::dispatch::{DELAY, cancellation, fresh};
+use warmproof_testkit::wait::until;
 
 /// Long enough for an answer that does not wait for a standby.
 const NOT_ANSWERED: Duration = Duration::from_secs(2);

@@ -6,9 +6,9 @@ use std::io::Write;
 
 use warmproof::domain::outcome::OutcomeKind;
 
-use crate::support::db::{Db, db, server};
-use crate::support::process::Program;
-use crate::support::stage::Stage;
+use warmproof_testkit::db::{Db, db, server};
+use warmproof_testkit::process::Program;
+use warmproof_testkit::stage::Stage;
 
 /// The error of a command that cannot connect.
 async fn reported(url: &str) -> String {

@@ -2,10 +2,10 @@
 
 use serde_json::Value;
 
-use crate::support::gateway::http_client;
-use crate::support::platform::Dispatched;
-use crate::support::process::Program;
-use crate::support::stage::{API_TOKEN, Stage};
+use warmproof_testkit::gateway::http_client;
+use warmproof_testkit::platform::Dispatched;
+use warmproof_testkit::process::Program;
+use warmproof_testkit::stage::{API_TOKEN, Stage};
 
 /// A caller and a worker, each with a clock of its own, verify a loss and a delivery.
 async fn verified(caller: impl Fn(Program) -> Program, worker: impl Fn(Program) -> Program) {

@@ -8,8 +8,8 @@ use warmproof::domain::ids::PoolName;
 use warmproof::domain::verification::{CancelReason, Cancelled, ScheduleRefusal, ScheduleResult};
 use warmproof::store::coalesce::Coalescer;
 
-use crate::support::db::{Db, db};
-use crate::support::dispatch::{DELAY, cancellation, fresh, hit};
+use warmproof_testkit::db::{Db, db};
+use warmproof_testkit::dispatch::{DELAY, cancellation, fresh, hit};
 
 /// One lane, so that all calls meet.
 async fn one_lane() -> (Db, Arc<Coalescer>) {

@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 use warmproof::domain::verification::CancelReason;
 
-use crate::support::db::{Db, db};
-use crate::support::dispatch::{cancellation, claimed, fresh, schedule, settlement, started};
-use crate::support::process::Program;
+use warmproof_testkit::db::{Db, db};
+use warmproof_testkit::dispatch::{cancellation, claimed, fresh, schedule, settlement, started};
+use warmproof_testkit::process::Program;
 
 /// The exit code and output of a command.
 struct Answer {

@@ -17,8 +17,8 @@ use warmproof::domain::dispatch::Dispatch;
 use warmproof::domain::verification::CancelReason;
 use warmproof::scheduler::{Hit, Scheduler};
 
-use crate::support::dispatch::{cancellation, message};
-use crate::support::logs::captured_at;
+use warmproof_testkit::dispatch::{cancellation, message};
+use warmproof_testkit::logs::captured_at;
 
 /// Every way of being off: unset, false, and words that resemble `true` and are not.
 const OFF: [Option<&str>; 6] = [None, Some("false"), Some("yes"), Some("on"), Some(""), Some("0")];

@@ -4,11 +4,11 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal::SIGTERM;
 use warmproof::domain::outcome::FallbackResult;
-use warmproof::simulator::{GatewayAnswer, GatewayEffect, GatewayFault, ProbeFault, Rule};
+use warmproof_lab::simulator::{GatewayAnswer, GatewayEffect, GatewayFault, ProbeFault, Rule};
 
-use crate::support::platform::SOON;
-use crate::support::process::Program;
-use crate::support::stage::Stage;
+use warmproof_testkit::platform::SOON;
+use warmproof_testkit::process::Program;
+use warmproof_testkit::stage::Stage;
 
 /// Leases longer than any test: another worker can only claim a row that was released.
 fn with_long_leases(program: Program) -> Program {

@@ -12,18 +12,18 @@ use warmproof::config::verify::Switch;
 use warmproof::domain::dispatch::Dispatch;
 use warmproof::domain::outcome::{FallbackResult, OutcomeKind, Reason};
 use warmproof::domain::verification::{CancelReason, Cancelled, NewVerification, ScheduleResult};
-use warmproof::simulator::{ProbeFault, Rule, SimulatorOptions, StartKind};
 use warmproof::store::Store;
 use warmproof::store::connect::Role;
 use warmproof::telemetry::event::{EventSink, Events, WideEvent};
 use warmproof::worker::{Served, Worker};
+use warmproof_lab::simulator::{ProbeFault, Rule, SimulatorOptions, StartKind};
 
-use crate::support::dispatch::{cancellation, hit, schedule};
-use crate::support::gateway::RecordingGateway;
-use crate::support::platform::{Dispatched, SOON, options};
-use crate::support::process::Program;
-use crate::support::stage::Stage;
-use crate::support::wait::within;
+use warmproof_testkit::dispatch::{cancellation, hit, schedule};
+use warmproof_testkit::gateway::RecordingGateway;
+use warmproof_testkit::platform::{Dispatched, SOON, options};
+use warmproof_testkit::process::Program;
+use warmproof_testkit::stage::Stage;
+use warmproof_testkit::wait::within;
 
 /// A worker in this process, and the events it reported.
 struct InProcess {

@@ -1,13 +1,13 @@
 //! The follow-up: a while after a created fallback, a worker probes whether it helped.
 
 use warmproof::domain::outcome::{FallbackResult, OutcomeKind};
-use warmproof::simulator::{ProbeFault, Rule, StartFault};
+use warmproof_lab::simulator::{ProbeFault, Rule, StartFault};
 
 use crate::metrics::{get, listens_at};
-use crate::support::platform::{Dispatched, SOON};
-use crate::support::process::Program;
-use crate::support::stage::Stage;
-use crate::support::wait::until;
+use warmproof_testkit::platform::{Dispatched, SOON};
+use warmproof_testkit::process::Program;
+use warmproof_testkit::stage::Stage;
+use warmproof_testkit::wait::until;
 
 async fn soon(stage: &Stage) {
     stage.db.run("update pool set follow_up_after_ms = 1000").await;

@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use warmproof::domain::outcome::{FallbackResult, Outcome};
-use warmproof::simulator::{GatewayAnswer, GatewayEffect, GatewayFault, Rule, SimulatorOptions};
+use warmproof_lab::simulator::{GatewayAnswer, GatewayEffect, GatewayFault, Rule, SimulatorOptions};
 
-use crate::support::platform::{Dispatched, SOON, options};
-use crate::support::process::Program;
-use crate::support::receiver::{Receiver, start_cold};
-use crate::support::stage::Stage;
+use warmproof_testkit::platform::{Dispatched, SOON, options};
+use warmproof_testkit::process::Program;
+use warmproof_testkit::receiver::{Receiver, start_cold};
+use warmproof_testkit::stage::Stage;
 
 /// Long enough for a test's gateway, even on a busy machine.
 const PATIENCE_MS: u32 = 2000;

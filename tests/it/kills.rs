@@ -4,13 +4,15 @@ use std::time::Duration;
 
 use serde_json::value::RawValue;
 use warmproof::domain::outcome::{FallbackResult, Outcome, OutcomeKind};
-use warmproof::simulator::{GatewayAnswer, GatewayEffect, GatewayFault, ProbeFault, Rule, SimulatorOptions};
+use warmproof_lab::simulator::{
+    GatewayAnswer, GatewayEffect, GatewayFault, ProbeFault, Rule, SimulatorOptions,
+};
 
-use crate::support::gateway::http_client;
-use crate::support::platform::{Dispatched, SOON, options};
-use crate::support::pooler::{self, PoolMode};
-use crate::support::process::Process;
-use crate::support::stage::{API_TOKEN, Stage};
+use warmproof_testkit::gateway::http_client;
+use warmproof_testkit::platform::{Dispatched, SOON, options};
+use warmproof_testkit::pooler::{self, PoolMode};
+use warmproof_testkit::process::Process;
+use warmproof_testkit::stage::{API_TOKEN, Stage};
 
 const HANGS_BEFORE: GatewayFault = GatewayFault { effect: GatewayEffect::None, answer: GatewayAnswer::Hang };
 const HANGS_AFTER: GatewayFault =

@@ -6,15 +6,12 @@
 #![allow(clippy::wildcard_enum_match_arm, reason = "a test names what it expects and refuses the rest")]
 #![allow(clippy::print_stdout, reason = "a test prints what it measured")]
 
-mod support;
-
 mod addresses;
 mod admin;
 mod api;
 mod clocks;
 mod coalesce;
 mod commands;
-mod demo;
 mod disabled;
 mod drain;
 mod five_behaviours;

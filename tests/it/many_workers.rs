@@ -5,13 +5,13 @@ use std::collections::BTreeSet;
 use warmproof::domain::dispatch::Dispatch;
 use warmproof::domain::outcome::OutcomeKind;
 use warmproof::domain::verification::NewVerification;
-use warmproof::simulator::{ProbeFault, Rule};
+use warmproof_lab::simulator::{ProbeFault, Rule};
 
-use crate::support::dispatch::hit;
-use crate::support::platform::{Dispatched, SOON};
-use crate::support::process::Program;
-use crate::support::stage::Stage;
-use crate::support::wait::until;
+use warmproof_testkit::dispatch::hit;
+use warmproof_testkit::platform::{Dispatched, SOON};
+use warmproof_testkit::process::Program;
+use warmproof_testkit::stage::Stage;
+use warmproof_testkit::wait::until;
 
 const HITS: usize = 200;
 /// One in so many is lost.

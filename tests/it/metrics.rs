@@ -4,9 +4,9 @@ use tokio::net::TcpListener;
 use warmproof::domain::outcome::OutcomeKind;
 use warmproof::platform::Client;
 
-use crate::support::process::Process;
-use crate::support::stage::Stage;
-use crate::support::wait::until;
+use warmproof_testkit::process::Process;
+use warmproof_testkit::stage::Stage;
+use warmproof_testkit::wait::until;
 
 pub async fn get(url: &str) -> (u16, String) {
     let answer = Client::without_credentials().unwrap().get(url).send().await.unwrap();

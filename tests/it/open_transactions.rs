@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use warmproof::domain::outcome::OutcomeKind;
-use warmproof::simulator::{ProbeFault, Rule};
+use warmproof_lab::simulator::{ProbeFault, Rule};
 
-use crate::support::platform::{Dispatched, SOON};
-use crate::support::stage::Stage;
-use crate::support::wait::until;
+use warmproof_testkit::platform::{Dispatched, SOON};
+use warmproof_testkit::stage::Stage;
+use warmproof_testkit::wait::until;
 
 /// Two hits in flight at worker `a`, both with a probe that hangs.
 async fn two_in_flight(stage: &Stage) -> [Dispatched; 2] {

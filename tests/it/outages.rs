@@ -4,10 +4,10 @@ use std::time::{Duration, Instant};
 
 use warmproof::domain::outcome::OutcomeKind;
 
-use crate::support::db::server;
-use crate::support::platform::Platform;
-use crate::support::proxy::Proxy;
-use crate::support::stage::Stage;
+use warmproof_testkit::db::server;
+use warmproof_testkit::platform::Platform;
+use warmproof_testkit::proxy::Proxy;
+use warmproof_testkit::stage::Stage;
 
 /// So many connections to a database that is away take at least so long: claims, renewals and
 /// settles each back off by themselves. Without the back-off they come within milliseconds.

@@ -13,15 +13,15 @@ use warmproof::domain::outcome::{FallbackResult, OutcomeKind};
 use warmproof::domain::pool::PoolSettings;
 use warmproof::domain::status::HoldReason;
 use warmproof::scheduler::{Hit, Scheduler};
-use warmproof::simulator::SimulatorOptions;
 use warmproof::store::audit::Actor;
+use warmproof_lab::simulator::SimulatorOptions;
 
 use crate::metrics::{get, listens_at};
-use crate::support::api::{api, send};
-use crate::support::platform::{Dispatched, Platform, SOON, options};
-use crate::support::process::Program;
-use crate::support::stage::Stage;
-use crate::support::wait::until;
+use warmproof_testkit::api::{api, send};
+use warmproof_testkit::platform::{Dispatched, Platform, SOON, options};
+use warmproof_testkit::process::Program;
+use warmproof_testkit::stage::Stage;
+use warmproof_testkit::wait::until;
 
 fn file(text: &str) -> NamedTempFile {
     let mut file = NamedTempFile::new().unwrap();

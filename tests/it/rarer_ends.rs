@@ -2,11 +2,11 @@
 
 use warmproof::domain::ids::RunId;
 use warmproof::domain::outcome::FallbackResult;
-use warmproof::simulator::{GatewayAnswer, GatewayEffect, GatewayFault, Rule};
 use warmproof::store::lease::Release;
+use warmproof_lab::simulator::{GatewayAnswer, GatewayEffect, GatewayFault, Rule};
 
-use crate::support::dispatch::{claim, everything};
-use crate::support::stage::Stage;
+use warmproof_testkit::dispatch::{claim, everything};
+use warmproof_testkit::stage::Stage;
 
 /// Shifts a row into the past, as if no worker had claimed it for `so_long`.
 async fn forgotten_for(stage: &Stage, run: &RunId, so_long: &str) {
@@ -75,7 +75,7 @@ async fn after_an_error_of_the_gateway_the_next_request_takes_another_name() {
     let a = stage.worker("a").start();
     let lost = stage.platform.dispatch().await;
     stage.platform.simulator.faults().gateway.add(Rule::always(fault).of(&lost.run).times(1));
-    lost.schedule(&stage.db, crate::support::platform::SOON).await;
+    lost.schedule(&stage.db, warmproof_testkit::platform::SOON).await;
     let outcome = stage.outcome(&lost.run).await;
     assert_eq!(outcome.fallback_result.map(FallbackResult::as_str), Some("created"));
     assert_eq!((outcome.create_count, outcome.probe_count), (2, 2), "probed again before the second request");

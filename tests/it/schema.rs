@@ -4,8 +4,8 @@ use serde_json::Value;
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection};
 use warmproof::store::migrate;
 
-use crate::support::db::{SCHEMA, db, empty};
-use crate::support::sql::{body, commands};
+use warmproof_testkit::db::{SCHEMA, db, empty};
+use warmproof_testkit::sql::{body, commands};
 
 const CATALOGUE: &str = include_str!("schema/catalogue.sql");
 

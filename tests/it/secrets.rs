@@ -12,8 +12,8 @@ use tokio::net::TcpListener;
 
 use warmproof::domain::outcome::{FallbackResult, OutcomeKind};
 
-use crate::support::process::Program;
-use crate::support::stage::Stage;
+use warmproof_testkit::process::Program;
+use warmproof_testkit::stage::Stage;
 
 /// Every secret holds it, and nothing else does.
 const PLANTED: &str = "p1anted5ecret";

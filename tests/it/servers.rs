@@ -10,15 +10,15 @@ use warmproof::store::connect::{Role, Terms};
 use warmproof::store::pending::PendingFilter;
 use warmproof::store::{Remedy, Store};
 
-use crate::support::db::{Db, database_config, db, keep_up, server, upkeep_terms};
-use crate::support::dispatch::{
+use warmproof_testkit::db::{Db, database_config, db, keep_up, server, upkeep_terms};
+use warmproof_testkit::dispatch::{
     DELAY, cancellation, claim, everything, fresh, schedule, settlement, started,
 };
-use crate::support::platform::SOON;
-use crate::support::pooler::PoolMode;
-use crate::support::process::Program;
-use crate::support::stage::Stage;
-use crate::support::wait::until;
+use warmproof_testkit::platform::SOON;
+use warmproof_testkit::pooler::PoolMode;
+use warmproof_testkit::process::Program;
+use warmproof_testkit::stage::Stage;
+use warmproof_testkit::wait::until;
 
 /// A process's own connections, opened now: settings of a database reach those that come after them.
 fn store_of(db: &Db) -> Store {
@@ -164,7 +164,7 @@ async fn row_security_on_a_table_is_named_and_hides_nothing() {
     db.run("grant all on all tables in schema warmproof to plain").await;
     db.run("alter table pending enable row level security").await;
     let options =
-        crate::support::db::server().connect_options().database(&db.name).options([("role", "plain")]);
+        warmproof_testkit::db::server().connect_options().database(&db.name).options([("role", "plain")]);
     let store = Store::new(warmproof::store::connect::database(options, "warmproof", 4));
     let error = store.pending_page(&PendingFilter::default(), None, 1).await.unwrap_err();
     assert_eq!(error.remedy(), Remedy::Mend("row-level security is enabled on a table of the schema"));

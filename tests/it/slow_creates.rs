@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use warmproof::domain::ids::RunId;
 use warmproof::domain::outcome::{FallbackResult, OutcomeKind};
 
-use crate::support::platform::{Dispatched, SOON};
-use crate::support::receiver::{Receiver, start_cold};
-use crate::support::stage::Stage;
-use crate::support::wait::until;
+use warmproof_testkit::platform::{Dispatched, SOON};
+use warmproof_testkit::receiver::{Receiver, start_cold};
+use warmproof_testkit::stage::Stage;
+use warmproof_testkit::wait::until;
 
 const IN_FLIGHT: usize = 10;
 const AT_A_TIME: usize = 2;

@@ -4,8 +4,9 @@ use chrono::{TimeDelta, Utc};
 use serde_json::{Value, json};
 use sqlx::Row;
 
-use crate::support::db::{Db, db};
-use crate::support::dispatch::{claimed, fresh, hit, message, schedule};
+use warmproof::domain::ids::RegionName;
+use warmproof_testkit::db::{Db, db};
+use warmproof_testkit::dispatch::{claimed, fresh, hit, message, schedule};
 
 async fn call(db: &Db, message: &str) -> Result<String, sqlx::Error> {
     sqlx::query_scalar("select result from warmproof.schedule($1::json)")
@@ -32,7 +33,7 @@ const COLUMNS: &str = "snapshot_id, pool, supervisor, region, deployment_version
 async fn a_schedule_in_sql_writes_the_row_that_the_library_writes() {
     let db = db().await;
     let mut new = fresh("run_a", "snapshot_1");
-    new.region = Some("eu-central-1".to_owned());
+    new.region = RegionName::parse("eu-central-1").ok();
     let raw = new.dispatch.message.get().to_owned();
     let row = async || -> Value {
         db.value(&format!("select row_to_json(p) from (select {COLUMNS} from pending) as p")).await

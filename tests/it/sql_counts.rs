@@ -12,9 +12,11 @@ use warmproof::domain::verification::CancelReason;
 use warmproof::store::report::{Latency, LossBy, Step};
 use warmproof::store::upkeep::UpkeepTerms;
 
-use crate::support::db::{Db, db, keep_up, upkeep_terms};
-use crate::support::dispatch::{cancellation, claim, everything, fresh, hit, schedule, settlement, started};
-use crate::support::lives::{Life, bucket, latency, lives, quantile, wilson, write};
+use warmproof_testkit::db::{Db, db, keep_up, upkeep_terms};
+use warmproof_testkit::dispatch::{
+    cancellation, claim, everything, fresh, hit, schedule, settlement, started,
+};
+use warmproof_testkit::lives::{Life, bucket, latency, lives, quantile, wilson, write};
 
 type Histogram = BTreeMap<(String, i16), i64>;
 

@@ -9,9 +9,9 @@ use chrono::{DateTime, DurationRound, NaiveDate, TimeDelta, Utc};
 use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, PgConnection};
 
-use crate::support::db::{db, keep_up, upkeep_terms};
-use crate::support::dispatch::{fresh, schedule};
-use crate::support::lives::{Life, lives, quantile, wilson, write};
+use warmproof_testkit::db::{db, keep_up, upkeep_terms};
+use warmproof_testkit::dispatch::{fresh, schedule};
+use warmproof_testkit::lives::{Life, lives, quantile, wilson, write};
 
 const DOCUMENT: &str = include_str!("../../docs/sql.md");
 

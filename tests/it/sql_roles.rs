@@ -14,8 +14,8 @@ use warmproof::store::tally::ProbeTally;
 use warmproof::store::upkeep::UpkeepTerms;
 use warmproof::store::{Store, connect, migrate};
 
-use crate::support::db::{Db, SCHEMA, db, keep_up, server};
-use crate::support::dispatch::{
+use warmproof_testkit::db::{Db, SCHEMA, db, keep_up, server};
+use warmproof_testkit::dispatch::{
     cancellation, claim, everything, fresh, message, schedule, settlement, started,
 };
 
@@ -71,7 +71,7 @@ async fn a_worker_does_all_its_work_and_changes_no_schema_and_no_outcome() {
     for run in ["run_a", "run_b", "run_c"] {
         let _ = schedule(&store, fresh(run, "snapshot_1")).await;
     }
-    let newer = crate::support::dispatch::hit("run_c", "snapshot_2", TimeDelta::seconds(-1));
+    let newer = warmproof_testkit::dispatch::hit("run_c", "snapshot_2", TimeDelta::seconds(-1));
     let _ = schedule(&store, newer).await;
     let claims = claim(&store, everything("default", 10)).await;
     assert_eq!(claims.len(), 3);

@@ -5,10 +5,10 @@ use warmproof::domain::status::Status;
 use warmproof::domain::wilson::Share;
 use warmproof::store::pending::PendingFilter;
 
-use crate::support::api::api;
-use crate::support::db::{Db, db};
-use crate::support::dispatch::{claimed, fresh, schedule};
-use crate::support::process::Program;
+use warmproof_testkit::api::api;
+use warmproof_testkit::db::{Db, db};
+use warmproof_testkit::dispatch::{claimed, fresh, schedule};
+use warmproof_testkit::process::Program;
 
 /// One run in each status, and the statement that puts a scheduled row there.
 const STATUSES: [(Status, &str, &str); 7] = [

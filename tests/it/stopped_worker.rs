@@ -1,11 +1,11 @@
 //! A worker that was stopped while its lease ran out wakes up and writes nothing.
 
 use nix::sys::signal::Signal::{SIGCONT, SIGSTOP};
-use warmproof::simulator::{ProbeFault, Rule};
+use warmproof_lab::simulator::{ProbeFault, Rule};
 
-use crate::support::platform::{Dispatched, SOON};
-use crate::support::process::Process;
-use crate::support::stage::Stage;
+use warmproof_testkit::platform::{Dispatched, SOON};
+use warmproof_testkit::process::Process;
+use warmproof_testkit::stage::Stage;
 
 /// A hit whose next so many probes hang.
 async fn hit_with_hanging_probes(stage: &Stage, times: u32) -> Dispatched {

@@ -1,18 +1,18 @@
 //! The answers of a cancel call, and what a crash of the database may undo of it.
 
 use chrono::TimeDelta;
-use warmproof::config::postgres::Discovery;
 use warmproof::domain::outcome::{FallbackResult, OutcomeKind};
 use warmproof::domain::verification::CancelReason::{Connected, Miss, Operator};
 use warmproof::domain::verification::Cancelled;
-use warmproof::postgres::{Home, Options, PrivatePostgres};
 use warmproof::store::connect::Terms;
 use warmproof::store::migrate;
 use warmproof::store::{Store, connect};
+use warmproof_lab::postgres::discovery::Discovery;
+use warmproof_lab::postgres::{Home, Options, PrivatePostgres};
 
-use crate::support::db::{SCHEMA, db};
-use crate::support::dispatch::{DELAY, cancellation, claimed, fresh, hit, schedule};
-use crate::support::wait::until;
+use warmproof_testkit::db::{SCHEMA, db};
+use warmproof_testkit::dispatch::{DELAY, cancellation, claimed, fresh, hit, schedule};
+use warmproof_testkit::wait::until;
 
 use std::time::Duration;
 
@@ -48,7 +48,7 @@ async fn a_cancel_of_a_claimed_verification_beats_the_probe_in_flight() {
     assert_eq!(answers, [Cancelled::Cancelled { id: claim.key.id }]);
     let settled = db
         .store
-        .settle(&[crate::support::dispatch::settlement(&claim, crate::support::dispatch::started())])
+        .settle(&[warmproof_testkit::dispatch::settlement(&claim, warmproof_testkit::dispatch::started())])
         .await;
     assert!(matches!(settled.unwrap()[0], Ok(warmproof::domain::outcome::Settled::Stale)));
     db.assert_conserved().await;

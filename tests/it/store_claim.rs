@@ -9,8 +9,8 @@ use warmproof::domain::pool::PoolSettings;
 use warmproof::store::claim::Wanted;
 use warmproof::store::lease::Release;
 
-use crate::support::db::db;
-use crate::support::dispatch::{claim, claim_for, claimed, due_soon, everything, fresh, schedule};
+use warmproof_testkit::db::db;
+use warmproof_testkit::dispatch::{claim, claim_for, claimed, due_soon, everything, fresh, schedule};
 
 #[tokio::test]
 async fn only_what_falls_due_within_the_horizon_is_claimed() {

@@ -12,8 +12,8 @@ use warmproof::domain::verdict::Acted;
 use warmproof::domain::verification::{CancelReason, Cancelled, ScheduleResult};
 use warmproof::store::fall_back::{Fenced, Permit};
 
-use crate::support::db::{Db, db, keep_up, upkeep_terms};
-use crate::support::dispatch::{cancellation, claim, everything, fresh, message, schedule, settlement};
+use warmproof_testkit::db::{Db, db, keep_up, upkeep_terms};
+use warmproof_testkit::dispatch::{cancellation, claim, everything, fresh, message, schedule, settlement};
 
 const HOLD: Duration = Duration::from_secs(1);
 

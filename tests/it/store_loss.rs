@@ -7,8 +7,8 @@ use warmproof::domain::status::HoldReason;
 use warmproof::store::Store;
 use warmproof::store::fall_back::{Fenced, Permit};
 
-use crate::support::db::{Db, db};
-use crate::support::dispatch::{claim, claimed, everything};
+use warmproof_testkit::db::{Db, db};
+use warmproof_testkit::dispatch::{claim, claimed, everything};
 
 const HOLD: Duration = Duration::from_secs(1);
 

@@ -7,14 +7,14 @@ use warmproof::domain::verification::CancelReason;
 use warmproof::store::Store;
 use warmproof::store::connect::{Role, Terms};
 
-use crate::support::db::{Db, db};
-use crate::support::dispatch::{
+use warmproof_testkit::db::{Db, db};
+use warmproof_testkit::dispatch::{
     cancellation, claim, due_soon, everything, fresh, schedule, settlement, started,
 };
 
 /// A connection of each kind as the product opens it, whose statements are planned once and kept.
 async fn one_connection(db: &Db) -> Store {
-    let config = DatabaseConfig { connections_max: 2, ..crate::support::db::database_config(&db.url()) };
+    let config = DatabaseConfig { connections_max: 2, ..warmproof_testkit::db::database_config(&db.url()) };
     Store::connect(&config, Role::Worker).await.unwrap()
 }
 

@@ -12,8 +12,8 @@ use warmproof::scheduler::{Hit, Scheduler};
 use warmproof::store::Store;
 use warmproof::store::connect::Role;
 
-use crate::support::db::{database_config, db};
-use crate::support::dispatch::{
+use warmproof_testkit::db::{database_config, db};
+use warmproof_testkit::dispatch::{
     DELAY, cancellation, claimed, fresh, hit, message, schedule, settlement, started,
 };
 
@@ -202,7 +202,7 @@ async fn a_schedule_in_the_callers_transaction_holds_when_it_commits_and_only_th
         Hit::new(warmproof::domain::dispatch::Dispatch::parse(raw, None).unwrap())
     };
     // The caller's own connection knows nothing of our schema.
-    let options = crate::support::db::server().connect_options().database(&db.name);
+    let options = warmproof_testkit::db::server().connect_options().database(&db.name);
     let mut caller = sqlx::PgConnection::connect_with(&options).await.unwrap();
 
     let mut rolled_back = caller.begin().await.unwrap();

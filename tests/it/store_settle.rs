@@ -6,8 +6,8 @@ use warmproof::domain::claim::{Claim, Fence};
 use warmproof::domain::outcome::{Ending, FallbackResult, Outcome, OutcomeKind, Reason, Settled, Settlement};
 use warmproof::domain::verdict::Acted;
 
-use crate::support::db::{Db, db, keep_up, upkeep_terms};
-use crate::support::dispatch::{claim, claimed, everything, settlement, started};
+use warmproof_testkit::db::{Db, db, keep_up, upkeep_terms};
+use warmproof_testkit::dispatch::{claim, claimed, everything, settlement, started};
 
 async fn settle(db: &Db, settlement: Settlement) -> Settled {
     db.store.settle(&[settlement]).await.unwrap().pop().unwrap().unwrap()

@@ -2,10 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use warmproof::simulator::{ProbeFault, Rule};
+use warmproof_lab::simulator::{ProbeFault, Rule};
 
-use crate::support::platform::SOON;
-use crate::support::stage::Stage;
+use warmproof_testkit::platform::SOON;
+use warmproof_testkit::stage::Stage;
 
 /// The promised time, with the default lease.
 const TAKEOVER_MAX: Duration = Duration::from_secs(8);

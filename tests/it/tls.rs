@@ -6,10 +6,10 @@ use std::process::Command;
 
 use nix::unistd::{User, geteuid};
 use tempfile::TempDir;
-use warmproof::config::postgres::Discovery;
-use warmproof::postgres::{Home, Listen, Options, PrivatePostgres};
+use warmproof_lab::postgres::discovery::Discovery;
+use warmproof_lab::postgres::{Home, Listen, Options, PrivatePostgres};
 
-use crate::support::process::Program;
+use warmproof_testkit::process::Program;
 
 /// A server with a certificate, and the authority that signed it.
 struct Server {

@@ -11,8 +11,8 @@ use tokio::net::TcpListener;
 use warmproof::domain::dispatch::trace_id;
 use warmproof::domain::outcome::FallbackResult;
 
-use crate::support::receiver::{Receiver, start_cold};
-use crate::support::stage::Stage;
+use warmproof_testkit::receiver::{Receiver, start_cold};
+use warmproof_testkit::stage::Stage;
 
 type Bodies = Arc<Mutex<Vec<Bytes>>>;
 

@@ -6,13 +6,13 @@ use standardwebhooks::Webhook;
 use warmproof::domain::dispatch::Dispatch;
 use warmproof::domain::outcome::FallbackResult;
 use warmproof::domain::verification::NewVerification;
-use warmproof::simulator::StartKind;
+use warmproof_lab::simulator::StartKind;
 
-use crate::support::dispatch::{hit, schedule};
-use crate::support::platform::SOON;
-use crate::support::process::Program;
-use crate::support::receiver::{Call, Receiver, start_cold};
-use crate::support::stage::Stage;
+use warmproof_testkit::dispatch::{hit, schedule};
+use warmproof_testkit::platform::SOON;
+use warmproof_testkit::process::Program;
+use warmproof_testkit::receiver::{Call, Receiver, start_cold};
+use warmproof_testkit::stage::Stage;
 
 const KEY: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 const KEY_PREVIOUS: &str = "whsec_C2FVsBQIhrscChlQIMVab5sSYspob7oD";

@@ -11,13 +11,13 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::net::TcpListener;
 use tokio::process::{Child, Command};
 use warmproof::domain::dispatch::{Dispatch, trace_id};
-use warmproof::domain::ids::PoolName;
+use warmproof::domain::ids::{PoolName, SupervisorName};
 use warmproof::domain::verification::{Intent, NewVerification};
-use warmproof::simulator::{Simulator, SimulatorOptions};
+use warmproof_lab::simulator::{Simulator, SimulatorOptions};
 
-use crate::support::db::{Db, db};
-use crate::support::dispatch::schedule;
-use crate::support::pooler::{PoolMode, mode};
+use warmproof_testkit::db::{Db, db};
+use warmproof_testkit::dispatch::schedule;
+use warmproof_testkit::pooler::{PoolMode, mode};
 
 const WORKER_TOKEN: &str = "tr_wgt_plantedplantedplantedplantedplantedpl";
 const MANAGED_SECRET: &str = "planted-managed-secret";
@@ -72,7 +72,7 @@ async fn a_loss_that_was_started_cold_is_one_flat_line_without_secrets() {
     let new = NewVerification {
         dispatch: dispatch.clone(),
         pool: PoolName::default_pool(),
-        supervisor: Some("supervisor-1".to_owned()),
+        supervisor: SupervisorName::parse("supervisor-1").ok(),
         region: None,
         intent: Intent::Hit,
         delay: Some(Duration::from_secs(1)),

@@ -16,12 +16,12 @@ use warmproof::domain::ids::RunId;
 use warmproof::domain::outcome::FallbackResult;
 
 use crate::cluster::{Cluster, WORKER};
-use crate::support::platform::{Dispatched, options};
-use crate::support::process::Program;
-use crate::support::receiver::start_cold;
-use crate::support::stage::Stage;
 use crate::support::trap::{Point, Trap};
-use crate::support::wait::{until, within};
+use warmproof_testkit::platform::{Dispatched, options};
+use warmproof_testkit::process::Program;
+use warmproof_testkit::receiver::start_cold;
+use warmproof_testkit::stage::Stage;
+use warmproof_testkit::wait::{until, within};
 
 const DISPATCHES: usize = 50;
 

@@ -4,17 +4,17 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
-use warmproof::config::SuperviseSettings;
 use warmproof::platform;
 use warmproof::scheduler::Scheduler;
-use warmproof::simulator::{ProbeFault, Rule, RunConnected, RunnerKind, SimulatorOptions, StartKind};
-use warmproof::supervisor::{Connected, Supervisor};
 use warmproof::workload::Workload;
+use warmproof_lab::simulator::{ProbeFault, Rule, RunConnected, RunnerKind, SimulatorOptions, StartKind};
+use warmproof_lab::supervisor::settings::SuperviseSettings;
+use warmproof_lab::supervisor::{Connected, Supervisor};
 
 use crate::TURN;
-use crate::support::platform::options;
-use crate::support::stage::Stage;
-use crate::support::wait::{until, within};
+use warmproof_testkit::platform::options;
+use warmproof_testkit::stage::Stage;
+use warmproof_testkit::wait::{until, within};
 
 /// How slow healthy runners are.
 const SLOW: Duration = Duration::from_secs(20);
@@ -31,7 +31,7 @@ fn supervise(stage: &Stage, stop: &CancellationToken) {
     let environment = stage.worker("s").env("TRIGGER_WARM_START_URL", url).environment();
     let settings = SuperviseSettings::from_environment(&environment).unwrap();
     let supervisor = Supervisor {
-        name: "supervisor-1".to_owned(),
+        name: "supervisor-1".parse().unwrap(),
         platform: platform::Client::new(&settings.platform).unwrap(),
         broker: settings.broker,
         http: platform::Client::without_credentials().unwrap(),

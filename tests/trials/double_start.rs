@@ -6,12 +6,12 @@ use futures_util::{StreamExt, stream};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use tokio::time::timeout;
-use warmproof::simulator::SimulatorOptions;
+use warmproof_lab::simulator::SimulatorOptions;
 
 use crate::TURN;
-use crate::support::platform::{Dispatched, SOON, options};
-use crate::support::stage::Stage;
-use crate::support::wait::until;
+use warmproof_testkit::platform::{Dispatched, SOON, options};
+use warmproof_testkit::stage::Stage;
+use warmproof_testkit::wait::until;
 
 const RUNS: usize = 1000;
 const AT_A_TIME: usize = 50;

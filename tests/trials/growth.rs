@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
-use crate::support::wait::PATIENCE;
+use warmproof_testkit::wait::PATIENCE;
 
 /// How often the value is measured.
 const TICK: Duration = Duration::from_millis(50);

@@ -8,8 +8,6 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails at once")]
 #![allow(clippy::print_stdout, reason = "a test prints what it measured")]
 
-mod support;
-
 mod brown_out;
 mod double_start;
 mod growth;

@@ -6,13 +6,13 @@ use std::time::Duration;
 use warmproof::domain::dispatch::Dispatch;
 use warmproof::domain::ids::PoolName;
 use warmproof::domain::verification::{Intent, NewVerification};
-use warmproof::simulator::SimulatorOptions;
+use warmproof_lab::simulator::SimulatorOptions;
 
 use crate::TURN;
 use crate::growth::until_it_grows_to;
-use crate::support::platform::{Dispatched, SOON, options};
-use crate::support::stage::Stage;
-use crate::support::wait::until;
+use warmproof_testkit::platform::{Dispatched, SOON, options};
+use warmproof_testkit::stage::Stage;
+use warmproof_testkit::wait::until;
 
 const CAP: i64 = 100;
 const WINDOW_MS: i64 = 2000;

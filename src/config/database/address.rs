@@ -169,7 +169,8 @@ impl Address {
                 return Err(AddressError::new("names no user", remedy));
             }
         };
-        let hosts = parts::hosts(parts.hosts, &given)?;
+        let hosts =
+            parts::hosts(parts.hosts, given.host.as_deref(), given.ports.as_deref().unwrap_or_default())?;
         let target = given.target.unwrap_or(if hosts.len() > 1 { Target::ReadWrite } else { Target::Any });
         Ok(Self {
             target,

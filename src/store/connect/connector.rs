@@ -265,8 +265,8 @@ impl Connector {
         let limit = address
             .and_then(|address| address.connect_timeout_seconds)
             .map_or(CONNECT_TIMEOUT_DEFAULT, |seconds| Duration::from_secs(seconds.into()));
-        if let Some(refusal) = address.and_then(|address| tls::unreadable(&address.tls)) {
-            return Err(refusal);
+        if let Some((named, kind)) = address.and_then(|address| tls::unreadable(&address.tls)) {
+            return Err(Refusal::File { named, kind });
         }
         let opening = async {
             let mut connection = options.connect().await.map_err(Refusal::Error)?;

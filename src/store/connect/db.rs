@@ -11,13 +11,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use deadpool::managed::{Pool, PoolError};
-use sqlx::postgres::{PgArguments, PgQueryResult, PgRow};
-use sqlx::{Either, SqlStr};
+use sqlx::SqlStr;
+use sqlx::postgres::PgArguments;
 use tokio::time::{Instant, timeout};
 use tokio_util::task::TaskTracker;
 
-use super::executor::{On, Tx};
 use super::session::{Session, Sessions};
+use super::tx::{Done, Tx};
 use super::{Commit, Connector, Fault, Terms};
 use crate::store::StoreError;
 
@@ -30,9 +30,6 @@ const CLOSE_MAX: Duration = Duration::from_secs(1);
 /// The share of a process's connections whose commits are relaxed: claims and renewals of a worker, and the
 /// connect-cancels of the lanes.
 const RELAXED_SHARE: u32 = 3;
-
-/// Everything that a statement answered.
-pub(super) type Done = sqlx::Result<Vec<Either<PgQueryResult, PgRow>>>;
 
 /// What a transaction does; it must own everything that it needs.
 pub type Work<'t, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 't>>;
@@ -101,12 +98,6 @@ impl Db {
     pub async fn prove(&self) -> sqlx::Result<()> {
         let proven = self.inner.connector.connect_once(Some(Commit::Durable)).await;
         proven.map(drop).map_err(Fault::into_sqlx)
-    }
-
-    /// An executor for one statement on these terms.
-    #[must_use]
-    pub fn on(&self, terms: Terms) -> On<'_> {
-        On::new(self, terms)
     }
 
     /// Runs a transaction to its end: it commits when the work ends well, and is rolled back otherwise.

@@ -10,7 +10,6 @@ use std::io;
 use rustls::CertificateError;
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
 
-use super::fault::Refusal;
 use crate::config::database::address::{Address, Tls, TlsMode};
 
 /// The options with the address's encryption.
@@ -31,13 +30,13 @@ pub(super) fn with(options: PgConnectOptions, tls: &Tls) -> PgConnectOptions {
     options
 }
 
-/// The first file of the address that cannot be read; the driver's own error would not name it.
-pub(super) fn unreadable(tls: &Tls) -> Option<Refusal> {
+/// The first file of the address that cannot be read, as `parameter=path`, and why not; the driver's own error would not name it.
+pub(super) fn unreadable(tls: &Tls) -> Option<(String, io::ErrorKind)> {
     let root = tls.root.iter().map(|path| ("sslrootcert", path));
     let client = tls.client.iter().flat_map(|(certificate, key)| [("sslcert", certificate), ("sslkey", key)]);
     root.chain(client).find_map(|(parameter, path)| {
         let kind = std::fs::File::open(path).err()?.kind();
-        Some(Refusal::File { named: format!("{parameter}={path}"), kind })
+        Some((format!("{parameter}={path}"), kind))
     })
 }
 

@@ -7,8 +7,8 @@ use sqlx::postgres::PgConnectOptions;
 use tokio::task::{JoinSet, spawn_blocking};
 use uuid::Uuid;
 
-use crate::config::postgres::Discovery;
-use crate::postgres::{Home, Options, PrivatePostgres};
+use warmproof_lab::postgres::discovery::Discovery;
+use warmproof_lab::postgres::{Home, Options, PrivatePostgres};
 
 use super::*;
 

@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use crate::config::database::CompressionConfig;
-use crate::domain::ids::VerificationId;
+use crate::domain::ids::{RegionName, SupervisorName, VerificationId};
 use crate::domain::verification::NewVerification;
 use crate::store::{codec, millis};
 
@@ -68,8 +68,8 @@ impl<'a> Columns<'a> {
         self.run_ids.push(dispatch.run_id.as_str());
         self.snapshot_ids.push(dispatch.snapshot_id.as_str());
         self.pools.push(new.pool.as_str());
-        self.supervisors.push(new.supervisor.as_deref());
-        self.regions.push(new.region.as_deref());
+        self.supervisors.push(new.supervisor.as_ref().map(SupervisorName::as_str));
+        self.regions.push(new.region.as_ref().map(RegionName::as_str));
         self.deployment_versions.push(dispatch.deployment_version.as_deref());
         self.intents.push(new.intent.as_str());
         self.dequeued_ats.push(dispatch.dequeued_at);

@@ -10,8 +10,8 @@ use futures_util::future::{BoxFuture, FutureExt, Shared};
 use futures_util::{StreamExt, TryStreamExt};
 
 use crate::config::docker::DockerConfig;
-use crate::workload::CreateError;
 use crate::workload::answer::presentable;
+use crate::workload::{BuildError, CreateError};
 
 use super::credentials::Credentials;
 use super::engine::{DockerEngine, EngineError};
@@ -67,14 +67,14 @@ pub(super) fn reference(image: &str, strip_digest: bool) -> Result<String, Creat
 }
 
 impl Images {
-    pub(super) fn new(engine: &DockerEngine, config: &DockerConfig) -> Self {
-        Self {
+    pub(super) fn new(engine: &DockerEngine, config: &DockerConfig) -> Result<Self, BuildError> {
+        Ok(Self {
             engine: engine.clone(),
-            registry: Registry::new(config),
+            registry: Registry::new(config)?,
             platform: config.platform.clone(),
             timeout: config.pull_timeout,
             pulls: Arc::default(),
-        }
+        })
     }
 
     /// Pulls the image unless it is there for the wanted platform.

@@ -21,13 +21,13 @@ use warmproof::config::reader;
 use warmproof::config::workload::WorkloadConfig;
 use warmproof::domain::dispatch::ColdStartRequest;
 use warmproof::domain::ids::VerificationId;
-use warmproof::simulator::SimulatorOptions;
 use warmproof::workload::{CreateRequest, Workload};
+use warmproof_lab::simulator::SimulatorOptions;
 
-use super::platform::{Dispatched, Platform};
-use super::process::Program;
-use super::stage::Stage;
-use super::wait::until;
+use warmproof_testkit::platform::{Dispatched, Platform};
+use warmproof_testkit::process::Program;
+use warmproof_testkit::stage::Stage;
+use warmproof_testkit::wait::until;
 
 pub const SNAPSHOT_LABEL: &str = "warmproof.snapshot-id";
 
@@ -259,7 +259,7 @@ impl Births {
         let mut made = Vec::new();
         loop {
             let (action, name) =
-                super::wait::within("an event comes", self.names.recv()).await.expect("events");
+                warmproof_testkit::wait::within("an event comes", self.names.recv()).await.expect("events");
             match action.as_str() {
                 "destroy" if name == marker => return made,
                 "create" => made.push(name),

@@ -1,7 +1,7 @@
 //! Behind a proxy that serves the page below a path of its own.
 
-use crate::support::db::db;
-use crate::support::page::{OPERATOR, page_config, serve_page};
+use warmproof_testkit::db::db;
+use warmproof_testkit::page::{OPERATOR, page_config, serve_page};
 
 #[tokio::test]
 async fn every_link_form_and_cookie_stays_below_the_base_path() {
@@ -40,12 +40,12 @@ async fn every_link_form_and_cookie_stays_below_the_base_path() {
 
 #[tokio::test]
 async fn an_unknown_path_is_a_page_for_a_browser_and_a_problem_for_a_program() {
-    let page = crate::support::page::page().await;
+    let page = warmproof_testkit::page::page().await;
     let mut browser = page.browser();
     let answer = browser.get("/nowhere").await;
     assert_eq!(answer.status, 404);
     assert!(answer.text.contains("There is no such page"), "{}", answer.text);
     let http = warmproof::platform::Client::without_credentials().unwrap();
-    let answer = crate::support::api::send(http.get(format!("{}/nowhere", page.url))).await;
+    let answer = warmproof_testkit::api::send(http.get(format!("{}/nowhere", page.url))).await;
     assert_eq!(answer.problem()["type"], "urn:warmproof:not-found");
 }

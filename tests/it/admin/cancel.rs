@@ -2,8 +2,9 @@
 
 use serde_json::json;
 
-use crate::support::dispatch::{claimed, fresh, schedule};
-use crate::support::page::{OPERATOR, page};
+use warmproof::domain::ids::RegionName;
+use warmproof_testkit::dispatch::{claimed, fresh, schedule};
+use warmproof_testkit::page::{OPERATOR, page};
 
 #[tokio::test]
 async fn chosen_rows_are_shown_then_cancelled_and_audited() {
@@ -48,7 +49,7 @@ async fn a_filter_is_counted_first_and_must_name_something() {
     let page = page().await;
     for run in ["run_a", "run_b", "run_c", "run_d"] {
         let mut new = fresh(run, "snapshot_1");
-        new.region = Some(if run == "run_d" { "elsewhere" } else { "here" }.to_owned());
+        new.region = RegionName::parse(if run == "run_d" { "elsewhere" } else { "here" }).ok();
         let _ = schedule(&page.db.store, new).await;
     }
     let mut browser = page.signed_in(OPERATOR).await;

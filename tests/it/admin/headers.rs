@@ -1,6 +1,6 @@
 //! The headers of every answer, and the content that pages must not have under those headers.
 
-use crate::support::page::{OPERATOR, page, page_config, serve_page};
+use warmproof_testkit::page::{OPERATOR, page, page_config, serve_page};
 
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; \
      connect-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'";
@@ -83,7 +83,7 @@ async fn cookies_are_bounded_and_secure_behind_https() {
 
 #[tokio::test]
 async fn the_origin_of_a_form_is_compared_with_the_configured_address() {
-    let db = crate::support::db::db().await;
+    let db = warmproof_testkit::db::db().await;
     let store = db.store.clone();
     let mut config = page_config();
     config.address.origin = Some("https://ops.example".to_owned());

@@ -3,7 +3,7 @@
 use chrono::Utc;
 use serde_json::{Value, json};
 use warmproof::domain::dispatch::Dispatch;
-use warmproof::domain::ids::{PoolName, WorkerName};
+use warmproof::domain::ids::{PoolName, RegionName, SupervisorName, WorkerName};
 use warmproof::domain::outcome::{Ending, FallbackResult};
 use warmproof::domain::pool::PoolSettings;
 use warmproof::store::audit::Actor;
@@ -11,8 +11,8 @@ use warmproof::store::fleet::{Beat, WorkerPool};
 use warmproof::store::pool::PoolChange;
 use warmproof::store::token::Scope;
 
-use crate::support::dispatch::{everything, fresh, message, schedule, settlement};
-use crate::support::page::{Page, page, token};
+use warmproof_testkit::dispatch::{everything, fresh, message, schedule, settlement};
+use warmproof_testkit::page::{Page, page, token};
 
 const TAG: &str = "<script>alert(1)</script>";
 const QUOTES: &str = "\"onmouseover='x' `}{{7*7}}&amp;&lt;";
@@ -39,15 +39,15 @@ async fn fill(page: &Page) -> String {
         body["backgroundWorker"]["version"] = json!(nasty("version"));
         let mut new = fresh(run, "snapshot_1");
         new.dispatch = Dispatch::parse(serde_json::value::to_raw_value(&body).unwrap(), None).unwrap();
-        new.supervisor = Some(nasty("supervisor"));
-        new.region = Some(nasty("region"));
+        new.supervisor = SupervisorName::parse(nasty("supervisor")).ok();
+        new.region = RegionName::parse(nasty("region")).ok();
         new.pool = pool.clone();
         let _ = schedule(store, new).await;
     }
     let worker = WorkerName::parse(nasty("worker")).unwrap();
     let served = [WorkerPool { pool: pool.clone(), backend: "docker", problem: Some(nasty("problem")) }];
     store.beat(&Beat { worker: &worker, in_flight: 1, pools: &served }).await.unwrap();
-    let claims = crate::support::dispatch::claim(store, everything(pool.as_str(), 9)).await;
+    let claims = warmproof_testkit::dispatch::claim(store, everything(pool.as_str(), 9)).await;
     let lost = claims.iter().find(|claim| claim.key.run_id.as_str() == "run_lost").unwrap();
     let _ = store.mark_lost(&lost.key, 1).await.unwrap();
     let mut end =

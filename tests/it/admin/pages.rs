@@ -1,11 +1,11 @@
 //! What the overview and the pages of losses and workers show.
 
-use warmproof::domain::ids::{PoolName, WorkerName};
+use warmproof::domain::ids::{PoolName, RegionName, WorkerName};
 use warmproof::domain::verification::CancelReason;
 use warmproof::store::fleet::{Beat, WorkerPool};
 
-use crate::support::dispatch::{cancellation, claimed, fresh, schedule, settlement, started};
-use crate::support::page::{Page, READER, page};
+use warmproof_testkit::dispatch::{cancellation, claimed, fresh, schedule, settlement, started};
+use warmproof_testkit::page::{Page, READER, page};
 
 /// The figure of a tile.
 fn figure(html: &str, tile: &str) -> String {
@@ -66,11 +66,12 @@ async fn losses_are_grouped_by_what_the_request_names() {
     let store = &page.db.store;
     for (run, region) in [("run_a", "here"), ("run_b", "there"), ("run_c", "there")] {
         let mut new = fresh(run, "snapshot_1");
-        new.region = Some(region.to_owned());
+        new.region = RegionName::parse(region).ok();
         let _ = schedule(store, new).await;
     }
     let claims =
-        crate::support::dispatch::claim(store, crate::support::dispatch::everything("default", 9)).await;
+        warmproof_testkit::dispatch::claim(store, warmproof_testkit::dispatch::everything("default", 9))
+            .await;
     for claim in claims {
         if claim.key.run_id.as_str() == "run_b" {
             let _ = store.mark_lost(&claim.key, 1).await.unwrap();

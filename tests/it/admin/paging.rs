@@ -3,8 +3,8 @@
 use warmproof::store::audit::Actor;
 use warmproof::store::pool::PoolChange;
 
-use crate::support::dispatch::{DELAY, fresh};
-use crate::support::page::{READER, page};
+use warmproof_testkit::dispatch::{DELAY, fresh};
+use warmproof_testkit::page::{READER, page};
 
 fn next(html: &str) -> Option<String> {
     let link = html.split("rel=\"next\" href=\"").nth(1)?;

@@ -2,13 +2,13 @@
 
 use serde_json::json;
 
-use crate::support::page::{OPERATOR, page};
+use warmproof_testkit::page::{OPERATOR, page};
 
 #[tokio::test]
 async fn switches_and_settings_are_changed_and_audited() {
     let page = page().await;
     let mut browser = page.signed_in(OPERATOR).await;
-    let change = async |browser: &mut crate::support::page::Browser, fields: &[(&str, &str)]| {
+    let change = async |browser: &mut warmproof_testkit::page::Browser, fields: &[(&str, &str)]| {
         browser.submit("/pools", "/pools/change", fields).await
     };
     let paused = change(&mut browser, &[("pool", "default"), ("paused", "yes")]).await;

@@ -5,8 +5,8 @@ use serde_json::{Value, json};
 use warmproof::domain::dispatch::Dispatch;
 use warmproof::domain::outcome::{Ending, FallbackResult};
 
-use crate::support::dispatch::{claimed, fresh, message, schedule, settlement, started};
-use crate::support::page::{OPERATOR, READER, page};
+use warmproof_testkit::dispatch::{claimed, fresh, message, schedule, settlement, started};
+use warmproof_testkit::page::{OPERATOR, READER, page};
 
 #[tokio::test]
 async fn a_run_or_a_verification_is_found_by_its_id() {

@@ -3,9 +3,9 @@
 use warmproof::store::audit::Actor;
 use warmproof::store::token::Scope;
 
-use crate::support::api::TOKEN;
-use crate::support::page::{OPERATOR, READER, form_token, page, page_config, serve_page, token};
-use crate::support::wait::until;
+use warmproof_testkit::api::TOKEN;
+use warmproof_testkit::page::{OPERATOR, READER, form_token, page, page_config, serve_page, token};
+use warmproof_testkit::wait::until;
 
 const PAGES: [&str; 8] = ["/", "/pending", "/runs", "/runs/run_a", "/losses", "/workers", "/pools", "/audit"];
 
@@ -166,7 +166,7 @@ async fn a_forged_form_changes_nothing() {
 #[tokio::test]
 async fn reading_without_a_token_must_be_allowed_and_allows_nothing_else() {
     let config = warmproof::config::admin::AdminConfig { read_without_token: true, ..page_config() };
-    let db = crate::support::db::db().await;
+    let db = warmproof_testkit::db::db().await;
     let store = db.store.clone();
     let page = serve_page(db, store, config).await;
     let mut browser = page.browser();

@@ -7,8 +7,8 @@ use tokio::time::Instant;
 use warmproof::store::connect::Terms;
 use warmproof::store::{Store, connect, migrate};
 
-use crate::support::db::{Db, SCHEMA, database_config, db, server};
-use crate::support::page::{READER, page_config, serve_page};
+use warmproof_testkit::db::{Db, SCHEMA, database_config, db, server};
+use warmproof_testkit::page::{READER, page_config, serve_page};
 
 fn bounded(db: &Db) -> Store {
     Store::connect_for_people(&database_config(&db.url()), Duration::from_millis(400))

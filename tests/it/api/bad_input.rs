@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::support::api::{Api, api, hit};
+use warmproof_testkit::api::{Api, api, hit};
 
 /// Sends a bad element alone, and as the fourth of five: both are refused, and nothing is written for the other four.
 async fn assert_refused(api: &Api, bad: &Value, field: &str) {

@@ -5,8 +5,8 @@ use std::time::Duration;
 use serde_json::json;
 use warmproof::store::fall_back::{Fenced, Permit};
 
-use crate::support::api::{api, hit};
-use crate::support::dispatch::claimed;
+use warmproof_testkit::api::{api, hit};
+use warmproof_testkit::dispatch::claimed;
 
 #[tokio::test]
 async fn a_cancel_ends_what_is_pending_and_says_which() {

@@ -9,8 +9,8 @@ use warmproof::config::database::DatabaseConfig;
 use warmproof::store::Store;
 use warmproof::store::connect::{self, Role};
 
-use crate::support::api::{api, config, hit, send, serve};
-use crate::support::db::{SCHEMA, database_config, db, server};
+use warmproof_testkit::api::{api, config, hit, send, serve};
+use warmproof_testkit::db::{SCHEMA, database_config, db, server};
 
 #[tokio::test]
 async fn healthz_and_readyz_answer_without_a_token() {

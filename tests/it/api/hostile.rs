@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use crate::support::api::{api, hit};
+use warmproof_testkit::api::{api, hit};
 
 /// A value in the place of another one.
 fn odd_value() -> impl Strategy<Value = Value> {

@@ -4,8 +4,8 @@ use reqwest::Method;
 use reqwest::header::AUTHORIZATION;
 use serde_json::{Value, json};
 
-use crate::support::api::{TOKEN, api, config, hit, send, serve};
-use crate::support::db::db;
+use warmproof_testkit::api::{TOKEN, api, config, hit, send, serve};
+use warmproof_testkit::db::db;
 
 #[tokio::test]
 async fn a_body_of_five_megabytes_is_too_large() {

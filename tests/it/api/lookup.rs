@@ -3,8 +3,8 @@
 use chrono::TimeDelta;
 use serde_json::json;
 
-use crate::support::api::{api, hit, hit_aged};
-use crate::support::dispatch::{claim, everything, settlement, started};
+use warmproof_testkit::api::{api, hit, hit_aged};
+use warmproof_testkit::dispatch::{claim, everything, settlement, started};
 
 #[tokio::test]
 async fn a_verification_is_shown_in_each_of_its_states() {

@@ -2,7 +2,7 @@
 
 use reqwest::Method;
 
-use crate::support::api::{api, send};
+use warmproof_testkit::api::{api, send};
 
 const COMMITTED: &str = include_str!("../../../docs/openapi.json");
 

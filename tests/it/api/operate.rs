@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use warmproof::store::audit::Actor;
 use warmproof::store::token::Scope;
 
-use crate::support::api::{Answer, Api, api, hit, send};
+use warmproof_testkit::api::{Answer, Api, api, hit, send};
 
 /// A token of these scopes, made as the command makes one.
 async fn token(api: &Api, name: &str, scopes: &[Scope]) -> String {
@@ -62,7 +62,7 @@ async fn a_revoked_token_is_good_for_a_few_seconds_at_most() {
     let token = token(&api, "brief", &[Scope::Read]).await;
     assert_eq!(call(&api, &token, Method::GET, "/v1/workers", Value::Null).await.status, 200);
     assert!(api.db.store.revoke_token("brief", &Actor("test".to_owned())).await.unwrap());
-    crate::support::wait::until("the token is refused", async || {
+    warmproof_testkit::wait::until("the token is refused", async || {
         let answer = call(&api, &token, Method::GET, "/v1/workers", Value::Null).await;
         (answer.status == 401).then_some(())
     })

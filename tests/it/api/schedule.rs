@@ -6,9 +6,9 @@ use uuid::Uuid;
 
 use warmproof::store::fall_back::Fenced;
 
-use crate::support::api::{api, hit, hit_aged};
-use crate::support::dispatch::{claim, everything};
-use crate::support::dispatch::{claimed, settlement, started};
+use warmproof_testkit::api::{api, hit, hit_aged};
+use warmproof_testkit::dispatch::{claim, everything};
+use warmproof_testkit::dispatch::{claimed, settlement, started};
 
 const FRESH: &str = include_str!("../../fixtures/dequeued-message.fresh.json");
 

@@ -4,8 +4,8 @@ use reqwest::Method;
 use reqwest::header::AUTHORIZATION;
 use serde_json::json;
 
-use crate::support::api::{TOKEN, api, hit, send};
-use crate::support::logs::captured_at;
+use warmproof_testkit::api::{TOKEN, api, hit, send};
+use warmproof_testkit::logs::captured_at;
 
 const WRONG: &str = "planted-wrong-token-91ab";
 const PAYLOAD: &str = "planted-payload-33d0";

@@ -6,10 +6,10 @@ use warmproof::config::database::DatabaseConfig;
 use warmproof::store::Store;
 use warmproof::store::connect::Role;
 
-use crate::support::db::{database_config, db, server};
-use crate::support::dispatch::{DELAY, fresh};
-use crate::support::proxy::Proxy;
-use crate::support::wait::until;
+use warmproof_testkit::db::{database_config, db, server};
+use warmproof_testkit::dispatch::{DELAY, fresh};
+use warmproof_testkit::proxy::Proxy;
+use warmproof_testkit::wait::until;
 
 /// A host that accepts and never answers.
 fn dead() -> Proxy {

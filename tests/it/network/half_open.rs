@@ -8,12 +8,12 @@ use reqwest::Client;
 use warmproof::domain::outcome::OutcomeKind;
 
 use crate::metrics::{get, listens_at};
-use crate::support::api::hit;
-use crate::support::db::server;
-use crate::support::process::Process;
-use crate::support::proxy::Proxy;
-use crate::support::stage::{API_TOKEN, Stage};
-use crate::support::wait::until;
+use warmproof_testkit::api::hit;
+use warmproof_testkit::db::server;
+use warmproof_testkit::process::Process;
+use warmproof_testkit::proxy::Proxy;
+use warmproof_testkit::stage::{API_TOKEN, Stage};
+use warmproof_testkit::wait::until;
 
 /// How soon work goes on once the network is back.
 const RECOVERED_MAX: Duration = Duration::from_secs(15);

@@ -8,11 +8,11 @@ use reqwest::{Client, Method};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
-use crate::support::api::hit;
-use crate::support::db::server;
-use crate::support::proxy::Proxy;
-use crate::support::stage::{API_TOKEN, Stage};
-use crate::support::wait::until;
+use warmproof_testkit::api::hit;
+use warmproof_testkit::db::server;
+use warmproof_testkit::proxy::Proxy;
+use warmproof_testkit::stage::{API_TOKEN, Stage};
+use warmproof_testkit::wait::until;
 
 /// How long each way to the database takes: several statements of a request then lie between two cuts.
 const EACH_WAY: Duration = Duration::from_millis(10);

@@ -1,6 +1,5 @@
 //! The parts of an address: user and password, hosts, database, parameters.
 
-use super::parameters::Given;
 use super::{AddressError, Host, PORT_DEFAULT};
 
 /// An address taken apart, percent-decoded where it must be.
@@ -64,8 +63,12 @@ fn ends_in_no_port(authority: &str) -> bool {
 }
 
 /// Where to connect to: what the authority names, or the parameters `host` and `port`.
-pub(super) fn hosts(authority: &str, given: &Given) -> Result<Vec<Host>, AddressError> {
-    let named = match (authority.is_empty(), given.host.as_deref().unwrap_or("")) {
+pub(super) fn hosts(
+    authority: &str,
+    host_parameter: Option<&str>,
+    ports: &[u16],
+) -> Result<Vec<Host>, AddressError> {
+    let named = match (authority.is_empty(), host_parameter.unwrap_or("")) {
         (true, "") => {
             let remedy = "name one, or a socket's directory as `?host=/directory`; no variable fills it in";
             return Err(AddressError::new("names no host", remedy));
@@ -74,7 +77,6 @@ pub(super) fn hosts(authority: &str, given: &Given) -> Result<Vec<Host>, Address
         // As in libpq, the parameter wins.
         (true | false, parameter) => parameter,
     };
-    let ports = given.ports.as_deref().unwrap_or_default();
     let hosts: Vec<&str> = named.split(',').collect();
     if ports.len() > 1 && ports.len() != hosts.len() {
         let remedy = "give one for all, or one for each host";
