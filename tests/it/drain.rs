@@ -83,6 +83,7 @@ async fn a_create_that_outlasts_the_grace_is_released_and_no_create_begins() {
         let mut a = with_long_leases(stage.worker("a"))
             .env("WARMPROOF_SHUTDOWN_GRACE_MS", 1000)
             .env("WARMPROOF_FALLBACK_CONCURRENCY", 1)
+            .may_warn(&["the grace period is over"])
             .start();
         let hanging = stage.platform.dispatch().await;
         let fault = GatewayFault { effect, answer: GatewayAnswer::Hang };
@@ -118,6 +119,7 @@ async fn a_database_that_hangs_never_keeps_a_worker_beyond_its_grace() {
     let mut a = with_long_leases(stage.worker("a"))
         .env("WARMPROOF_SHUTDOWN_GRACE_MS", 1000)
         .env("WARMPROOF_DATABASE_STATEMENT_TIMEOUT_MS", 60_000)
+        .may_warn(&["a fenced step is repeated", "the grace period is over", "could not"])
         .start();
     let lost = stage.platform.dispatch().await;
     stage.platform.simulator.faults().probe.add(Rule::always(ProbeFault::Hang).of(&lost.run).times(1));
@@ -135,4 +137,5 @@ async fn a_database_that_hangs_never_keeps_a_worker_beyond_its_grace() {
     lock.rollback().await.unwrap();
     assert!(stage.pending(&lost.run).await.is_some(), "nothing is lost");
     stage.assert_sound().await;
+    stage.db.audit.claims_are_left();
 }

@@ -71,7 +71,7 @@ async fn a_follow_up_outlives_the_worker_that_made_the_fallback() {
     a.kill().await;
     // One follow-up fails and is repeated.
     stage.platform.simulator.faults().probe.add(Rule::always(ProbeFault::Status { status: 500 }).times(1));
-    let b = stage.worker("b").start();
+    let b = stage.worker("b").may_warn(&["probes failed"]).start();
     assert_eq!(reported(&stage, &lost).await, "confirmed");
     stage.end(vec![a, b]).await;
     stage.assert_sound().await;

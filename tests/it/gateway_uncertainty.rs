@@ -52,7 +52,7 @@ fn assert_probed_between(stage: &Stage, lost: &Dispatched, outcome: &Outcome) {
 #[tokio::test]
 async fn a_workload_that_was_not_made_is_requested_again_after_another_probe() {
     let stage = Stage::set().await;
-    let a = worker(&stage).start();
+    let a = worker(&stage).may_warn(&["a create failed"]).start();
     let losses = join_all(DARKNESS.map(|answer| lost(&stage, GatewayEffect::None, answer))).await;
     for lost in &losses {
         let outcome = stage.outcome(&lost.run).await;
@@ -68,7 +68,7 @@ async fn a_workload_that_was_not_made_is_requested_again_after_another_probe() {
 #[tokio::test]
 async fn a_workload_that_was_made_and_still_boots_is_found_by_its_name() {
     let stage = Stage::set_with(SimulatorOptions { boot: Duration::from_secs(10), ..options() }).await;
-    let a = worker(&stage).start();
+    let a = worker(&stage).may_warn(&["a create failed"]).start();
     let losses = join_all(DARKNESS.map(|answer| lost(&stage, GatewayEffect::Created, answer))).await;
     for lost in &losses {
         let outcome = stage.outcome(&lost.run).await;
@@ -91,6 +91,7 @@ async fn is_never_requested_twice(answer: GatewayAnswer) {
         .env("COMPUTE_GATEWAY_URL", &gateway.base_url)
         // A probe follows the last request, too.
         .env("WARMPROOF_CREATE_ATTEMPTS", if answer == GatewayAnswer::Hang { 1 } else { 3 })
+        .may_warn(&["a create failed"])
         .start();
     let lost = stage.hit().await;
     let call = gateway.call().await;
@@ -128,6 +129,7 @@ async fn a_broken_connection_is_followed_by_a_probe_even_after_the_last_create()
         .env("WARMPROOF_CREATE_ATTEMPTS", 1)
         .env("WARMPROOF_CREATE_BACKOFF_BASE_MS", 3000)
         .env("WARMPROOF_CREATE_BACKOFF_MAX_MS", 3000)
+        .may_warn(&["a create failed"])
         .start();
     let lost = lost(&stage, GatewayEffect::Created, GatewayAnswer::Reset).await;
     let outcome = stage.outcome(&lost.run).await;

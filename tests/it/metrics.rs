@@ -4,7 +4,7 @@ use tokio::net::TcpListener;
 use warmproof::domain::outcome::OutcomeKind;
 use warmproof::platform::Client;
 
-use warmproof_testkit::process::Process;
+use warmproof_testkit::process::{Process, WITHOUT_A_DATABASE};
 use warmproof_testkit::stage::Stage;
 use warmproof_testkit::wait::until;
 
@@ -104,7 +104,7 @@ async fn an_api_reports_the_state_of_the_fleet() {
 async fn without_a_database_no_old_numbers_are_reported() {
     let stage = Stage::set().await;
     let away = "postgres://nouser@127.0.0.1:9/nothing";
-    let mut api = stage.api().env("WARMPROOF_DATABASE_URL", away).start();
+    let mut api = stage.api().env("WARMPROOF_DATABASE_URL", away).may_warn(WITHOUT_A_DATABASE).start();
     let url = api.prints("api ready on ").await.replace("api ready on ", "");
     let (status, text) = get(&format!("{url}/metrics")).await;
     assert_eq!(status, 200, "the process's own counts are still reported");
@@ -112,7 +112,8 @@ async fn without_a_database_no_old_numbers_are_reported() {
     assert!(value(&text, "warmproof_unaccounted").is_some_and(f64::is_nan), "{text}");
     assert_eq!(api.terminate().await, Some(0));
 
-    let mut worker = stage.worker("waits").env("WARMPROOF_DATABASE_URL", away).start();
+    let mut worker =
+        stage.worker("waits").env("WARMPROOF_DATABASE_URL", away).may_warn(WITHOUT_A_DATABASE).start();
     let url = listens_at(&worker).await;
     assert_eq!(get(&format!("{url}/healthz")).await.0, 200, "alive while it waits");
     let (status, text) = get(&format!("{url}/readyz")).await;

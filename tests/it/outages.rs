@@ -6,6 +6,7 @@ use warmproof::domain::outcome::OutcomeKind;
 
 use warmproof_testkit::db::server;
 use warmproof_testkit::platform::Platform;
+use warmproof_testkit::process::WITHOUT_A_DATABASE;
 use warmproof_testkit::proxy::Proxy;
 use warmproof_testkit::stage::Stage;
 
@@ -30,7 +31,11 @@ async fn stage_behind_a_proxy() -> (Stage, Proxy) {
 async fn a_platform_that_is_down_is_asked_again_when_it_is_back() {
     let stage = Stage::set().await;
     let mut proxy = Proxy::closed(address(&stage.platform));
-    let a = stage.worker("a").env("TRIGGER_API_URL", format!("http://{}", proxy.address)).start();
+    let a = stage
+        .worker("a")
+        .env("TRIGGER_API_URL", format!("http://{}", proxy.address))
+        .may_warn(&["probes failed"])
+        .start();
     let (lost, alive) = (stage.hit().await, stage.hit().await);
     stage.platform.start_warm(&alive).await;
     for hit in [&lost, &alive] {
@@ -51,7 +56,7 @@ async fn a_platform_that_is_down_is_asked_again_when_it_is_back() {
 async fn a_database_that_is_cut_off_is_not_hammered_and_everything_is_settled_when_it_is_back() {
     let (stage, proxy) = stage_behind_a_proxy().await;
     let url = stage.db.url_through(proxy.address);
-    let a = stage.worker("a").env("WARMPROOF_DATABASE_URL", url).start();
+    let a = stage.worker("a").env("WARMPROOF_DATABASE_URL", url).may_warn(WITHOUT_A_DATABASE).start();
     let before = stage.hit().await;
     assert_eq!(stage.outcome(&before.run).await.outcome, OutcomeKind::Fallback);
     stage.platform.executed(&before).await;
@@ -97,7 +102,7 @@ async fn a_worker_that_starts_before_its_database_waits_for_it() {
 async fn a_settle_whose_reply_was_lost_is_recorded_once_and_reported_once() {
     let (stage, proxy) = stage_behind_a_proxy().await;
     let url = stage.db.url_through(proxy.address);
-    let a = stage.worker("a").env("WARMPROOF_DATABASE_URL", url).start();
+    let a = stage.worker("a").env("WARMPROOF_DATABASE_URL", url).may_warn(WITHOUT_A_DATABASE).start();
     a.says("worker started").await;
     let mut hits = Vec::new();
     for lost in [false, true] {

@@ -72,7 +72,7 @@ async fn after_an_error_of_the_gateway_the_next_request_takes_another_name() {
     let stage = Stage::set().await;
     let fault =
         GatewayFault { effect: GatewayEffect::NameOnly, answer: GatewayAnswer::Status { status: 500 } };
-    let a = stage.worker("a").start();
+    let a = stage.worker("a").may_warn(&["a create failed"]).start();
     let lost = stage.platform.dispatch().await;
     stage.platform.simulator.faults().gateway.add(Rule::always(fault).of(&lost.run).times(1));
     lost.schedule(&stage.db, warmproof_testkit::platform::SOON).await;

@@ -100,7 +100,7 @@ async fn a_loss_becomes_one_signed_call_with_the_message_as_it_was_dequeued() {
 async fn a_receiver_that_fails_is_called_again_only_after_another_probe() {
     let stage = Stage::set().await;
     let mut receiver = Receiver::start().await;
-    let a = worker(&stage, &receiver).start();
+    let a = worker(&stage, &receiver).may_warn(&["a create failed"]).start();
     let lost = stage.hit().await;
     let mut ids = Vec::new();
     for (nth, status) in [503, 503, 200].into_iter().enumerate() {
@@ -127,7 +127,10 @@ async fn a_receiver_that_fails_is_called_again_only_after_another_probe() {
 async fn a_receiver_that_starts_the_run_and_falls_silent_is_not_called_again() {
     let stage = Stage::set().await;
     let mut receiver = Receiver::start().await;
-    let a = worker(&stage, &receiver).env("WARMPROOF_WEBHOOK_TIMEOUT_MS", 2000).start();
+    let a = worker(&stage, &receiver)
+        .env("WARMPROOF_WEBHOOK_TIMEOUT_MS", 2000)
+        .may_warn(&["a create failed"])
+        .start();
     let lost = stage.hit().await;
     let call = receiver.call().await;
     start_cold(&stage.platform, &lost, &workload(&call)).await;

@@ -16,6 +16,7 @@ use warmproof::store::{Store, migrate};
 use warmproof_lab::postgres::discovery::Discovery;
 use warmproof_lab::postgres::{Home, Listen, Options, PrivatePostgres};
 
+use super::audit::Audit;
 use super::pooler::{self, PoolMode};
 
 pub const SCHEMA: &str = "warmproof";
@@ -25,6 +26,8 @@ pub struct Db {
     pub store: Store,
     pub name: String,
     pool: PgPool,
+    /// Checked when the test is over.
+    pub audit: Audit,
 }
 
 impl Db {
@@ -145,8 +148,9 @@ pub async fn db() -> Db {
     admin(&format!("create database {name} template template_warmproof")).await;
     let config = DatabaseConfig { connections_max: 8, ..database_config(&url_of(&name)) };
     let store = Store::connect_lazy(&config, Role::Worker);
-    let pool = pool(server().connect_options().database(&name)).await;
-    Db { store, name, pool }
+    let options = server().connect_options().database(&name);
+    let audit = Audit::of(options.clone().options([("search_path", SCHEMA)]));
+    Db { store, name, pool: pool(options).await, audit }
 }
 
 /// The configuration that a process reads from its environment for this URL.

@@ -14,6 +14,7 @@
 )]
 
 pub mod api;
+pub mod audit;
 pub mod db;
 pub mod dispatch;
 pub mod gateway;

@@ -17,10 +17,18 @@ use super::wait::{until, within};
 
 type Lines = Arc<Mutex<Vec<String>>>;
 
+/// What a process may log while its database is away, hangs or breaks off; for [`Program::may_warn`].
+pub const WITHOUT_A_DATABASE: &[&str] =
+    &["could not", "connections are", "a fenced step is repeated", "a request failed on the database"];
+
+/// What any process may log on a busy machine.
+const BUSY: &[&str] = &["a slow statement"];
+
 /// A process to be started.
 #[derive(Debug, Clone)]
 pub struct Program {
     file: &'static str,
+    announced: Vec<String>,
     arguments: Vec<String>,
     environment: BTreeMap<String, String>,
 }
@@ -33,7 +41,7 @@ impl Program {
     /// The same with arguments.
     pub fn of(arguments: &[&str], environment: BTreeMap<String, String>) -> Self {
         let arguments = arguments.iter().map(|argument| (*argument).to_owned()).collect();
-        Self { file: "warmproof", arguments, environment }
+        Self { file: "warmproof", announced: Vec::new(), arguments, environment }
     }
 
     /// The same of the lab's program.
@@ -43,6 +51,12 @@ impl Program {
 
     pub fn env(mut self, name: &str, value: impl std::fmt::Display) -> Self {
         self.environment.insert(name.to_owned(), value.to_string());
+        self
+    }
+
+    /// The process may log these texts as warnings or errors: the test makes something go wrong.
+    pub fn may_warn(mut self, texts: &[&str]) -> Self {
+        self.announced.extend(texts.iter().map(|text| (*text).to_owned()));
         self
     }
 
@@ -75,17 +89,21 @@ impl Program {
             read(child.stderr.take().expect("a pipe"), Arc::clone(&err)),
         ];
         let pid = Pid::from_raw(i32::try_from(child.id().expect("it runs")).expect("a process id"));
-        Process { child, pid, out, err, readers }
+        let announced = Mutex::new(self.announced.clone());
+        Process { child, pid, out, err, readers, announced }
     }
 }
 
-/// A process of ours. Dropping it kills it.
+/// A process of ours. Dropping it kills it, and fails the test if it has logged a warning that the test did not
+/// announce.
 pub struct Process {
     child: Child,
     pid: Pid,
     out: Lines,
     err: Lines,
     readers: Vec<JoinHandle<()>>,
+    /// What the test waited for or expects; any other warning fails it.
+    announced: Mutex<Vec<String>>,
 }
 
 impl Process {
@@ -135,6 +153,7 @@ impl Process {
 
     /// Waits until its log holds a text, and returns the line.
     pub async fn says(&self, text: &str) -> String {
+        self.announced.lock().expect("no panic").push(text.to_owned());
         let what = format!("`{text}` is logged");
         until(&what, async || self.stderr().into_iter().find(|line| line.contains(text))).await
     }
@@ -151,8 +170,21 @@ impl Drop for Process {
         if std::thread::panicking() {
             println!("--- log of process {}", self.pid);
             self.stderr().iter().for_each(|line| println!("{line}"));
+            return;
         }
+        let announced = self.announced.lock().expect("no panic");
+        let announced = announced.iter().map(String::as_str).chain(BUSY.iter().copied());
+        let is_announced = |line: &String| announced.clone().any(|text| line.contains(text));
+        let unannounced: Vec<String> =
+            self.stderr().into_iter().filter(|line| is_warning(line) && !is_announced(line)).collect();
+        assert!(unannounced.is_empty(), "unannounced warnings:\n{}", unannounced.join("\n"));
     }
+}
+
+/// The level is the second word of a log line for people, after the time.
+fn is_warning(line: &str) -> bool {
+    line.split_whitespace().nth(1).is_some_and(|level| ["WARN", "ERROR"].contains(&level))
+        || [r#""level":"WARN""#, r#""level":"ERROR""#].iter().any(|level| line.contains(level))
 }
 
 fn read(pipe: impl AsyncRead + Unpin + Send + 'static, into: Lines) -> JoinHandle<()> {

@@ -29,7 +29,9 @@ impl Stage {
     }
 
     pub async fn set_with(options: SimulatorOptions) -> Self {
-        Self { db: db().await, platform: Platform::start(options).await }
+        let stage = Self { db: db().await, platform: Platform::start(options).await };
+        stage.db.audit.workers_end();
+        stage
     }
 
     /// A worker of this name, with the shortest leases allowed.

@@ -10,7 +10,7 @@ use warmproof::domain::outcome::OutcomeKind;
 use crate::metrics::{get, listens_at};
 use warmproof_testkit::api::hit;
 use warmproof_testkit::db::server;
-use warmproof_testkit::process::Process;
+use warmproof_testkit::process::{Process, WITHOUT_A_DATABASE};
 use warmproof_testkit::proxy::Proxy;
 use warmproof_testkit::stage::{API_TOKEN, Stage};
 use warmproof_testkit::wait::until;
@@ -50,7 +50,7 @@ async fn schedules(http: &Client, url: &str, run: &str) -> bool {
 #[tokio::test]
 async fn a_worker_whose_connections_are_half_open_claims_again_on_new_ones() {
     let (stage, proxy, url) = behind_a_proxy().await;
-    let worker = stage.worker("a").env("WARMPROOF_DATABASE_URL", url).start();
+    let worker = stage.worker("a").env("WARMPROOF_DATABASE_URL", url).may_warn(WITHOUT_A_DATABASE).start();
     let metrics = listens_at(&worker).await;
     becomes("the worker is ready", &metrics, true).await;
     proxy.half_open();
@@ -68,7 +68,7 @@ async fn a_worker_whose_connections_are_half_open_claims_again_on_new_ones() {
 #[tokio::test]
 async fn an_api_whose_connections_are_half_open_schedules_again_on_new_ones() {
     let (stage, proxy, url) = behind_a_proxy().await;
-    let api = stage.api().env("WARMPROOF_DATABASE_URL", url).start();
+    let api = stage.api().env("WARMPROOF_DATABASE_URL", url).may_warn(WITHOUT_A_DATABASE).start();
     let api_url = listening(&api.prints("api ready on ").await);
     let http = warmproof::platform::Client::without_credentials().unwrap();
     becomes("the api is ready", &api_url, true).await;
@@ -113,9 +113,13 @@ async fn ends(mut process: Process) -> Duration {
 #[tokio::test]
 async fn sigterm_ends_a_process_whose_database_does_not_answer() {
     let (stage, proxy, url) = behind_a_proxy().await;
-    let worker =
-        stage.worker("a").env("WARMPROOF_DATABASE_URL", &url).env("WARMPROOF_GRACE_MS", 3000).start();
-    let api = stage.api().env("WARMPROOF_DATABASE_URL", &url).start();
+    let worker = stage
+        .worker("a")
+        .env("WARMPROOF_DATABASE_URL", &url)
+        .env("WARMPROOF_GRACE_MS", 3000)
+        .may_warn(WITHOUT_A_DATABASE)
+        .start();
+    let api = stage.api().env("WARMPROOF_DATABASE_URL", &url).may_warn(WITHOUT_A_DATABASE).start();
     let (metrics, api_url) = (listens_at(&worker).await, listening(&api.prints("api ready on ").await));
     becomes("the worker is ready", &metrics, true).await;
     becomes("the api is ready", &api_url, true).await;
