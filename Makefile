@@ -89,7 +89,7 @@ bench-check: ## Compare the JSON document of a run, FILE=bench.json, with the ta
 check: ## Check format, lints, tidiness, docs, query metadata and dependencies
 	cargo fmt --all --check
 	cargo clippy --all-targets -- -D warnings
-	cargo clippy --test docker --test kubernetes --test page --test failover --test trials -- -D warnings
+	cargo clippy --test contract --test docker --test kubernetes --test page --test failover --test trials -- -D warnings
 	@scripts/check-features
 	cargo test --test tidy
 	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --document-private-items --workspace

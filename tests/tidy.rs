@@ -52,7 +52,7 @@ const TEXTS_BANNED: [&str; 4] = ["todo!", "unimplemented!", "#[ignore", "#[shoul
 /// Waiting for time instead of for the thing that should happen makes tests slow and flaky.
 const SLEEPS: [&str; 2] = ["thread::sleep", "time::sleep"];
 
-/// Files below tests/ that may sleep all the same, each with its reason.
+/// Files of tests and testkit that may sleep all the same, each with its reason.
 const SLEEPS_ALLOWED: [(&str, &str); 1] =
     [("crates/testkit/src/proxy.rs", "it simulates a network that takes time")];
 

@@ -2,7 +2,6 @@
 //! describe. `make test-contract` runs it, because it needs schemathesis, which comes from Python's package index.
 
 #![allow(missing_docs, unreachable_pub, reason = "a test binary has no outside")]
-#![allow(dead_code, reason = "the support is shared, and each binary needs a part of it")]
 #![allow(clippy::disallowed_methods, reason = "it starts a program and reads its script's variables")]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails at once")]
 #![allow(clippy::print_stdout, reason = "a test prints what it measured")]

@@ -3,7 +3,6 @@
 //! `make test-docker` starts the engine and runs these.
 
 #![allow(missing_docs, unreachable_pub, reason = "a test binary has no outside")]
-#![allow(dead_code, reason = "shares the support of other tests, and needs a part of it")]
 #![allow(clippy::disallowed_methods, reason = "tests read rows and clocks from outside")]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails at once")]
 #![allow(clippy::wildcard_enum_match_arm, reason = "a test names what it expects and refuses the rest")]

@@ -4,7 +4,6 @@
 //! Each test has a namespace of its own, and works with the rights docs/operating.md asks for.
 
 #![allow(missing_docs, unreachable_pub, reason = "a test binary has no outside")]
-#![allow(dead_code, reason = "shares the support of other tests, and needs a part of it")]
 #![allow(clippy::disallowed_methods, reason = "tests read rows and clocks from outside")]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails at once")]
 #![allow(clippy::print_stdout, reason = "a test prints its seed")]

@@ -3,7 +3,6 @@
 //! One trial at a time, and apart from the other tests: each keeps the machine busy.
 
 #![allow(missing_docs, unreachable_pub, reason = "a test binary has no outside")]
-#![allow(dead_code, reason = "the support is shared, and each binary needs a part of it")]
 #![allow(clippy::disallowed_methods, reason = "tests read rows and clocks from outside")]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails at once")]
 #![allow(clippy::print_stdout, reason = "a test prints what it measured")]

@@ -4,7 +4,6 @@
 //! `target/page-screenshots`.
 
 #![allow(missing_docs, unreachable_pub, reason = "a test binary has no outside")]
-#![allow(dead_code, reason = "shares the support of other tests, and needs a part of it")]
 #![allow(clippy::disallowed_methods, reason = "tests read clocks from outside")]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails at once")]
 #![allow(clippy::print_stdout, reason = "a test prints how far it has come")]
