@@ -82,7 +82,7 @@ fn warn_of_proxies() {
 pub fn run(cli: Cli) -> ExitCode {
     // Only workers have spans to send.
     let traces = if matches!(cli.command, Command::Worker(_)) { worker::traces() } else { None };
-    cli.logging.start(traces.as_ref());
+    let _flush = cli.logging.start(traces.as_ref());
     process::complete(async {
         match cli.command {
             Command::Worker(lifetime) => worker::worker(&lifetime).await.map(|()| ExitCode::SUCCESS),

@@ -30,6 +30,7 @@ pub mod schedule;
 pub mod session;
 pub mod settle;
 pub mod tally;
+mod text;
 pub mod token;
 pub mod upkeep;
 

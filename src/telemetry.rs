@@ -4,12 +4,14 @@
 //! types that print nothing.
 
 pub mod event;
+pub mod lines;
 pub mod metrics;
 pub mod readiness;
 pub mod traces;
 
 use std::io::IsTerminal;
 
+use lines::Flush;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
@@ -27,14 +29,16 @@ pub enum LogFormat {
 /// Sends logs to stderr, and spans of ours to `traces`. `filter` is a tracing directive such as
 /// `warmproof=debug`.
 ///
-/// A second call in one process changes nothing, so tests may call it freely.
-pub fn init_logs(filter: &str, format: LogFormat, traces: Option<&traces::Exporter>) {
+/// A second call in one process changes nothing, so tests may call it freely. What it returns writes the last lines
+/// when it is dropped.
+pub fn init_logs(filter: &str, format: LogFormat, traces: Option<&traces::Exporter>) -> Flush {
     // Without this, spans that are only for traces would appear in every line of a verbose log.
     let without_spans = |filter: &str| EnvFilter::try_new(format!("{filter},{}=off", traces::TARGET));
     let filter = without_spans(filter).unwrap_or_else(|_| EnvFilter::new("info"));
     // Colours are for a person at a terminal; a log collector would store them as noise.
     let colours = std::io::stderr().is_terminal();
-    let logs = tracing_subscriber::fmt::layer().with_ansi(colours).with_writer(std::io::stderr);
+    let (lines, flush) = lines::start("logs", std::io::stderr());
+    let logs = tracing_subscriber::fmt::layer().with_ansi(colours).with_writer(lines.writer());
     let logs = match format {
         LogFormat::Text => logs.boxed(),
         LogFormat::Json => logs.json().flatten_event(true).boxed(),
@@ -47,4 +51,5 @@ pub fn init_logs(filter: &str, format: LogFormat, traces: Option<&traces::Export
     if installed.is_err() {
         tracing::debug!("logs were set up already");
     }
+    flush
 }

@@ -82,6 +82,8 @@ struct Shared {
     /// The grace period is over: tasks that still run are dropped at once.
     halt: CancellationToken,
     settle: mpsc::Sender<settle::Ended>,
+    /// Ended claims whose rows another open transaction holds; at most as many as are in flight.
+    held_up: mpsc::UnboundedSender<settle::Ended>,
 }
 
 impl Shared {
@@ -161,6 +163,7 @@ impl WorkerBuilder {
             return Ok(Drained { released: 0 });
         }
         let (settle, orders) = mpsc::channel(self.config.claims_in_flight_max as usize);
+        let (held_up, held_up_orders) = mpsc::unbounded_channel();
         let shared = Arc::new(Shared {
             in_flight,
             health,
@@ -171,12 +174,13 @@ impl WorkerBuilder {
             stop,
             halt: CancellationToken::new(),
             settle,
+            held_up,
             store: self.store,
             pools: self.pools,
             events: self.events,
             config: self.config,
         });
-        Worker { shared }.run(orders).await
+        Worker { shared }.run(orders, held_up_orders).await
     }
 }
 
@@ -214,7 +218,11 @@ impl WorkerBuilder {
 }
 
 impl Worker {
-    async fn run(self, orders: mpsc::Receiver<settle::Ended>) -> Result<Drained, StoreError> {
+    async fn run(
+        self,
+        orders: mpsc::Receiver<settle::Ended>,
+        held_up: mpsc::UnboundedReceiver<settle::Ended>,
+    ) -> Result<Drained, StoreError> {
         let shared = self.shared;
         tracing::info!(
             worker = %shared.config.name,
@@ -226,6 +234,7 @@ impl Worker {
         let orders = Arc::new(Mutex::new(orders));
         let lane = |_| tokio::spawn(settle::lane(Arc::clone(&shared), Arc::clone(&orders), aside.clone()));
         let lanes: Vec<_> = (0..settle::LANES).map(lane).collect();
+        let held_up = tokio::spawn(settle::held_up_lane(Arc::clone(&shared), held_up, aside.clone()));
         let leases = tokio::spawn(renew::keep(Arc::clone(&shared), aside.clone()));
         let tally = tokio::spawn(tally::keep(Arc::clone(&shared), aside.clone()));
         let tables = store::upkeep::keep(
@@ -259,7 +268,7 @@ impl Worker {
         shared.halt.cancel();
         let released = give_back(&shared, keys).await;
         aside.cancel();
-        for task in lanes.into_iter().chain([leases, tally, tables, upkeep, follow_ups]) {
+        for task in lanes.into_iter().chain([held_up, leases, tally, tables, upkeep, follow_ups]) {
             task.abort();
         }
         // It signs off, within a limit, like every step at the end.

@@ -93,7 +93,7 @@ pub(super) async fn schedule(
     let runs: Vec<RunId> = batch.iter().map(|new| new.dispatch.run_id.clone()).collect();
     let answers = promise(&api, batch, is_array).await?;
     let mut scheduled = Vec::with_capacity(runs.len());
-    for (run_id, answer) in runs.into_iter().zip(answers) {
+    for (position, (run_id, answer)) in runs.into_iter().zip(answers).enumerate() {
         match answer {
             Ok(Scheduled { result, id, due_at }) => {
                 scheduled.push(Answer { id, run_id, due_at, result });
@@ -105,6 +105,12 @@ pub(super) async fn schedule(
                 return Err(Problem::conflict(format!(
                     "the pool `{pool}` was removed a moment ago; repeat the request, it is safe to repeat"
                 )));
+            }
+            // Only the database knows its clock. As above, other elements may be written.
+            Err(refusal @ ScheduleRefusal::FromTheFuture) => {
+                let element = if is_array { format!("/{position}") } else { String::new() };
+                let field = format!("{element}/dequeued_message/dequeuedAt");
+                return Err(Problem::invalid(vec![FieldError::new(field, refusal.to_string())]));
             }
         }
     }

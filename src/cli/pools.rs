@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::output;
 use crate::domain::pool::OnConnect;
-use crate::store::pool::{Pool, PoolChange};
+use crate::store::pool::{Pool, PoolChange, Stopped};
 
 /// What to do with pools.
 #[derive(Debug, Args)]
@@ -27,6 +27,15 @@ enum Action {
     Pause {
         /// The pool
         pool: String,
+    },
+    /// Stop all cold starts at once, also of losses that have their permit; probes and records go on
+    Stop {
+        /// The pool
+        #[arg(required_unless_present = "all")]
+        pool: Option<String>,
+        /// Every pool
+        #[arg(long, conflicts_with = "pool")]
+        all: bool,
     },
     /// Resume claims in a pool
     Resume {
@@ -106,7 +115,7 @@ impl Action {
     fn change(self) -> Option<(String, PoolChange)> {
         let none = PoolChange::default();
         Some(match self {
-            Self::List => return None,
+            Self::List | Self::Stop { .. } => return None,
             Self::Pause { pool } => (pool, PoolChange { paused: Some(true), ..none }),
             Self::Resume { pool } => (pool, PoolChange { paused: Some(false), ..none }),
             Self::Shadow { pool, shadow } => {
@@ -132,6 +141,9 @@ impl Action {
 
 /// Lists pools, or changes one and shows it.
 pub(super) async fn pools(args: PoolsArgs) -> anyhow::Result<ExitCode> {
+    if let Some(Action::Stop { pool, .. }) = &args.action {
+        return stop(pool.as_deref(), args.json).await;
+    }
     let Some((name, change)) = args.action.and_then(Action::change) else { return list(args.json).await };
     if let Err(faults) = change.check() {
         let reported: Vec<String> = faults.iter().map(ToString::to_string).collect();
@@ -145,6 +157,24 @@ pub(super) async fn pools(args: PoolsArgs) -> anyhow::Result<ExitCode> {
         output::json(&changed)?;
     } else {
         show(std::slice::from_ref(&changed))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Sets the cap of one pool, or of all, to 0.
+async fn stop(pool: Option<&str>, json: bool) -> anyhow::Result<ExitCode> {
+    let store = output::connect().await?;
+    output::require_pool(&store, pool).await?;
+    let stopped = store.stop_cold_starts(pool, &output::actor()).await?;
+    if json {
+        output::json(&json!({ "stopped": stopped }))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    for Stopped { pool, cap } in stopped {
+        let before = cap.map_or("none".to_owned(), |cap| cap.to_string());
+        output::line(&format!(
+            "{pool}: no cold starts; to allow them again: warmproof pools cap {pool} {before}"
+        ))?;
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::shutdown;
 use crate::store::StoreError;
+use crate::telemetry::lines::Flush;
 use crate::telemetry::{self, LogFormat, traces};
 
 /// How long a process that has finished waits for tasks that still run.
@@ -31,13 +32,13 @@ enum Format {
 }
 
 impl Logging {
-    /// Sends logs to stderr, and spans to `traces`.
-    pub fn start(&self, traces: Option<&traces::Exporter>) {
+    /// Sends logs to stderr, and spans to `traces`. What it returns writes the last lines when it is dropped.
+    pub fn start(&self, traces: Option<&traces::Exporter>) -> Flush {
         let format = match self.log_format {
             Format::Text => LogFormat::Text,
             Format::Json => LogFormat::Json,
         };
-        telemetry::init_logs(&self.log, format, traces);
+        telemetry::init_logs(&self.log, format, traces)
     }
 }
 

@@ -11,6 +11,7 @@ use crate::config::verify::Switch;
 use crate::store::Store;
 use crate::store::connect::Role;
 use crate::telemetry::event::Events;
+use crate::telemetry::lines;
 use crate::telemetry::metrics;
 #[cfg(feature = "otlp")]
 use crate::telemetry::traces;
@@ -34,7 +35,8 @@ pub(super) async fn worker(lifetime: &Lifetime) -> anyhow::Result<()> {
     // Lazy: a worker that starts before its database waits for it.
     let store = Store::connect_lazy(&settings.database, Role::Worker);
     let pools = Served::set_up(&settings.pools)?;
-    let events = if settings.worker.wide_events { Events::Stdout } else { Events::Off };
+    let (lines, _flush) = lines::start("events", std::io::stdout());
+    let events = if settings.worker.wide_events { Events::Lines(lines) } else { Events::Off };
     let listener = listen(&settings.metrics).await;
     let worker = Worker::builder(settings.worker, store.clone(), pools).events(events).listener(listener);
     let drained = worker.run(stop).await?;

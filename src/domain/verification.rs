@@ -104,6 +104,11 @@ pub enum ScheduleRefusal {
     /// No such pool is known to the database.
     #[error("unknown pool `{0}`: name it in the configuration of a worker or the api first")]
     UnknownPool(PoolName),
+    /// `dequeuedAt` is more than 60 s ahead of the database's clock: it would outdate every later dispatch of the run.
+    #[error(
+        "`dequeuedAt` is more than 60 s ahead of the database's clock: check the clocks of the platform and of the database"
+    )]
+    FromTheFuture,
 }
 
 /// Why a verification is cancelled.

@@ -28,6 +28,7 @@ with now as materialized (
     ending_of(lost_at, 'cancelled') as outcome,
     case when lost_at is null then cancel_reason end as reason,
     case when lost_at is not null then loss_cancelled_by(cancel_reason) end as fallback_result,
+    is_late_loss(lost_at, dequeued_at) as late,
     case
       when lost_at is not null then latency_bucket(lost_at - due_at)
       when cancel_reason = 'connected' then latency_bucket(moment - scheduled_at)
@@ -36,20 +37,20 @@ with now as materialized (
 ), recorded as (
   insert into outcome (
     settled_at, id, run_id, snapshot_id, pool, supervisor, region, deployment_version, intent,
-    dequeued_at, scheduled_at, due_at, outcome, reason, fallback_result,
+    dequeued_at, scheduled_at, due_at, outcome, reason, fallback_result, late,
     claim_count, probe_count, create_count, connected_at, lost_at, workload, error, traceparent)
   select moment, id, run_id, snapshot_id, pool, supervisor, region, deployment_version, intent,
-    dequeued_at, scheduled_at, due_at, outcome, reason, fallback_result,
+    dequeued_at, scheduled_at, due_at, outcome, reason, fallback_result, late,
     claim_count, probe_count, create_count,
     case when cancel_reason = 'connected' then moment end, lost_at, workload, last_error, traceparent
   from judged
 ), counted as (
   insert into outcome_count (
-    minute, pool, supervisor, region, deployment_version, intent, outcome, reason, fallback_result, n, latencies)
+    minute, pool, supervisor, region, deployment_version, intent, outcome, reason, fallback_result, late, n, latencies)
   select date_trunc('minute', moment), pool, supervisor, region, deployment_version, intent, outcome, reason,
-    fallback_result, count(*), array_agg(bucket) filter (where bucket is not null)
+    fallback_result, late, count(*), array_agg(bucket) filter (where bucket is not null)
   from judged
   group by date_trunc('minute', moment), pool, supervisor, region, deployment_version, intent, outcome, reason,
-    fallback_result
+    fallback_result, late
 )
 select ordinal as "ordinal!", id as "id!" from gone

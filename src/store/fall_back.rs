@@ -41,6 +41,23 @@ pub enum Permit {
     },
 }
 
+/// Whether the request for a cold start may be sent now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Count {
+    /// It may; the number of this create.
+    Counted(u32),
+    /// The pool has been put in shadow mode since the permit: settle, create nothing.
+    Suppressed {
+        /// Creates that were requested before.
+        earlier: u32,
+    },
+    /// Not now: the pool is paused, in a brown-out or capped at 0. The row was given back and is probed again.
+    Deferred {
+        /// Why.
+        reason: HoldReason,
+    },
+}
+
 /// The stored message of a claimed row.
 #[derive(Debug, Clone)]
 pub struct StoredMessage {
@@ -99,27 +116,39 @@ impl Store {
         }
     }
 
-    /// Counts a create before it is requested, records its name, and answers the new count.
-    /// It commits to disk, so that the claim itself is durable before anything is created.
+    /// Counts a create right before it is requested, and records its name: the last step that an operator can stop.
+    /// It commits to disk, so that the claim itself is durable before anything is created. A deferred row is given
+    /// back and probed again after `hold`.
     ///
     /// # Errors
     /// The database could not be reached; request nothing.
-    pub async fn count_create(&self, key: &ClaimKey, workload: &str) -> Result<Fenced<u32>, StoreError> {
-        let counted = sqlx::query_scalar!(
-            r#"update pending
-               set create_count = create_count + 1, workload = $4
-               where run_id = $1 and id = $2 and fence = $3
-                 and create_permitted_at is not null
-               returning create_count"#,
+    pub async fn count_create(
+        &self,
+        key: &ClaimKey,
+        workload: &str,
+        hold: Duration,
+    ) -> Result<Fenced<Count>, StoreError> {
+        let doing = "count a create";
+        let row = sqlx::query!(
+            r#"select c.answer as "answer!", c.hold_reason as "hold_reason: HoldReason", c.counted
+               from count_create($1, $2, $3, $4, $5) as c"#,
             key.run_id.as_str(),
             key.id.0,
             key.fence.get(),
             workload,
+            super::millis(hold),
         )
-        .fetch_optional(self.durable())
+        .fetch_one(self.durable())
         .await
-        .map_err(StoreError::doing("count a create"))?;
-        Ok(counted.map_or(Fenced::Stale, |count| Fenced::Ours(count.unsigned_abs())))
+        .map_err(StoreError::doing(doing))?;
+        let creates = row.counted.unwrap_or(0).unsigned_abs();
+        match (row.answer.as_str(), row.hold_reason) {
+            ("counted", _) => Ok(Fenced::Ours(Count::Counted(creates))),
+            ("suppressed", _) => Ok(Fenced::Ours(Count::Suppressed { earlier: creates })),
+            ("deferred", Some(reason)) => Ok(Fenced::Ours(Count::Deferred { reason })),
+            ("stale", _) => Ok(Fenced::Stale),
+            (other, _) => Err(StoreError::Corrupt { doing, column: "answer", problem: other.to_owned() }),
+        }
     }
 
     /// Reads the message of a claimed row, which only a fallback needs.

@@ -2,11 +2,14 @@
 //!
 //! For people and checks only. Nothing is decided by it: a claim depends on its lease alone.
 
+use std::borrow::Cow;
+
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::connect::Terms;
+use super::text::storable;
 use super::{Store, StoreError};
 use crate::domain::ids::{PoolName, WorkerName};
 use crate::domain::pool::PoolSettings;
@@ -111,7 +114,9 @@ impl Store {
     pub async fn beat(&self, beat: &Beat<'_>) -> Result<(), StoreError> {
         let pools: Vec<&str> = beat.pools.iter().map(|served| served.pool.as_str()).collect();
         let backends: Vec<&str> = beat.pools.iter().map(|served| served.backend).collect();
-        let problems: Vec<Option<&str>> = beat.pools.iter().map(|served| served.problem.as_deref()).collect();
+        let problems: Vec<Option<Cow<'_, str>>> =
+            beat.pools.iter().map(|served| served.problem.as_deref().map(storable)).collect();
+        let problems: Vec<Option<&str>> = problems.iter().map(Option::as_deref).collect();
         sqlx::query!(
             "insert into worker as w (name, version, in_flight, pools, backends, problems)
              values ($1, $2, $3, $4, $5, $6)

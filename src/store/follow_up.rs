@@ -9,6 +9,7 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::connect::Terms;
+use super::text::storable;
 use super::{Store, StoreError};
 use crate::domain::ids::{PoolName, RunId, SnapshotId, VerificationId};
 
@@ -131,13 +132,14 @@ impl Store {
         late: bool,
         error: Option<&str>,
     ) -> Result<(), StoreError> {
+        let error = error.map(storable);
         sqlx::query!(
             "update follow_up set result = $2, late = $3, error = $4, probed_at = statement_timestamp()
              where verification_id = $1 and result is null",
             id.0,
             result.as_str(),
             late,
-            error,
+            error.as_deref(),
         )
         .execute(self.patient())
         .await

@@ -1,11 +1,13 @@
 //! Renew and release: keep a lease while work is in flight, give it back when it is not.
 
+use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use uuid::Uuid;
 
 use super::connect::Terms;
+use super::text::storable;
 use super::{Store, StoreError};
 use crate::domain::claim::ClaimKey;
 use crate::domain::status::HoldReason;
@@ -99,10 +101,10 @@ impl Store {
                  where p.run_id = free.run_id
                  returning p.id
                )
-               select p.id, p.fence as "fence!", renewed.id is not null as "renewed!"
+               -- `in` is hashed; a join with `renewed` would compare every pair, because its size is not known.
+               select p.id, p.fence as "fence!", p.id in (select renewed.id from renewed) as "renewed!"
                from held
-               join pending p on p.run_id = held.run_id and p.id = held.id and p.fence = held.fence
-               left join renewed on renewed.id = p.id"#,
+               join pending p on p.run_id = held.run_id and p.id = held.id and p.fence = held.fence"#,
             &columns.run_ids as &[&str],
             &columns.ids,
             &columns.fences,
@@ -153,7 +155,9 @@ impl Store {
             releases.iter().map(|release| release.probe_again_in.map(super::millis)).collect();
         let probes: Vec<i32> = releases.iter().map(|release| super::count(release.probes)).collect();
         let failures: Vec<i32> = releases.iter().map(|release| super::count(release.failures)).collect();
-        let errors: Vec<Option<&str>> = releases.iter().map(|release| release.error.as_deref()).collect();
+        let errors: Vec<Option<Cow<'_, str>>> =
+            releases.iter().map(|release| release.error.as_deref().map(storable)).collect();
+        let errors: Vec<Option<&str>> = errors.iter().map(Option::as_deref).collect();
         let workloads: Vec<Option<&str>> =
             releases.iter().map(|release| release.workload.as_deref()).collect();
         let unprepared: Vec<i32> =

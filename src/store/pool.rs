@@ -3,6 +3,7 @@
 use std::ops::RangeInclusive;
 
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 use utoipa::ToSchema;
 
 use super::audit::{self, Actor};
@@ -75,6 +76,15 @@ pub struct PoolChange {
     #[serde(default, with = "present", skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<i32>, minimum = 1000, maximum = 600_000)]
     pub follow_up_after_ms: Option<Option<i32>>,
+}
+
+/// A pool whose cold starts were stopped.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Stopped {
+    /// The pool.
+    pub pool: String,
+    /// Its cap before.
+    pub cap: Option<i32>,
 }
 
 /// A setting that is out of range.
@@ -173,6 +183,50 @@ impl Store {
             .transaction(doing, Terms::PATIENT, move |tx| Box::pin(change_noted(tx, name, change, actor)))
             .await
     }
+}
+
+impl Store {
+    /// Stops the cold starts of a pool, or of all, in one statement: their caps become 0, which every worker asks
+    /// for right before it sends a request. Answers those that had another cap.
+    ///
+    /// # Errors
+    /// The database could not be reached or refused.
+    pub async fn stop_cold_starts(
+        &self,
+        pool: Option<&str>,
+        actor: &Actor,
+    ) -> Result<Vec<Stopped>, StoreError> {
+        let doing = "stop cold starts";
+        let (pool, actor) = (pool.map(str::to_owned), actor.clone());
+        self.db().transaction(doing, Terms::PATIENT, move |tx| Box::pin(stop_noted(tx, pool, actor))).await
+    }
+}
+
+async fn stop_noted(tx: &mut Tx, pool: Option<String>, actor: Actor) -> Result<Vec<Stopped>, StoreError> {
+    let doing = "stop cold starts";
+    let stopped = sqlx::query_as!(
+        Stopped,
+        r#"with before as materialized (
+             select name, cap from pool
+             where name = coalesce($1, name) and cap is distinct from 0
+             order by name
+             for update
+           )
+           update pool set cap = 0 from before where pool.name = before.name
+           returning pool.name as pool, before.cap"#,
+        pool,
+    )
+    .fetch_all(&mut *tx)
+    .await
+    .map_err(StoreError::doing(doing))?;
+    for Stopped { pool, cap } in &stopped {
+        sqlx::query!("select line_up_again($1)", pool)
+            .execute(&mut *tx)
+            .await
+            .map_err(StoreError::doing(doing))?;
+        audit::note(&mut *tx, &actor, "pool.stop", Some(pool), &json!({ "cap_before": cap })).await?;
+    }
+    Ok(stopped)
 }
 
 async fn change_noted(

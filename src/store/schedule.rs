@@ -307,6 +307,7 @@ fn answer(row: &Answer, new: &NewVerification) -> Result<ScheduleAnswer, StoreEr
         "duplicate" => ScheduleResult::Duplicate,
         "outdated" => ScheduleResult::Outdated,
         "unknown_pool" => return Ok(Err(ScheduleRefusal::UnknownPool(new.pool.clone()))),
+        "from_the_future" => return Ok(Err(ScheduleRefusal::FromTheFuture)),
         other => return Err(unreadable("result", other)),
     };
     match (row.id, row.due_at) {

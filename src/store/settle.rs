@@ -9,12 +9,14 @@
 //!                                          └─ none, or another fence:    Stale
 //! ```
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 
 use uuid::Uuid;
 
 use super::error::again_on_deadlock;
 use super::lease::Keys;
+use super::text::storable;
 use super::{Store, StoreError};
 use crate::domain::ids::{RegionName, SupervisorName};
 use crate::domain::outcome::{Ending, FallbackResult, Outcome, OutcomeKind, Reason, Settled, Settlement};
@@ -33,7 +35,7 @@ struct Said<'a> {
     probe_ms: Vec<Option<i32>>,
     late: Vec<bool>,
     workloads: Vec<Option<&'a str>>,
-    errors: Vec<Option<&'a str>>,
+    errors: Vec<Option<Cow<'a, str>>>,
 }
 
 impl<'a> Said<'a> {
@@ -55,7 +57,7 @@ impl<'a> Said<'a> {
         self.probe_ms.push(settlement.probe_ms.map(super::count));
         self.late.push(settlement.late);
         self.workloads.push(settlement.workload.as_deref());
-        self.errors.push(error);
+        self.errors.push(error.map(storable));
     }
 }
 
@@ -113,6 +115,7 @@ impl Store {
         for settlement in ordered {
             said.push(settlement);
         }
+        let errors: Vec<Option<&str>> = said.errors.iter().map(Option::as_deref).collect();
         sqlx::query_file_as!(
             Outcome,
             "src/store/settle.sql",
@@ -127,7 +130,7 @@ impl Store {
             &said.probe_ms as &[Option<i32>],
             &said.late,
             &said.workloads as &[Option<&str>],
-            &said.errors as &[Option<&str>],
+            &errors as &[Option<&str>],
         )
         .fetch_all(self.durable())
         .await

@@ -1,13 +1,14 @@
 //! Wide events: one flat JSON object per line, with keys in the supervisor's order (platform.md §7).
 
 use std::fmt;
-use std::io::Write;
 use std::sync::Arc;
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde::ser::{Serialize, SerializeMap, Serializer};
 use serde_json::Value;
 use uuid::Uuid;
+
+use super::lines::Lines;
 
 /// Longest error text in an event, in UTF-8 bytes (platform.md §7).
 const ERROR_BYTES_MAX: usize = 512;
@@ -73,8 +74,8 @@ impl Serialize for WideEvent {
 pub enum Events {
     /// Nowhere.
     Off,
-    /// One line each on stdout.
-    Stdout,
+    /// One line each, such as on stdout.
+    Lines(Lines),
     /// To a sink that the embedding program brings.
     Custom(Arc<dyn EventSink>),
 }
@@ -86,21 +87,15 @@ pub trait EventSink: fmt::Debug + Send + Sync {
 }
 
 impl Events {
-    /// Writes one event. A failure goes to the log and never to the caller (platform.md §7).
+    /// Queues one event. A failure goes to the log and never to the caller (platform.md §7).
     pub fn emit(&self, event: WideEvent) {
         match self {
             Self::Off => {}
-            Self::Stdout => {
-                let written =
-                    serde_json::to_string(&event).map_err(std::io::Error::from).and_then(|mut line| {
-                        line.push('\n');
-                        // One write, so that lines of several tasks never mix.
-                        std::io::stdout().lock().write_all(line.as_bytes())
-                    });
-                if let Err(error) = written {
-                    tracing::warn!(%error, "could not write a wide event");
-                }
-            }
+            // One line at a time, so that lines of several tasks never mix.
+            Self::Lines(lines) => match serde_json::to_string(&event) {
+                Ok(line) => lines.send(line),
+                Err(error) => tracing::warn!(%error, "could not write a wide event"),
+            },
             Self::Custom(sink) => sink.emit(event),
         }
     }

@@ -55,6 +55,7 @@ pub fn install() {
 /// All metrics in Prometheus' text format; `None` if they are off.
 #[must_use]
 pub fn render() -> Option<String> {
+    super::lines::report_dropped();
     EXPORTER.get().map(PrometheusHandle::render)
 }
 
@@ -72,6 +73,11 @@ fn describe() {
     gauge!(names::BUILD_INFO.name, "version" => env!("CARGO_PKG_VERSION")).set(1.0);
     // The counter must exist before the first cancel, or a rate would miss that cancel.
     counter!(names::CANCELLATIONS.name, "reason" => "connected", "result" => "cancelled").increment(0);
+}
+
+/// Lines of a stream were dropped.
+pub fn lines_dropped(stream: &'static str, lines: usize) {
+    counter!(names::LINES_DROPPED.name, "stream" => stream).increment(lines as u64);
 }
 
 /// A part of upkeep failed.

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::Shared;
 use crate::domain::ids::PoolName;
 use crate::store::fleet::{Beat, WorkerPool};
+use crate::telemetry::lines;
 
 /// How often a worker gives a sign of life.
 const BEAT_EVERY: Duration = Duration::from_secs(5);
@@ -36,6 +37,7 @@ pub(super) async fn keep(shared: Arc<Shared>, done: CancellationToken) {
             shared.health.checked(&served);
             check_at = Instant::now() + CHECK_EVERY;
         }
+        lines::report_dropped();
         let beat = Beat { worker: &shared.config.name, in_flight: shared.in_flight.len(), pools: &served };
         if let Err(error) = shared.store.beat(&beat).await {
             tracing::warn!(%error, "could not give a sign of life");

@@ -4,11 +4,11 @@
 //! Lost ─ mark (durable) ─ permit (durable) ─ prepare ─ probe again if it took long ─ count (durable) ─ create ─ settle
 //!            │                 │                │                                                       │
 //!            │                 │                └ failed ─────── back off, probe again ──────── failed ─┘
-//!            │                 └ held, shadow: no create; no room: given back with its permit
+//!            │                 └ held, shadow: no create, also at the count; no room: given back with its permit
 //!            └ from here on the outcome is fallback
 //! ```
 //!
-//! Every step is fenced. Before the request the observation must be under 2 s old and the
+//! Every step is fenced, and the count asks once more whether the pool holds its losses. Before the request the observation must be under 2 s old and the
 //! lease alive; otherwise the claim is given back and the next probe starts from the beginning.
 
 use std::time::Duration;
@@ -25,7 +25,7 @@ use crate::domain::outcome::{Ending, FallbackResult, Settlement};
 use crate::domain::status::HoldReason;
 use crate::domain::verdict::{OBSERVATION_AGE_MAX, Verdict};
 use crate::store::StoreError;
-use crate::store::fall_back::{Fenced, Permit, StoredMessage};
+use crate::store::fall_back::{Count, Fenced, Permit, StoredMessage};
 use crate::store::lease::Release;
 use crate::telemetry::{metrics, traces};
 use crate::workload::{CreateError, CreateRequest, Created, next_name};
@@ -59,16 +59,8 @@ pub(super) async fn fall_back(
     .await
     {
         Some(Fenced::Ours(Permit::Granted)) => create(shared, in_flight, probing, seed).await,
-        Some(Fenced::Ours(Permit::Suppressed)) => Next::Settle(
-            probing
-                .settlement(in_flight, Ending::Fallback { result: FallbackResult::Suppressed, error: None }),
-        ),
-        Some(Fenced::Ours(Permit::Deferred { reason })) => {
-            metrics::held(&in_flight.claim.pool, reason);
-            let reason = reason.as_str();
-            tracing::info!(run.id = %in_flight.claim.key.run_id, reason, "a loss is held and probed again");
-            Next::Drop
-        }
+        Some(Fenced::Ours(Permit::Suppressed)) => suppressed(in_flight, probing),
+        Some(Fenced::Ours(Permit::Deferred { reason })) => deferred(in_flight, reason),
         Some(Fenced::Stale) | None => Next::Drop,
     }
 }
@@ -105,8 +97,14 @@ async fn create(shared: &Shared, in_flight: &InFlight, probing: &mut Probing, se
         return untouched();
     }
     // Not repeated. After a lost reply the count has spent an attempt; an uncounted request would be worse.
-    let count = match shared.store.count_create(key, &asked.name).await {
-        Ok(Fenced::Ours(count)) => count,
+    let count = match shared.store.count_create(key, &asked.name, shared.config.hold_retry).await {
+        Ok(Fenced::Ours(Count::Counted(count))) => count,
+        Ok(Fenced::Ours(Count::Suppressed { earlier: 0 })) => return suppressed(in_flight, probing),
+        Ok(Fenced::Ours(Count::Suppressed { .. })) => {
+            let error = "the pool is in shadow mode, and no earlier create was confirmed".to_owned();
+            return failed(in_flight, probing, Some(error));
+        }
+        Ok(Fenced::Ours(Count::Deferred { reason })) => return deferred(in_flight, reason),
         Ok(Fenced::Stale) => return Next::Drop,
         Err(error) => {
             tracing::warn!(%error, run.id = %key.run_id, "no create is requested");
@@ -128,6 +126,20 @@ async fn create(shared: &Shared, in_flight: &InFlight, probing: &mut Probing, se
         Ok(Created::Existed { workload }) => confirmed(in_flight, probing, FallbackResult::Existed, workload),
         Err(error) => retry.after(shared, in_flight, probing, error),
     }
+}
+
+/// The pool is in shadow mode: the loss is recorded, and nothing is created.
+fn suppressed(in_flight: &InFlight, probing: &Probing) -> Next {
+    let ending = Ending::Fallback { result: FallbackResult::Suppressed, error: None };
+    Next::Settle(probing.settlement(in_flight, ending))
+}
+
+/// The database has given the row back, to be probed again.
+fn deferred(in_flight: &InFlight, reason: HoldReason) -> Next {
+    metrics::held(&in_flight.claim.pool, reason);
+    let reason = reason.as_str();
+    tracing::info!(run.id = %in_flight.claim.key.run_id, reason, "a loss is held and probed again");
+    Next::Drop
 }
 
 /// Gives the claim back when no cold start can begin. Others are in flight up to the limit and may take

@@ -91,11 +91,12 @@ pub(super) struct InFlightRegister {
 
 /// One probe that is due and waits for a slot. Dropping it ends the wait.
 #[derive(Debug)]
-pub(super) struct Waiting<'a>(&'a AtomicUsize);
+pub(super) struct Waiting<'a>(&'a InFlightRegister);
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        self.0.waiting.fetch_sub(1, Ordering::Relaxed);
+        self.0.freed.notify_one();
     }
 }
 
@@ -134,7 +135,7 @@ impl InFlightRegister {
     /// Counts a probe that is due and has to wait.
     pub(super) fn wait(&self) -> Waiting<'_> {
         self.waiting.fetch_add(1, Ordering::Relaxed);
-        Waiting(&self.waiting)
+        Waiting(self)
     }
 
     /// How many probes are due and wait.
@@ -142,7 +143,7 @@ impl InFlightRegister {
         self.waiting.load(Ordering::Relaxed)
     }
 
-    /// Waits until a claim was removed since the last such wait.
+    /// Waits until a claim was removed, or a probe got its slot, since the last such wait.
     pub(super) async fn freed(&self) {
         self.freed.notified().await;
     }

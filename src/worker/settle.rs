@@ -4,12 +4,13 @@
 //! for a few milliseconds saves commits. A claim stays in flight until its end is written, so a
 //! database that is down stops the claiming by itself.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
 use rand::Rng;
 use tokio::sync::{Mutex, mpsc};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use super::in_flight::InFlight;
@@ -31,6 +32,8 @@ const DATABASE_BACKOFF: Backoff = Backoff { base: Duration::from_millis(100), ma
 
 /// How long an ended claim waits while another transaction holds its row.
 const HELD_UP_PAUSE: Duration = Duration::from_millis(250);
+/// Ended claims that are tried again in one round: one that is still held up costs a lock timeout.
+const HELD_UP_MAX: usize = 16;
 
 /// A claim that ended, with its story.
 pub(super) struct Ended {
@@ -62,17 +65,41 @@ pub(super) type Orders = Arc<Mutex<mpsc::Receiver<Ended>>>;
 /// Runs one lane until `done`. While its batch is in flight another lane gathers the next one.
 pub(super) async fn lane(shared: Arc<Shared>, orders: Orders, done: CancellationToken) {
     let mut gathered = Vec::with_capacity(BATCH_MAX);
-    // Ended claims whose rows another open transaction holds.
-    let mut held_up = Vec::new();
     loop {
         tokio::select! {
             () = gather(&orders, &mut gathered) => {}
-            () = tokio::time::sleep(HELD_UP_PAUSE), if !held_up.is_empty() => {}
             () = done.cancelled() => return,
         }
-        let ended =
-            if gathered.is_empty() { std::mem::take(&mut held_up) } else { std::mem::take(&mut gathered) };
-        held_up.extend(record(&shared, ended).await);
+        for one in record(&shared, std::mem::take(&mut gathered)).await {
+            // Fails only when the worker is about to end; the claim is then left to its lease.
+            let _ = shared.held_up.send(one);
+        }
+    }
+}
+
+/// Records ended claims whose rows another open transaction held, until `done`. Apart from the lanes, so that
+/// neither waits for the other: under load a lane is never idle.
+pub(super) async fn held_up_lane(
+    shared: Arc<Shared>,
+    mut orders: mpsc::UnboundedReceiver<Ended>,
+    done: CancellationToken,
+) {
+    let mut waiting: VecDeque<(Instant, Ended)> = VecDeque::new();
+    loop {
+        let due = waiting.front().map(|(again_at, _)| *again_at);
+        tokio::select! {
+            // Each waits a pause from its own last try, so the queue is in the order of time.
+            Some(one) = orders.recv() => waiting.push_back((Instant::now() + HELD_UP_PAUSE, one)),
+            () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
+                let now = Instant::now();
+                let count = waiting.iter().take(HELD_UP_MAX).take_while(|(again_at, _)| *again_at <= now).count();
+                let again = waiting.drain(..count).map(|(_, one)| one).collect();
+                for one in record(&shared, again).await {
+                    waiting.push_back((Instant::now() + HELD_UP_PAUSE, one));
+                }
+            }
+            () = done.cancelled() => return,
+        }
     }
 }
 

@@ -229,7 +229,21 @@ async fn the_doctor_warns_of_stopped_cold_starts_and_the_audit_names_the_actor()
     let entries = json_of(&db, &["audit", "--limit", "1"]).await;
     assert_eq!((&entries[0]["action"], &entries[0]["target"]), (&json!("pool.change"), &json!("default")));
     assert!(entries[0]["actor"].as_str().unwrap().starts_with("cli:"), "{entries}");
-    for command in [["pending", "--pool", "nosuch"], ["cancel", "--pool", "nosuch"]] {
+    db.run("insert into pool (name, cap) values ('blue', 7), ('green', null)").await;
+    let stopped = json_of(&db, &["pools", "stop", "--all"]).await;
+    assert_eq!(stopped["stopped"].as_array().unwrap().len(), 2, "one has cap 0 already: {stopped}");
+    assert_eq!(db.value::<i64>("select count(*) from pool where cap = 0").await, 3);
+    let again = run(&db, &["pools", "cap", "blue", "7"]).await;
+    let stop = run(&db, &["pools", "stop", "blue"]).await;
+    assert_eq!((again.code, stop.code), (Some(0), Some(0)));
+    assert!(stop.out.contains("warmproof pools cap blue 7"), "{}", stop.out);
+    assert_eq!(json_of(&db, &["audit", "--limit", "1"]).await[0]["action"], "pool.stop");
+    for wrong in [vec!["pools", "stop"], vec!["pools", "stop", "blue", "--all"]] {
+        assert_eq!(run(&db, &wrong).await.code, Some(2), "{wrong:?}");
+    }
+    for command in
+        [["pools", "stop", "nosuch"], ["pending", "--pool", "nosuch"], ["cancel", "--pool", "nosuch"]]
+    {
         let refused = run(&db, &command).await;
         assert!(refused.code == Some(1) && refused.err.contains("unknown pool `nosuch`"), "{}", refused.err);
     }

@@ -33,6 +33,7 @@ mod sql_calls;
 mod sql_counts;
 mod sql_queries;
 mod sql_roles;
+mod stalled_readers;
 mod status;
 mod stopped_worker;
 mod store_cancel;

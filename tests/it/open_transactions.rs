@@ -55,6 +55,52 @@ async fn the_leases_of_other_runs_are_renewed_meanwhile() {
 }
 
 #[tokio::test]
+async fn an_outcome_that_was_held_up_is_recorded_under_a_steady_load_of_others() {
+    let stage = Stage::set().await;
+    let a = stage.worker("a").env("WARMPROOF_PROBE_TIMEOUT_MS", 10_000).start();
+    let held = stage.platform.dispatch().await;
+    stage.platform.simulator.faults().probe.add(Rule::always(ProbeFault::Hang).of(&held.run).times(1));
+    held.schedule(&stage.db, SOON).await;
+    stage.platform.probe(&held, 1).await;
+    stage.platform.start_warm(&held).await;
+    let mut caller = stage.db.pool().begin().await.unwrap();
+    sqlx::query("select from pending where run_id = $1 for update")
+        .bind(held.run.as_str())
+        .execute(&mut *caller)
+        .await
+        .unwrap();
+    stage.platform.simulator.faults().release();
+
+    let mut others = Vec::new();
+    let load = async {
+        loop {
+            let one = stage.platform.dispatch().await;
+            stage.platform.start_warm(&one).await;
+            one.schedule(&stage.db, SOON).await;
+            others.push(one);
+        }
+    };
+    let settled = async {
+        let many = "select count(*) from outcome";
+        until("the load is steady", async || (stage.db.value::<i64>(many).await > 50).then_some(())).await;
+        caller.rollback().await.unwrap();
+        stage.outcome(&held.run).await
+    };
+    // The load goes on until the outcome is there.
+    let outcome = tokio::select! {
+        outcome = settled => outcome,
+        never = load => never,
+    };
+    assert_eq!(outcome.outcome, OutcomeKind::Delivered);
+    for one in &others {
+        assert_eq!(stage.outcome(&one.run).await.outcome, OutcomeKind::Delivered);
+    }
+    let events = stage.end(vec![a]).await;
+    assert!(events.len() > others.len(), "every settle is reported");
+    stage.assert_sound().await;
+}
+
+#[tokio::test]
 async fn the_outcomes_of_other_runs_are_recorded_meanwhile() {
     let stage = Stage::set().await;
     let a = stage.worker("a").env("WARMPROOF_PROBE_TIMEOUT_MS", 10_000).start();

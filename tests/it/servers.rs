@@ -39,7 +39,7 @@ async fn live(store: &Store) {
     assert_eq!(store.renew(&keys, Duration::from_secs(5)).await.unwrap().renewed.len(), 3);
     let _ = store.mark_lost(&claims[0].key, 1).await.unwrap();
     let _ = store.permit_create(&claims[0].key, Duration::from_secs(1)).await.unwrap();
-    let _ = store.count_create(&claims[0].key, "runner").await.unwrap();
+    let _ = store.count_create(&claims[0].key, "runner", Duration::from_secs(1)).await.unwrap();
     let created = Ending::Fallback { result: FallbackResult::Created, error: None };
     for settled in
         store.settle(&[settlement(&claims[0], created), settlement(&claims[1], started())]).await.unwrap()

@@ -79,7 +79,7 @@ async fn a_worker_does_all_its_work_and_changes_no_schema_and_no_outcome() {
     let _ = store.message(&claims[0].key).await.unwrap();
     let _ = store.mark_lost(&claims[0].key, 1).await.unwrap();
     let _ = store.permit_create(&claims[0].key, Duration::from_secs(1)).await.unwrap();
-    let _ = store.count_create(&claims[0].key, "runner").await.unwrap();
+    let _ = store.count_create(&claims[0].key, "runner", Duration::from_secs(1)).await.unwrap();
     let created = Ending::Fallback { result: FallbackResult::Created, error: None };
     for answer in
         store.settle(&[settlement(&claims[0], created), settlement(&claims[1], started())]).await.unwrap()

@@ -5,6 +5,7 @@ use warmproof::domain::outcome::{FallbackResult, OutcomeKind};
 use warmproof::domain::verification::CancelReason::{Connected, Miss, Operator};
 use warmproof::domain::verification::Cancelled;
 use warmproof::store::connect::Terms;
+use warmproof::store::fall_back::Fenced;
 use warmproof::store::migrate;
 use warmproof::store::{Store, connect};
 use warmproof_lab::postgres::discovery::Discovery;
@@ -73,12 +74,55 @@ async fn a_cancel_after_the_loss_was_marked_ends_as_a_fallback() {
 }
 
 #[tokio::test]
+async fn an_operator_may_cancel_a_permitted_loss_until_its_cold_start_is_requested() {
+    let db = db().await;
+    let mut claims = Vec::new();
+    for run in ["run_a", "run_b"] {
+        let claim = claimed(&db.store, run, "snapshot_1").await;
+        let _ = db.store.mark_lost(&claim.key, 1).await.unwrap();
+        let _ = db.store.permit_create(&claim.key, Duration::from_secs(1)).await.unwrap();
+        claims.push(claim);
+    }
+    let _ = db.store.count_create(&claims[1].key, "runner-b", Duration::from_secs(1)).await.unwrap();
+    let answers =
+        db.store.cancel(&["run_a", "run_b"].map(|run| cancellation(run, None, Operator))).await.unwrap();
+    assert_eq!(answers[0], Cancelled::Cancelled { id: claims[0].key.id });
+    assert_eq!(answers[1], Cancelled::TooLate { id: claims[1].key.id });
+    let count = db.store.count_create(&claims[0].key, "runner-a", Duration::from_secs(1)).await.unwrap();
+    assert_eq!(count, Fenced::Stale, "its worker requests nothing");
+    db.assert_conserved().await;
+}
+
+#[tokio::test]
+async fn a_late_loss_stays_late_when_it_is_cancelled_or_superseded() {
+    let db = db().await;
+    for (run, age, late) in [("run_a", 30, false), ("run_b", 70, true), ("run_c", 70, true)] {
+        let claim = claimed(&db.store, run, "snapshot_1").await;
+        let _ = db.store.mark_lost(&claim.key, 1).await.unwrap();
+        db.run(&format!(
+            "update pending set dequeued_at = lost_at - interval '{age} s' where run_id = '{run}'"
+        ))
+        .await;
+        if run == "run_c" {
+            let _ = schedule(&db.store, fresh(run, "snapshot_2")).await;
+        } else {
+            let _ = db.store.cancel(&[cancellation(run, None, Connected)]).await.unwrap();
+        }
+        let outcomes = db.store.outcomes_of(&claim.key.run_id, 1).await.unwrap();
+        assert_eq!(outcomes[0].late, late, "{:?}", outcomes[0]);
+    }
+    let counted: i64 = db.value("select coalesce(sum(n), 0)::bigint from outcome_count where late").await;
+    assert_eq!(counted, 2, "the rates leave them out");
+    db.assert_conserved().await;
+}
+
+#[tokio::test]
 async fn a_cancel_after_the_permit_is_too_late_and_only_notes_the_connect() {
     let db = db().await;
     let claim = claimed(&db.store, "run_a", "snapshot_1").await;
     let _ = db.store.mark_lost(&claim.key, 1).await.unwrap();
     let _ = db.store.permit_create(&claim.key, Duration::from_secs(1)).await.unwrap();
-    for reason in [Operator, Connected] {
+    for reason in [Miss, Connected] {
         let answers = db.store.cancel(&[cancellation("run_a", None, reason)]).await.unwrap();
         assert_eq!(answers, [Cancelled::TooLate { id: claim.key.id }]);
         let noted: bool = db.value("select connected_at is not null from pending").await;

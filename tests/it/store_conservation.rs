@@ -10,7 +10,7 @@ use warmproof::domain::dispatch::Dispatch;
 use warmproof::domain::outcome::{Ending, FallbackResult, OutcomeKind, Settled};
 use warmproof::domain::verdict::Acted;
 use warmproof::domain::verification::{CancelReason, Cancelled, ScheduleResult};
-use warmproof::store::fall_back::{Fenced, Permit};
+use warmproof::store::fall_back::{Count, Fenced, Permit};
 
 use warmproof_testkit::db::{Db, db, keep_up, upkeep_terms};
 use warmproof_testkit::dispatch::{cancellation, claim, everything, fresh, message, schedule, settlement};
@@ -154,7 +154,8 @@ async fn cancel(db: &Db, model: &mut Model, run: u8, dispatch: Option<u8>, reaso
     let asked = [cancellation(&run_id(run), snapshot.as_deref(), reason)];
     let answer = db.store.cancel(&asked).await.unwrap()[0];
     let row = model.rows.get(&run).filter(|row| dispatch.is_none_or(|dispatch| row.dispatch == dispatch));
-    match row.map(|row| row.permitted) {
+    let asked_by_operator = reason == CancelReason::Operator;
+    match row.map(|row| row.permitted && !(asked_by_operator && row.creates == 0)) {
         None => assert_eq!(answer, Cancelled::NotFound),
         Some(true) => assert!(matches!(answer, Cancelled::TooLate { .. }), "{answer:?}"),
         Some(false) => {
@@ -195,9 +196,12 @@ async fn fall_back(db: &Db, model: &mut Model, claim: usize, step: &Step) {
         }
         (_, Some(row)) if row.permitted => {
             row.creates += 1;
-            assert_eq!(db.store.count_create(key, "runner").await.unwrap(), Fenced::Ours(row.creates));
+            assert_eq!(
+                db.store.count_create(key, "runner", HOLD).await.unwrap(),
+                Fenced::Ours(Count::Counted(row.creates))
+            );
         }
-        (_, _) => assert_eq!(db.store.count_create(key, "runner").await.unwrap(), Fenced::Stale),
+        (_, _) => assert_eq!(db.store.count_create(key, "runner", HOLD).await.unwrap(), Fenced::Stale),
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use warmproof::domain::claim::{Claim, Fence};
 use warmproof::domain::status::HoldReason;
 use warmproof::store::Store;
-use warmproof::store::fall_back::{Fenced, Permit};
+use warmproof::store::fall_back::{Count, Fenced, Permit};
 
 use warmproof_testkit::db::{Db, db};
 use warmproof_testkit::dispatch::{claim, claimed, everything};
@@ -132,11 +132,72 @@ async fn claim_again(db: &Db) -> Claim {
 async fn a_create_is_counted_only_with_a_permit_and_notes_its_name() {
     let db = db().await;
     let claim = lost(&db, "run_a").await;
-    assert_eq!(db.store.count_create(&claim.key, "runner-a").await.unwrap(), Fenced::Stale);
+    assert_eq!(db.store.count_create(&claim.key, "runner-a", HOLD).await.unwrap(), Fenced::Stale);
     let _ = permit(&db.store, &claim).await;
-    assert_eq!(db.store.count_create(&claim.key, "runner-a").await.unwrap(), Fenced::Ours(1));
-    assert_eq!(db.store.count_create(&claim.key, "runner-a-r2").await.unwrap(), Fenced::Ours(2));
+    assert_eq!(
+        db.store.count_create(&claim.key, "runner-a", HOLD).await.unwrap(),
+        Fenced::Ours(Count::Counted(1))
+    );
+    assert_eq!(
+        db.store.count_create(&claim.key, "runner-a-r2", HOLD).await.unwrap(),
+        Fenced::Ours(Count::Counted(2))
+    );
     assert_eq!(db.value::<String>("select workload from pending").await, "runner-a-r2");
+}
+
+async fn count(db: &Db, claim: &Claim) -> Fenced<Count> {
+    db.store.count_create(&claim.key, "runner-a", HOLD).await.unwrap()
+}
+
+const SPENT: &str = "select coalesce(sum(spent), 0)::bigint from fallback_window";
+
+#[tokio::test]
+async fn a_control_set_after_the_permit_still_stops_the_request_and_gives_the_unit_back() {
+    for (control, reason) in [
+        ("update pool set cap = 0", HoldReason::Cap),
+        ("update pool set paused = true", HoldReason::Paused),
+        ("insert into brown_out (pool, seen_at) values ('default', clock_timestamp())", HoldReason::BrownOut),
+    ] {
+        let db = db().await;
+        let claim = lost(&db, "run_a").await;
+        assert_eq!(permit(&db.store, &claim).await, Fenced::Ours(Permit::Granted));
+        assert_eq!(db.value::<i64>(SPENT).await, 1);
+        db.run(control).await;
+        assert_eq!(count(&db, &claim).await, Fenced::Ours(Count::Deferred { reason }), "{control}");
+        assert_eq!(db.value::<i64>(SPENT).await, 0, "{control}");
+        let waits: bool = db
+            .value(
+                "select create_permitted_at is null and create_count = 0 and fence is null
+                   and probe_at > clock_timestamp() and hold_reason is not null from pending",
+            )
+            .await;
+        assert!(waits, "{control}: it asks for a permit again");
+        assert_eq!(count(&db, &claim).await, Fenced::Stale, "the claim was given back");
+    }
+}
+
+#[tokio::test]
+async fn a_pool_put_in_shadow_mode_after_the_permit_suppresses_the_request() {
+    let db = db().await;
+    let claim = lost(&db, "run_a").await;
+    let _ = permit(&db.store, &claim).await;
+    assert_eq!(count(&db, &claim).await, Fenced::Ours(Count::Counted(1)));
+    db.run("update pool set shadow = true").await;
+    assert_eq!(count(&db, &claim).await, Fenced::Ours(Count::Suppressed { earlier: 1 }));
+}
+
+#[tokio::test]
+async fn a_retry_that_is_stopped_keeps_the_permit_of_the_request_that_was_sent() {
+    let db = db().await;
+    let claim = lost(&db, "run_a").await;
+    let _ = permit(&db.store, &claim).await;
+    assert_eq!(count(&db, &claim).await, Fenced::Ours(Count::Counted(1)));
+    db.run("update pool set paused = true").await;
+    assert_eq!(count(&db, &claim).await, Fenced::Ours(Count::Deferred { reason: HoldReason::Paused }));
+    let kept: bool =
+        db.value("select create_permitted_at is not null and create_count = 1 from pending").await;
+    assert!(kept, "a cold start may be on its way");
+    assert_eq!(db.value::<i64>(SPENT).await, 1);
 }
 
 #[tokio::test]
@@ -148,7 +209,7 @@ async fn every_step_of_a_stale_claim_changes_nothing() {
     let before: String = db.value("select pending::text from pending").await;
     assert_eq!(db.store.mark_lost(&stale, 1).await.unwrap(), Fenced::Stale);
     assert_eq!(db.store.permit_create(&stale, HOLD).await.unwrap(), Fenced::Stale);
-    assert_eq!(db.store.count_create(&stale, "x").await.unwrap(), Fenced::Stale);
+    assert_eq!(db.store.count_create(&stale, "x", HOLD).await.unwrap(), Fenced::Stale);
     assert!(matches!(db.store.message(&stale).await.unwrap(), Fenced::Stale));
     assert_eq!(db.value::<String>("select pending::text from pending").await, before);
     assert_eq!(db.value::<i64>("select count(*) from fallback_window").await, 0);

@@ -98,12 +98,12 @@ async fn a_late_retry_does_not_revive_what_has_ended() {
 }
 
 #[tokio::test]
-async fn a_message_from_a_clock_an_hour_ahead_does_not_revive_what_has_ended() {
+async fn a_message_from_a_clock_that_is_ahead_does_not_revive_what_has_ended() {
     let db = db().await;
-    let first = schedule(&db.store, hit("run_a", "snapshot_1", TimeDelta::hours(-1))).await;
+    let first = schedule(&db.store, hit("run_a", "snapshot_1", TimeDelta::seconds(-50))).await;
     let cancel = [cancellation("run_a", None, CancelReason::Connected)];
     let _ = db.store.cancel(&cancel).await.unwrap();
-    let retry = schedule(&db.store, hit("run_a", "snapshot_1", TimeDelta::hours(-1))).await;
+    let retry = schedule(&db.store, hit("run_a", "snapshot_1", TimeDelta::seconds(-50))).await;
     assert_eq!((retry.result, retry.id), (ScheduleResult::Duplicate, first.id));
     db.assert_conserved().await;
 }
@@ -141,6 +141,34 @@ async fn a_batch_keeps_the_order_of_calls_for_one_run() {
         ScheduleResult::Outdated,
     ];
     assert_eq!(results, expected);
+    db.assert_conserved().await;
+}
+
+#[tokio::test]
+async fn a_dispatch_from_the_future_is_refused_and_a_near_one_keeps_no_other_out() {
+    let db = db().await;
+    let future = |run: &str, snapshot: &str, seconds: i64| hit(run, snapshot, TimeDelta::seconds(-seconds));
+    let answers = db.store.schedule(&[future("run_a", "snapshot_1", 90)], DELAY).await.unwrap();
+    assert_eq!(answers, [Err(ScheduleRefusal::FromTheFuture)]);
+    assert_eq!(db.value::<i64>("select count(*) from pending").await, 0);
+
+    let near = schedule(&db.store, future("run_a", "snapshot_1", 50)).await;
+    assert_eq!(near.result, ScheduleResult::Created);
+    let real = schedule(&db.store, fresh("run_a", "snapshot_2")).await;
+    assert_eq!(real.result, ScheduleResult::Superseded, "the real dispatch of the run");
+    let older = schedule(&db.store, hit("run_a", "snapshot_0", TimeDelta::seconds(30))).await;
+    assert_eq!(older.result, ScheduleResult::Outdated);
+
+    // The same once it has ended.
+    let _ = schedule(&db.store, future("run_b", "snapshot_1", 50)).await;
+    let _ = db.store.cancel(&[cancellation("run_b", None, CancelReason::Connected)]).await.unwrap();
+    let real = schedule(&db.store, hit("run_b", "snapshot_2", TimeDelta::seconds(2))).await;
+    assert_eq!(real.result, ScheduleResult::Created);
+
+    // A platform whose clock is ahead: its own dispatches keep their order.
+    let _ = schedule(&db.store, future("run_c", "snapshot_2", 30)).await;
+    let older = schedule(&db.store, future("run_c", "snapshot_1", 20)).await;
+    assert_eq!(older.result, ScheduleResult::Outdated);
     db.assert_conserved().await;
 }
 

@@ -6,6 +6,7 @@ use warmproof::domain::claim::{Claim, Fence};
 use warmproof::domain::outcome::{Ending, FallbackResult, Outcome, OutcomeKind, Reason, Settled, Settlement};
 use warmproof::domain::verdict::Acted;
 
+use warmproof::store::lease::Release;
 use warmproof_testkit::db::{Db, db, keep_up, upkeep_terms};
 use warmproof_testkit::dispatch::{claim, claimed, everything, settlement, started};
 
@@ -25,7 +26,7 @@ async fn lost(db: &Db, run: &str, creates: u32) -> Claim {
     let _ = db.store.mark_lost(&claim.key, 1).await.unwrap();
     for _ in 0..creates {
         let _ = db.store.permit_create(&claim.key, Duration::from_secs(1)).await.unwrap();
-        let _ = db.store.count_create(&claim.key, "runner-a").await.unwrap();
+        let _ = db.store.count_create(&claim.key, "runner-a", Duration::from_secs(1)).await.unwrap();
     }
     claim
 }
@@ -136,6 +137,27 @@ async fn the_schema_refuses_nonsense_and_the_row_stays() {
     let error = answers[0].as_ref().unwrap_err();
     assert_eq!(error.sqlstate().as_deref(), Some("23514"), "{error}");
     assert_eq!(db.value::<i64>("select count(*) from pending").await, 1);
+    db.assert_conserved().await;
+}
+
+#[tokio::test]
+async fn an_error_text_that_no_row_can_hold_is_recorded_all_the_same() {
+    let db = db().await;
+    let claim = claimed(&db.store, "run_a", "snapshot_1").await;
+    let error = format!("the backend said a\0b{}", "ä".repeat(3000));
+    let answers = db.store.settle(&[settlement(&claim, Ending::ProbeError { error })]).await.unwrap();
+    let Ok(Settled::Recorded(outcome)) = &answers[0] else { panic!("{answers:?}") };
+    let recorded = outcome.error.as_deref().unwrap();
+    assert!(recorded.starts_with("the backend said a\u{fffd}b") && recorded.len() <= 2000, "{recorded}");
+
+    let claim = claimed(&db.store, "run_b", "snapshot_1").await;
+    let release = Release {
+        probe_again_in: Some(Duration::from_secs(1)),
+        error: Some("\0".repeat(3000)),
+        ..Release::untouched(claim.key.clone())
+    };
+    assert_eq!(db.store.release(&[release]).await.unwrap(), 1);
+    assert!(db.value::<bool>("select octet_length(last_error) between 1 and 2000 from pending").await);
     db.assert_conserved().await;
 }
 

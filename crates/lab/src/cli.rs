@@ -39,7 +39,7 @@ enum Command {
 /// Runs the command that was asked for.
 #[must_use]
 pub fn run(lab: Lab) -> ExitCode {
-    lab.logging.start(None);
+    let _flush = lab.logging.start(None);
     process::complete(async {
         match lab.command {
             Command::Demo(args) => demo::demo(args).await,

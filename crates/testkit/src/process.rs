@@ -29,6 +29,8 @@ const BUSY: &[&str] = &["a slow statement"];
 pub struct Program {
     file: &'static str,
     announced: Vec<String>,
+    reads_stdout: bool,
+    reads_stderr: bool,
     arguments: Vec<String>,
     environment: BTreeMap<String, String>,
 }
@@ -41,7 +43,14 @@ impl Program {
     /// The same with arguments.
     pub fn of(arguments: &[&str], environment: BTreeMap<String, String>) -> Self {
         let arguments = arguments.iter().map(|argument| (*argument).to_owned()).collect();
-        Self { file: "warmproof", announced: Vec::new(), arguments, environment }
+        Self {
+            file: "warmproof",
+            announced: Vec::new(),
+            reads_stdout: true,
+            reads_stderr: true,
+            arguments,
+            environment,
+        }
     }
 
     /// The same of the lab's program.
@@ -57,6 +66,18 @@ impl Program {
     /// The process may log these texts as warnings or errors: the test makes something go wrong.
     pub fn may_warn(mut self, texts: &[&str]) -> Self {
         self.announced.extend(texts.iter().map(|text| (*text).to_owned()));
+        self
+    }
+
+    /// Leaves stdout unread, as a reader does that stalls.
+    pub fn with_stdout_unread(mut self) -> Self {
+        self.reads_stdout = false;
+        self
+    }
+
+    /// Leaves stderr unread.
+    pub fn with_stderr_unread(mut self) -> Self {
+        self.reads_stderr = false;
         self
     }
 
@@ -84,10 +105,14 @@ impl Program {
             .kill_on_drop(true);
         let mut child = command.spawn().expect("the binary starts");
         let (out, err) = (Lines::default(), Lines::default());
-        let readers = vec![
-            read(child.stdout.take().expect("a pipe"), Arc::clone(&out)),
-            read(child.stderr.take().expect("a pipe"), Arc::clone(&err)),
-        ];
+        let mut readers = Vec::new();
+        // A pipe that is not taken stays open, and full.
+        if self.reads_stdout {
+            readers.push(read(child.stdout.take().expect("a pipe"), Arc::clone(&out)));
+        }
+        if self.reads_stderr {
+            readers.push(read(child.stderr.take().expect("a pipe"), Arc::clone(&err)));
+        }
         let pid = Pid::from_raw(i32::try_from(child.id().expect("it runs")).expect("a process id"));
         let announced = Mutex::new(self.announced.clone());
         Process { child, pid, out, err, readers, announced }

@@ -53,6 +53,14 @@ const ROWS: &[f64] = &[0.0, 1.0, 2.0, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0
 
 use Kind::{Counter, Gauge, Histogram};
 
+/// Lines that were dropped.
+pub const LINES_DROPPED: Metric = metric(
+    "warmproof_events_dropped_total",
+    Counter,
+    &["stream"],
+    "Lines dropped because their reader stalled, by stream: events or logs.",
+);
+
 /// Upkeep that failed.
 pub const UPKEEP_FAILURES: Metric = metric(
     "warmproof_upkeep_failures_total",
@@ -222,12 +230,13 @@ pub const UNACCOUNTED: Metric = metric(
 );
 
 /// All of them, in the order of the documentation.
-pub const ALL: [Metric; 29] = [
+pub const ALL: [Metric; 30] = [
     SCHEDULES,
     CANCELLATIONS,
     OUTCOMES,
     FALLBACKS,
     STALE_SETTLES,
+    LINES_DROPPED,
     UPKEEP_FAILURES,
     DUE_LAG,
     PROBE_DURATION,

@@ -115,6 +115,15 @@ fn run_and_result(answer: &Value) -> (String, String) {
 }
 
 #[tokio::test]
+async fn a_dispatch_from_the_future_is_refused_by_its_field() {
+    let api = api().await;
+    let ahead = hit_aged("run_a", "snapshot_1", chrono::TimeDelta::seconds(-90));
+    assert_eq!(api.schedule(&ahead).await.fields(), ["/dequeued_message/dequeuedAt"]);
+    let array = json!([hit("run_b", "snapshot_1"), ahead]);
+    assert_eq!(api.schedule(&array).await.fields(), ["/1/dequeued_message/dequeuedAt"]);
+}
+
+#[tokio::test]
 async fn an_empty_array_asks_for_nothing_and_gets_it() {
     let api = api().await;
     let before = api.rows().await;
