@@ -20,6 +20,7 @@ mod event;
 mod fallback;
 mod follow_up;
 mod in_flight;
+mod limits;
 mod listen;
 mod probe;
 mod renew;
@@ -36,7 +37,7 @@ use std::time::Duration;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use tokio::net::TcpListener;
-use tokio::sync::{Mutex, Semaphore, mpsc};
+use tokio::sync::{Mutex, mpsc};
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -51,6 +52,7 @@ use crate::store::{self, Store, StoreError};
 use crate::telemetry::event::Events;
 
 use in_flight::{InFlight, InFlightRegister};
+use limits::Limits;
 pub use served::{Probe, ProbeSource, Served, SetUpError};
 use tally::Tallies;
 
@@ -74,10 +76,8 @@ struct Shared {
     in_flight: Arc<InFlightRegister>,
     health: Arc<listen::Health>,
     tally: Tallies,
-    probe_slots: Semaphore,
-    fallback_slots: Semaphore,
-    /// Claims that may be in flight for a cold start, including those that wait for an image or a slot.
-    fallback_places: Semaphore,
+    /// What is done at a time for each pool.
+    limits: BTreeMap<PoolName, Arc<Limits>>,
     stop: CancellationToken,
     /// The grace period is over: tasks that still run are dropped at once.
     halt: CancellationToken,
@@ -168,9 +168,11 @@ impl WorkerBuilder {
             in_flight,
             health,
             tally: Tallies::default(),
-            probe_slots: Semaphore::new(self.config.probe_concurrency as usize),
-            fallback_slots: Semaphore::new(self.config.fallback_concurrency as usize),
-            fallback_places: Semaphore::new(self.config.fallbacks_in_flight_max()),
+            limits: self
+                .pools
+                .keys()
+                .map(|pool| (pool.clone(), Arc::new(Limits::of_one(&self.config, self.pools.len()))))
+                .collect(),
             stop,
             halt: CancellationToken::new(),
             settle,

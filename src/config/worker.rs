@@ -21,11 +21,11 @@ pub struct WorkerConfig {
     /// Instance name, process id and a random part by default. Two workers of one name are safe, but
     /// reports cannot tell their claims apart.
     pub name: WorkerName,
-    /// `WARMPROOF_PROBE_CONCURRENCY`: probes at a time, 10 by default, 1 to 1000.
+    /// `WARMPROOF_PROBE_CONCURRENCY`: probes of a pool at a time, 10 by default, 1 to 1000.
     ///
     /// Too low and a burst is probed late; too high and the platform gets the whole burst at once.
     pub probe_concurrency: u32,
-    /// `WARMPROOF_FALLBACK_CONCURRENCY`: cold starts at a time, 10 by default, 1 to 1000.
+    /// `WARMPROOF_FALLBACK_CONCURRENCY`: cold starts of a pool at a time, 10 by default, 1 to 1000.
     ///
     /// Counted apart from probes, as one may take minutes. Too low and losses queue up; too high and an
     /// outage of warm starts floods the backend.
@@ -151,7 +151,7 @@ impl WorkerConfig {
         (self.claims_in_flight_max / 4).min(spare).max(1) as usize
     }
 
-    /// With this many probes due and waiting for a place, a worker claims nothing more: other workers may
+    /// With this many probes of a pool due and waiting for a place, a worker claims no more of its rows: other workers may
     /// have free places. It is enough that no place is idle while the next claim runs.
     pub fn probes_waiting_max(&self) -> usize {
         4 * self.probe_concurrency as usize

@@ -1,7 +1,7 @@
 //! Claim ahead: takes what falls due soon, so that each probe starts at its exact instant.
 //!
 //! One loop claims every tick, and again at once while claims come back full and there is
-//! room. While due probes have to wait, it leaves further rows to other workers. A low
+//! room. While due probes of a pool have to wait, it leaves that pool's further rows to other workers. A low
 //! watermark per pool keeps the scan short when a long transaction pins dead rows. A
 //! rare sweep scans below it, and so finds expired leases and rows that were committed late.
 
@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 use super::in_flight::DbClock;
+use super::limits::Limits;
 use super::{PARTING_MAX, Shared, verify};
 use crate::domain::backoff::Backoff;
 use crate::domain::claim::{Claim, Fence};
@@ -119,8 +120,7 @@ impl ClaimAhead {
         rng: &mut StdRng,
     ) -> Result<Pace, StoreError> {
         let room = (shared.config.claims_in_flight_max as usize).saturating_sub(shared.in_flight.len());
-        let full =
-            room < self.room_wanted || shared.in_flight.waiting() >= shared.config.probes_waiting_max();
+        let full = room < self.room_wanted || self.open_pools(shared).is_empty();
         shared.health.at_capacity(full);
         if full {
             return Ok(Pace::Full);
@@ -147,7 +147,7 @@ impl ClaimAhead {
         let read = claims.iter().map(|claim| claim.claimed_at).max();
         let clock = read.map_or(clock, |read| clock.or_nearer(DbClock::new(read, Instant::now())));
         self.clock = Some(clock);
-        for in_flight in shared.in_flight.take(claims, asked, shared.config.lease, clock) {
+        for in_flight in shared.in_flight.take(claims, &shared.limits, asked, shared.config.lease, clock) {
             verifications.spawn(verify::run(Arc::clone(shared), in_flight, rng.random()));
         }
         if sweeping && !full {
@@ -171,12 +171,22 @@ impl ClaimAhead {
         }
     }
 
-    /// A claim asks for rows above each watermark; a sweep also asks for rows below it.
+    /// The pools of which more rows may be claimed, each with how many.
+    fn open_pools<'s>(&self, shared: &'s Shared) -> Vec<(&'s PoolName, usize)> {
+        let open =
+            |(pool, limits): (&'s PoolName, &Arc<Limits>)| Some((pool, limits.room(self.room_wanted)?));
+        shared.limits.iter().filter_map(open).collect()
+    }
+
+    /// A claim asks for rows above each watermark; a sweep also asks for rows below it. A pool without room of its own
+    /// is left out.
     fn wanted(&self, shared: &Shared, sweeping: bool, room: usize) -> Vec<Wanted> {
-        let ranges = shared.pools.len() * if sweeping { 2 } else { 1 };
-        let quota = u32::try_from(room.div_ceil(ranges.max(1))).unwrap_or(u32::MAX);
+        let pools = self.open_pools(shared);
+        let parts = if sweeping { 2 } else { 1 };
+        let share = room.div_ceil(pools.len().max(1));
         let mut wanted = Vec::new();
-        for pool in shared.pools.keys() {
+        for (pool, own) in pools {
+            let quota = u32::try_from(share.min(own).div_ceil(parts)).unwrap_or(u32::MAX);
             let watermark = self.watermarks.get(pool).copied();
             if let (true, Some(watermark)) = (sweeping, watermark) {
                 wanted.push(Wanted { pool: pool.clone(), low: None, high: Some(watermark), quota });

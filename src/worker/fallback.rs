@@ -76,7 +76,7 @@ async fn create(shared: &Shared, in_flight: &InFlight, probing: &mut Probing, se
         Ok(asked) => asked,
         Err(error) => return failed(in_flight, probing, Some(error)),
     };
-    let Ok(_place) = shared.fallback_places.try_acquire() else {
+    let Ok(_place) = in_flight.limits.fallback_places.try_acquire() else {
         return no_place(shared, in_flight, probing);
     };
     let workload = &shared.served(in_flight).workload;
@@ -84,7 +84,7 @@ async fn create(shared: &Shared, in_flight: &InFlight, probing: &mut Probing, se
     if let Err(error) = workload.prepare(&asked).await {
         return unprepared(shared, in_flight, probing, seed, error);
     }
-    let Some(_slot) = slot(&shared.fallback_slots, shared).await else { return untouched() };
+    let Some(_slot) = slot(&in_flight.limits.fallbacks, shared).await else { return untouched() };
     // Waiting for a slot and an image may have taken long, and the run may have moved meanwhile.
     if probing.at.elapsed() > OBSERVATION_FRESH {
         match probe::probe_and_judge(shared, in_flight, probing).await {

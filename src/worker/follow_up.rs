@@ -46,8 +46,10 @@ pub(super) async fn keep(shared: Arc<Shared>) {
 }
 
 async fn probe_and_judge(shared: Arc<Shared>, taken: FollowUp, arrived: Instant) {
-    let Some(served) = shared.pools.get(&taken.pool) else { return };
-    let Some(slot) = slot(&shared.probe_slots, &shared).await else { return };
+    let (Some(served), Some(limits)) = (shared.pools.get(&taken.pool), shared.limits.get(&taken.pool)) else {
+        return;
+    };
+    let Some(slot) = slot(&limits.follow_ups, &shared).await else { return };
     let probed_at = DbClock::new(taken.taken_at, arrived).now();
     let asked = Instant::now();
     let observation = served.probe.latest_snapshot(&taken.run_id).await;

@@ -4,8 +4,7 @@
 //! the worker measures from the moment *before* it asked. So it stops acting on a claim
 //! before another worker can take it.
 
-use std::collections::HashMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -13,7 +12,9 @@ use chrono::{DateTime, TimeDelta, Utc};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use super::limits::Limits;
 use crate::domain::claim::{Claim, ClaimKey};
+use crate::domain::ids::PoolName;
 use crate::store::lease::Renewal;
 
 /// The database's clock, carried forward by our own stopwatch. It is never ahead of the database, except
@@ -63,6 +64,8 @@ pub(super) struct InFlight {
     pub(super) clock: DbClock,
     /// When to probe, on our stopwatch.
     pub(super) probe_at: Instant,
+    /// What is done at a time for its pool.
+    pub(super) limits: Arc<Limits>,
     register: Arc<InFlightRegister>,
 }
 
@@ -76,6 +79,7 @@ impl InFlight {
 impl Drop for InFlight {
     fn drop(&mut self) {
         self.register.lock().remove(&self.claim.key);
+        self.limits.claim_ended();
         self.register.freed.notify_one();
     }
 }
@@ -86,18 +90,6 @@ pub(super) struct InFlightRegister {
     // Keyed with the fence: a claim that was lost and taken again by this worker is another claim.
     ends: Mutex<HashMap<ClaimKey, Instant>>,
     freed: Notify,
-    waiting: AtomicUsize,
-}
-
-/// One probe that is due and waits for a slot. Dropping it ends the wait.
-#[derive(Debug)]
-pub(super) struct Waiting<'a>(&'a InFlightRegister);
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        self.0.waiting.fetch_sub(1, Ordering::Relaxed);
-        self.0.freed.notify_one();
-    }
 }
 
 impl InFlightRegister {
@@ -109,6 +101,7 @@ impl InFlightRegister {
     pub(super) fn take(
         self: &Arc<Self>,
         claims: Vec<Claim>,
+        limits: &BTreeMap<PoolName, Arc<Limits>>,
         asked: Instant,
         lease: Duration,
         clock: DbClock,
@@ -122,7 +115,9 @@ impl InFlightRegister {
                 claim.claimed_at = now;
                 ends.insert(claim.key.clone(), asked + lease);
                 let probe_at = arrived + claim.probe_in();
-                InFlight { clock, probe_at, claim, register: Arc::clone(self) }
+                let limits = Arc::clone(&limits[&claim.pool]);
+                limits.claim_taken();
+                InFlight { clock, probe_at, claim, limits, register: Arc::clone(self) }
             })
             .collect()
     }
@@ -132,15 +127,9 @@ impl InFlightRegister {
         self.lock().len()
     }
 
-    /// Counts a probe that is due and has to wait.
-    pub(super) fn wait(&self) -> Waiting<'_> {
-        self.waiting.fetch_add(1, Ordering::Relaxed);
-        Waiting(self)
-    }
-
-    /// How many probes are due and wait.
-    pub(super) fn waiting(&self) -> usize {
-        self.waiting.load(Ordering::Relaxed)
+    /// What ends [`InFlightRegister::freed`].
+    pub(super) fn freed_signal(&self) -> &Notify {
+        &self.freed
     }
 
     /// Waits until a claim was removed, or a probe got its slot, since the last such wait.

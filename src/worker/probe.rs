@@ -66,8 +66,8 @@ pub(super) async fn probe_and_judge(
     in_flight: &InFlight,
     probing: &mut Probing,
 ) -> Option<Verdict> {
-    let waiting = shared.in_flight.wait();
-    let _slot = slot(&shared.probe_slots, shared).await?;
+    let waiting = in_flight.limits.wait(shared.in_flight.freed_signal());
+    let _slot = slot(&in_flight.limits.probes, shared).await?;
     drop(waiting);
     if !in_flight.is_live() {
         return None;

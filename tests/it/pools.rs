@@ -14,7 +14,7 @@ use warmproof::domain::pool::PoolSettings;
 use warmproof::domain::status::HoldReason;
 use warmproof::scheduler::{Hit, Scheduler};
 use warmproof::store::audit::Actor;
-use warmproof_lab::simulator::SimulatorOptions;
+use warmproof_lab::simulator::{ProbeFault, Rule, SimulatorOptions};
 
 use crate::metrics::{get, listens_at};
 use warmproof_testkit::api::{api, send};
@@ -64,6 +64,38 @@ async fn two_pools_of_one_worker_have_platforms_credentials_and_backends_of_thei
     assert!(stage.platform.simulator.probes(&there.run).is_empty(), "only its own platform is probed");
     assert_eq!(gpu.simulator.counters().unauthorized, 0);
     stage.audit(&[here, there], vec![worker]).await;
+}
+
+#[tokio::test]
+async fn a_platform_that_is_slow_delays_only_its_own_pool() {
+    const BACKLOG: usize = 60;
+    let stage = Stage::set().await;
+    let slow = Platform::start(options()).await;
+    slow.simulator.faults().probe.add(Rule::always(ProbeFault::Delay { delay_ms: 1900 }));
+    let url = slow.simulator.base_url();
+    let pools =
+        file(&format!("[pools.default]\n[pools.slow]\n[pools.slow.env]\nTRIGGER_API_URL = \"{url}\"\n"));
+    let worker = with_pools(stage.worker("a"), &pools).start();
+    worker.says("worker started").await;
+    let mut all = Vec::new();
+    for _ in 0..BACKLOG {
+        let one = slow.dispatch().await;
+        slow.start_warm(&one).await;
+        schedule_in(&stage, "slow", &one).await;
+        all.push(one);
+    }
+    slow.probe(&all[0], 1).await;
+    let healthy = stage.platform.dispatch().await;
+    stage.platform.start_warm(&healthy).await;
+    schedule_in(&stage, "default", &healthy).await;
+    assert_eq!(stage.outcome(&healthy.run).await.outcome, OutcomeKind::Delivered);
+    let behind: i64 = stage.db.value("select count(*) from pending where pool = 'slow'").await;
+    assert!(behind > 20, "it did not wait for the slow pool, of which {behind} are left");
+    for one in &all {
+        assert_eq!(stage.outcome(&one.run).await.outcome, OutcomeKind::Delivered);
+    }
+    all.push(healthy);
+    stage.audit(&all, vec![worker]).await;
 }
 
 #[tokio::test]
