@@ -32,6 +32,8 @@ use warmproof::telemetry::event::{EventSink, Events, WideEvent};
 use warmproof::telemetry::metrics;
 use warmproof::worker::{Probe, ProbeSource, Served, Worker};
 
+/// Two readings of the clocks that belong together are taken within this time.
+const READINGS_APART_MAX: Duration = Duration::from_micros(50);
 /// How often events are turned into figures, so that they do not pile up.
 const DRAIN_EVERY: Duration = Duration::from_millis(50);
 /// Bare timers are set as far ahead as a worker claims, as often as it claims.
@@ -175,7 +177,15 @@ impl WallClock {
         reason = "lateness by the machine's own clock, independent of our own measurement"
     )]
     fn read() -> Self {
-        Self { at: Instant::now(), read: Utc::now() }
+        // While several processes start, one may be held up between its two readings for tens of milliseconds; every
+        // lag would then be off by as much.
+        loop {
+            let at = Instant::now();
+            let read = Utc::now();
+            if at.elapsed() < READINGS_APART_MAX {
+                return Self { read, at };
+            }
+        }
     }
 
     fn micros_at(&self, instant: Instant) -> i64 {
