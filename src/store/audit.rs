@@ -20,8 +20,8 @@ pub struct Audited {
     pub at: DateTime<Utc>,
     /// The actor.
     pub actor: String,
-    /// `pool.change`, `cancel`, `cancel.filter`, `probe_now`, `token.create`, `token.revoke`, `sign_in`, `sign_out` or
-    /// `message.show`.
+    /// `pool.change`, `pool.stop`, `cancel`, `cancel.filter`, `probe_now`, `token.create`, `token.revoke`, `sign_in`,
+    /// `sign_out` or `message.show`.
     pub action: String,
     /// The pool, run or token.
     pub target: Option<String>,

@@ -246,6 +246,9 @@ impl Store {
         most: u32,
         actor: &Actor,
     ) -> Result<u32, StoreError> {
+        // Before the deed, so that none is without an entry; the second entry says how many it were.
+        let begins = json!({ "filter": filter, "begins": true });
+        self.note(actor, "cancel.filter", filter.pool.as_deref(), &begins).await?;
         let (mut cancelled, mut after) = (0_u32, None);
         let mut seen = 0_u32;
         let done = loop {

@@ -83,7 +83,14 @@ async fn cancel_takes_back_one_run_or_previews_and_cancels_a_filter() {
     assert_eq!(reasons, 3);
     let audited: Vec<String> =
         sqlx::query_scalar("select action from audit order by id").fetch_all(db.pool()).await.unwrap();
-    assert_eq!(audited, ["cancel", "cancel", "cancel", "cancel.filter"]);
+    assert_eq!(
+        audited,
+        ["cancel", "cancel", "cancel", "cancel.filter", "cancel.filter"],
+        "before and after the deed"
+    );
+    let begins: bool =
+        db.value("select (detail ->> 'begins')::boolean from audit order by id desc offset 1 limit 1").await;
+    assert!(begins);
     let actor: String = db.value("select distinct actor from audit").await;
     assert!(actor.starts_with("cli:"), "{actor}");
     db.assert_conserved().await;
