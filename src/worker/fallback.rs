@@ -8,8 +8,9 @@
 //!            └ from here on the outcome is fallback
 //! ```
 //!
-//! Every step is fenced, and the count asks once more whether the pool holds its losses. Before the request the observation must be under 2 s old and the
-//! lease alive; otherwise the claim is given back and the next probe starts from the beginning.
+//! Every step is fenced, and the count asks once more whether the pool holds its losses. Before the
+//! request the observation must be under 2 s old and the lease alive; otherwise the claim is given
+//! back and the next probe starts from the beginning.
 
 use std::time::Duration;
 
