@@ -137,9 +137,17 @@ impl Browser {
 
     /// Waits until a page has come whose path is this, and is complete.
     pub async fn arrives(&self, path: &str) {
+        // The driver is asked, not the page: a script in a page that is being left never answers, and Chromium
+        // reports that as `script timeout`.
+        let url = format!("{}/url", self.session);
         until(&format!("the browser is at {path}"), async || {
-            let at = self.text("return document.readyState === 'complete' ? location.pathname : ''").await;
-            (at == path).then_some(())
+            let at = command(&self.http, Method::GET, &url, None).await;
+            let at = reqwest::Url::parse(at.as_str()?).ok()?;
+            (at.path() == path).then_some(())
+        })
+        .await;
+        until(&format!("{path} is complete"), async || {
+            (self.text("return document.readyState").await == "complete").then_some(())
         })
         .await;
     }
