@@ -18,6 +18,7 @@ pub mod fall_back;
 pub mod fleet;
 pub mod follow_up;
 pub mod gauges;
+mod held;
 mod lane_health;
 pub mod latest_losses;
 pub mod lease;
@@ -34,11 +35,14 @@ mod text;
 pub mod token;
 pub mod upkeep;
 
+use std::sync::Arc;
+
 use crate::config::database::{COALESCE_LANES_DEFAULT, CompressionConfig};
 
 pub use error::{Remedy, SharedError, StoreError};
 
 use connect::{Db, On, Terms};
+use schedule::Skews;
 
 /// The database, reached through few connections.
 #[derive(Debug, Clone)]
@@ -46,13 +50,20 @@ pub struct Store {
     db: Db,
     compression: CompressionConfig,
     lanes: usize,
+    /// Shared by all clones: they schedule for the same platforms.
+    skews: Arc<Skews>,
 }
 
 impl Store {
     /// A store on a database whose sessions find Warmproof's schema.
     #[must_use]
     pub fn new(db: Db) -> Self {
-        Self { db, compression: CompressionConfig::default(), lanes: COALESCE_LANES_DEFAULT as usize }
+        Self {
+            db,
+            compression: CompressionConfig::default(),
+            lanes: COALESCE_LANES_DEFAULT as usize,
+            skews: Arc::default(),
+        }
     }
 
     /// The same store with another way of storing messages.

@@ -23,9 +23,12 @@ mod in_flight;
 mod limits;
 mod listen;
 mod probe;
+mod release;
 mod renew;
+mod repeat;
 mod served;
 mod settle;
+mod sickness;
 mod tally;
 mod upkeep;
 mod verify;
@@ -147,11 +150,15 @@ impl WorkerBuilder {
     /// out any other trouble with the database or the platform.
     pub async fn run(mut self, stop: CancellationToken) -> Result<Drained, StoreError> {
         let (in_flight, health) = (Arc::<InFlightRegister>::default(), Arc::<listen::Health>::default());
+        let of_one =
+            |pool: &PoolName| (pool.clone(), Arc::new(Limits::of_one(&self.config, self.pools.len())));
+        let limits: BTreeMap<PoolName, Arc<Limits>> = self.pools.keys().map(of_one).collect();
         let _listening = self.listener.take().map(|listener| {
             let watched = listen::Watched {
                 store: self.store.clone(),
                 health: Arc::clone(&health),
                 in_flight: Arc::clone(&in_flight),
+                limits: limits.clone(),
                 lease: self.config.lease,
             };
             let done = CancellationToken::new();
@@ -168,11 +175,7 @@ impl WorkerBuilder {
             in_flight,
             health,
             tally: Tallies::default(),
-            limits: self
-                .pools
-                .keys()
-                .map(|pool| (pool.clone(), Arc::new(Limits::of_one(&self.config, self.pools.len()))))
-                .collect(),
+            limits,
             stop,
             halt: CancellationToken::new(),
             settle,
@@ -196,7 +199,7 @@ impl WorkerBuilder {
         let pools: Vec<(PoolName, PoolSettings)> =
             self.pools.iter().map(|(name, served)| (name.clone(), served.initial.clone())).collect();
         // Nothing here outlasts `stop`: a database that does not answer must not delay the exit.
-        while let Some(registered) = stop.run_until_cancelled(self.store.ensure_pools(&pools)).await {
+        while let Some(registered) = stop.run_until_cancelled(self.register_once(&pools)).await {
             match registered {
                 // Waiting would not help: the schema or a right is missing, or the address is wrong.
                 Err(error) if !error.is_passing() => return Err(error),
@@ -214,6 +217,16 @@ impl WorkerBuilder {
             tracing::error!(
                 "`synchronous_commit` is off for this role or database: what is promised may be lost in a crash"
             );
+        }
+        Ok(())
+    }
+}
+
+impl WorkerBuilder {
+    async fn register_once(&self, pools: &[(PoolName, PoolSettings)]) -> Result<(), StoreError> {
+        self.store.ensure_pools(pools).await?;
+        for (pool, served) in &self.pools {
+            self.store.note_redrive(pool, served.redrive).await?;
         }
         Ok(())
     }

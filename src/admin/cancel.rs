@@ -14,9 +14,8 @@ use super::page::{self, Chrome, Tab};
 use super::pending::{self, Row};
 use super::shown;
 use crate::domain::ids::{RunId, SnapshotId};
-use crate::domain::verification::Cancelled;
 use crate::store::audit::Actor;
-use crate::store::pending::PendingFilter;
+use crate::store::pending::{BulkCancelled, PendingFilter};
 
 /// Most verifications that one confirmation cancels by a filter.
 const CANCEL_MAX: u32 = 100_000;
@@ -106,14 +105,19 @@ async fn cancel(admin: Admin, asked: Asked, actor: Actor) -> Result<String, Page
     Ok(match asked {
         Asked::Rows(rows) => {
             let answers = admin.store.operator_cancel_these(&rows, &actor).await?;
-            let gone = answers.iter().filter(|answer| matches!(answer, Cancelled::Cancelled { .. })).count();
-            format!("cancelled={gone}&of={}", rows.len())
+            format!("{}&of={}", reported(BulkCancelled::of(&answers)), rows.len())
         }
         Asked::Filter(filter) => {
-            let gone = admin.store.operator_cancel_where(&filter, CANCEL_MAX, &actor).await?;
-            format!("cancelled={gone}")
+            reported(admin.store.operator_cancel_where(&filter, CANCEL_MAX, &actor).await?)
         }
     })
+}
+
+fn reported(done: BulkCancelled) -> String {
+    match done.busy {
+        0 => format!("cancelled={}", done.cancelled),
+        busy => format!("cancelled={}&busy={busy}", done.cancelled),
+    }
 }
 
 fn back(filter: &[(&'static str, String)]) -> String {

@@ -216,7 +216,12 @@ fn notice(fields: &Fields) -> Option<String> {
     let cancelled: u32 = fields.get("cancelled")?.parse().ok()?;
     let asked: Option<u32> = fields.get("of").and_then(|asked| asked.parse().ok());
     let of = asked.map_or(String::new(), |asked| format!(" of {}", shown::number(asked.into())));
-    Some(format!("{}{of} cancelled. The audit records this.", shown::number(cancelled.into())))
+    let busy: Option<u32> = fields.get("busy").and_then(|busy| busy.parse().ok());
+    let skipped = busy.map_or(String::new(), |busy| {
+        format!(" {} skipped: other transactions hold their rows.", shown::number(busy.into()))
+    });
+    let cancelled = shown::number(cancelled.into());
+    Some(format!("{cancelled}{of} cancelled.{skipped} The audit records this."))
 }
 
 #[cfg(test)]

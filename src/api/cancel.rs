@@ -11,11 +11,11 @@ use utoipa::ToSchema;
 
 use super::Api;
 use super::body::{self, OneOrMany};
-use super::openapi::{BodyRefusals, Refusals};
+use super::openapi::{BodyRefusals, Busy, Refusals};
 use super::problem::Problem;
 use crate::caller::Caller;
 use crate::domain::ids::{RunId, SnapshotId};
-use crate::domain::verification::{CancelReason, Cancellation, Cancelled};
+use crate::domain::verification::{CancelReason, Cancellation, Cancelled, ScheduleRefusal};
 use crate::store::token::Scope;
 
 #[derive(Deserialize, ToSchema)]
@@ -52,8 +52,8 @@ pub(super) struct Answer {
     request_body = OneOrMany<Request>,
     responses(
         (status = 200, body = OneOrMany<Answer>, description = "All results agree"),
-        (status = 207, body = Vec<Answer>, description = "The results differ"),
-        Refusals, BodyRefusals
+        (status = 207, body = Vec<Answer>, description = "The results differ, or are `busy`"),
+        Refusals, BodyRefusals, Busy
     )
 )]
 pub(super) async fn cancel(
@@ -80,9 +80,13 @@ pub(super) async fn cancel(
         all => api.calls.cancel_batch(all).await,
     };
     let cancelled = cancelled.map_err(|error| Problem::database(&error))?;
+    if let ([Cancelled::Busy], [one], false) = (cancelled.as_slice(), batch.as_slice(), is_array) {
+        return Err(Problem::busy(ScheduleRefusal::Busy(one.run_id.clone()).to_string()));
+    }
     let kind = std::mem::discriminant::<Cancelled>;
     let mixed = cancelled.windows(2).any(|pair| kind(&pair[0]) != kind(&pair[1]));
-    let status = if mixed { StatusCode::MULTI_STATUS } else { StatusCode::OK };
+    let busy = cancelled.contains(&Cancelled::Busy);
+    let status = if mixed || busy { StatusCode::MULTI_STATUS } else { StatusCode::OK };
     let mut answers: Vec<Answer> = batch
         .into_iter()
         .zip(cancelled)

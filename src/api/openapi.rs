@@ -105,6 +105,18 @@ impl IntoResponses for NotFound {
     }
 }
 
+/// Refusals of a single call whose row stays held.
+pub(super) struct Busy;
+
+impl IntoResponses for Busy {
+    fn responses() -> BTreeMap<String, RefOr<Response>> {
+        problems(&[(
+            409,
+            "`busy`: another open transaction holds the run's row; nothing was written, repeat the request later",
+        )])
+    }
+}
+
 fn problems(of: &[(u16, &str)]) -> BTreeMap<String, RefOr<Response>> {
     let problem = |about: &str| {
         let content = ContentBuilder::new().schema(Some(Ref::from_schema_name("Problem"))).build();

@@ -118,6 +118,9 @@ pub(super) struct CancelAnswer {
     /// How many were cancelled.
     #[serde(skip_serializing_if = "Option::is_none")]
     cancelled: Option<u32>,
+    /// How many were skipped, because other transactions hold their rows.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    busy: Option<u32>,
 }
 
 /// Cancels all pending verifications that match a filter, or only counts them.
@@ -140,7 +143,7 @@ pub(super) async fn cancel_where(
     refuse(name_faults(&asked.filter, "/filter/"))?;
     let answer = if asked.preview {
         let matching = api.store.count_pending(&asked.filter, CANCEL_MAX).await;
-        matching.map(|matching| CancelAnswer { matching: Some(matching), cancelled: None })
+        matching.map(|matching| CancelAnswer { matching: Some(matching), cancelled: None, busy: None })
     } else {
         let (api, actor) = (api.clone(), caller.actor());
         // A separate task: a client that disconnects must not leave a cancel half done and without its entry.
@@ -152,7 +155,11 @@ pub(super) async fn cancel_where(
             tracing::error!(%error, "could not finish a cancel");
             Problem::internal()
         })?;
-        cancelled.map(|cancelled| CancelAnswer { matching: None, cancelled: Some(cancelled) })
+        cancelled.map(|done| CancelAnswer {
+            matching: None,
+            cancelled: Some(done.cancelled),
+            busy: Some(done.busy),
+        })
     };
     answer.map(Json).map_err(|error| Problem::database(&error))
 }

@@ -103,6 +103,16 @@ impl Problem {
         )
     }
 
+    /// Another transaction holds the row. Nothing was written.
+    pub(super) fn busy(detail: impl Into<String>) -> Self {
+        Self::new(
+            StatusCode::CONFLICT,
+            "urn:warmproof:busy",
+            "Another transaction holds the verification",
+            detail,
+        )
+    }
+
     /// More than one request may hold.
     pub(super) fn too_large(detail: impl Into<String>) -> Self {
         Self::new(

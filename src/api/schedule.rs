@@ -14,7 +14,7 @@ use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
 use super::body::{self, OneOrMany};
-use super::openapi::{BodyRefusals, DequeuedMessage, Refusals};
+use super::openapi::{BodyRefusals, Busy, DequeuedMessage, Refusals};
 use super::problem::{FieldError, Problem, parsed_name};
 use super::{Api, pools};
 use crate::domain::dispatch::Dispatch;
@@ -61,6 +61,31 @@ pub(super) struct Request {
     intent: Intent,
 }
 
+/// An element of an array that was not scheduled, because another open transaction holds its run's row.
+#[derive(Serialize, ToSchema)]
+#[schema(as = ScheduleBusy)]
+pub(super) struct Held {
+    run_id: RunId,
+    result: HeldResult,
+}
+
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum HeldResult {
+    Busy,
+}
+
+/// The answer to one element of an array.
+#[derive(Serialize, ToSchema)]
+#[serde(untagged)]
+#[schema(as = ScheduleElement)]
+pub(super) enum Element {
+    /// On disk.
+    Scheduled(Answer),
+    /// Not written.
+    Busy(Held),
+}
+
 #[derive(Serialize, ToSchema)]
 #[schema(as = Scheduled)]
 pub(super) struct Answer {
@@ -76,8 +101,8 @@ pub(super) struct Answer {
     request_body = OneOrMany<Request>,
     responses(
         (status = 201, body = OneOrMany<Answer>, description = "On disk; all results agree"),
-        (status = 207, body = Vec<Answer>, description = "On disk; the results differ"),
-        Refusals, BodyRefusals
+        (status = 207, body = Vec<Element>, description = "On disk but for `busy` ones; the results differ"),
+        Refusals, BodyRefusals, Busy
     )
 )]
 pub(super) async fn schedule(
@@ -92,12 +117,16 @@ pub(super) async fn schedule(
 
     let runs: Vec<RunId> = batch.iter().map(|new| new.dispatch.run_id.clone()).collect();
     let answers = promise(&api, batch, is_array).await?;
-    let mut scheduled = Vec::with_capacity(runs.len());
+    let mut elements = Vec::with_capacity(runs.len());
     for (position, (run_id, answer)) in runs.into_iter().zip(answers).enumerate() {
         match answer {
             Ok(Scheduled { result, id, due_at }) => {
-                scheduled.push(Answer { id, run_id, due_at, result });
+                elements.push(Element::Scheduled(Answer { id, run_id, due_at, result }));
             }
+            Err(ScheduleRefusal::Busy(run_id)) if is_array => {
+                elements.push(Element::Busy(Held { run_id, result: HeldResult::Busy }));
+            }
+            Err(refusal @ ScheduleRefusal::Busy(_)) => return Err(Problem::busy(refusal.to_string())),
             // An operator deleted the pool during this request. Other elements may be written: on a
             // repeat they are duplicates, and this element is a 422.
             Err(ScheduleRefusal::UnknownPool(pool)) => {
@@ -114,15 +143,26 @@ pub(super) async fn schedule(
             }
         }
     }
-    let mixed = scheduled.windows(2).any(|pair| pair[0].result != pair[1].result);
-    let status = if mixed { StatusCode::MULTI_STATUS } else { StatusCode::CREATED };
-    Ok(match (is_array, scheduled.pop()) {
+    let agree = elements.windows(2).all(|pair| pair[0].result() == pair[1].result());
+    let written = elements.iter().all(|element| element.result().is_some());
+    let status = if agree && written { StatusCode::CREATED } else { StatusCode::MULTI_STATUS };
+    Ok(match (is_array, elements.pop()) {
         (false, Some(one)) => (status, Json(one)).into_response(),
         (_, last) => {
-            scheduled.extend(last);
-            (status, Json(scheduled)).into_response()
+            elements.extend(last);
+            (status, Json(elements)).into_response()
         }
     })
+}
+
+impl Element {
+    /// What became of it; `None`: nothing was written.
+    const fn result(&self) -> Option<ScheduleResult> {
+        match self {
+            Self::Scheduled(answer) => Some(answer.result),
+            Self::Busy(_) => None,
+        }
+    }
 }
 
 /// An array is a batch already; single calls of many callers share a statement.

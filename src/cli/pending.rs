@@ -9,7 +9,6 @@ use super::output;
 use crate::domain::ids::{RegionName, RunId, SnapshotId, SupervisorName};
 use crate::domain::status::Status;
 use crate::domain::verification::Cancelled;
-use crate::store::Store;
 use crate::store::lookup::Pending;
 use crate::store::pending::PendingFilter;
 
@@ -177,6 +176,7 @@ async fn cancel_run(run: &str, snapshot: Option<&str>, json: bool) -> anyhow::Re
             Cancelled::Noted { .. } => "noted",
             Cancelled::TooLate { .. } => "too late: a cold start is permitted already",
             Cancelled::NotFound => "nothing is pending for that run; `warmproof show RUN` shows its past",
+            Cancelled::Busy => "another transaction holds its row: try again when that has ended",
         })?;
     }
     let done = matches!(cancelled, Cancelled::Cancelled { .. });
@@ -195,11 +195,15 @@ async fn cancel_filter(filter: &PendingFilter, yes: bool, json: bool) -> anyhow:
         }
         return Ok(ExitCode::SUCCESS);
     }
-    let cancelled = cancel_all(&store, filter).await?;
+    let done = store.operator_cancel_where(filter, CANCEL_MAX, &output::actor()).await?;
     if json {
-        output::json(&json!({ "cancelled": cancelled }))?;
+        output::json(&done)?;
     } else {
-        output::line(&format!("{} cancelled", verifications(cancelled)))?;
+        output::line(&format!("{} cancelled", verifications(done.cancelled)))?;
+        if done.busy > 0 {
+            let busy = verifications(done.busy);
+            output::line(&format!("{busy} skipped: other transactions hold their rows; try again later"))?;
+        }
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -209,8 +213,4 @@ fn verifications(count: impl Into<i64>) -> String {
         1 => "1 verification".to_owned(),
         count => format!("{count} verifications"),
     }
-}
-
-async fn cancel_all(store: &Store, filter: &PendingFilter) -> anyhow::Result<u32> {
-    Ok(store.operator_cancel_where(filter, CANCEL_MAX, &output::actor()).await?)
 }

@@ -8,6 +8,7 @@ use url::Url;
 use super::environment::{self, Environment};
 use super::error::ConfigErrors;
 use super::reader::{self, Reader};
+use crate::domain::claim::REDRIVE_DEFAULT;
 
 /// One platform and the credentials of one worker group.
 #[derive(Debug, Clone)]
@@ -23,6 +24,10 @@ pub struct PlatformConfig {
     /// `WARMPROOF_PROBE_TIMEOUT_MS`: how long one probe may take, 2 s by default.
     /// Too high and a hanging platform holds probe slots; too low and slow answers become probe errors.
     pub probe_timeout: Duration,
+    /// `TRIGGER_RUN_REDRIVE_MS`: from the dequeue of a run until the platform takes it back because nothing has
+    /// started it, 60 s by default, 10 s to an hour: its `RUN_ENGINE_TIMEOUT_PENDING_EXECUTING` (platform.md §3.3).
+    /// Too high and verifications are tried on while the platform acts; too low and they end with time left.
+    pub redrive: Duration,
 }
 
 impl PlatformConfig {
@@ -48,6 +53,8 @@ impl PlatformConfig {
             reader.secret("MANAGED_WORKER_SECRET", "set it to the platform's managed worker secret");
         check_header(reader, "MANAGED_WORKER_SECRET", managed_secret.as_ref());
         let instance_name = read_instance_name(reader);
+        let redrive_ms = u64::try_from(REDRIVE_DEFAULT.as_millis()).unwrap_or(u64::MAX);
+        let redrive = reader.millis("TRIGGER_RUN_REDRIVE_MS", redrive_ms, 10_000..=3_600_000);
         let probe_timeout = reader.millis("WARMPROOF_PROBE_TIMEOUT_MS", 2000, 100..=10_000);
         Some(Self {
             api_url: api_url?,
@@ -55,6 +62,7 @@ impl PlatformConfig {
             managed_secret: managed_secret?,
             instance_name,
             probe_timeout,
+            redrive,
         })
     }
 }

@@ -160,6 +160,14 @@ impl<'e> Reader<'e> {
         u32::try_from(self.whole(variable, default.into(), bounds)).unwrap_or(default)
     }
 
+    /// A whole number within bounds, if it is set.
+    pub fn optional_count(&mut self, variable: &'static str, bounds: RangeInclusive<u32>) -> Option<u32> {
+        let allowed = format!("{} to {}", bounds.start(), bounds.end());
+        let count = self.raw(variable, "none").map(|_| self.count(variable, *bounds.end(), bounds));
+        self.asked.insert(variable, VariableDoc { default: "none".to_owned(), bounds: Some(allowed) });
+        count
+    }
+
     /// A duration in whole milliseconds within bounds.
     pub fn millis(
         &mut self,

@@ -13,6 +13,9 @@ use super::reader::Reader;
 /// Room that a default worker name keeps for process id and random part, in bytes.
 const NAME_SUFFIX_BYTES: usize = 32;
 
+/// Requests for one cold start, where the platform's redrive should have come and the run still waits.
+pub const CREATE_ATTEMPTS_LATE: u32 = 3;
+
 /// One worker process.
 #[derive(Debug, Clone)]
 pub struct WorkerConfig {
@@ -48,11 +51,11 @@ pub struct WorkerConfig {
     ///
     /// Too low and idle workers load the database; at or above `claim_ahead` probes come late.
     pub tick: Duration,
-    /// `WARMPROOF_PROBE_ATTEMPTS`: probes before `probe_error`, 3 by default, 1 to 10; the platform's own
-    /// verifier makes 1.
+    /// `WARMPROOF_PROBE_ATTEMPTS`: failed probes before `probe_error`, 1 to 100; the platform's own verifier
+    /// makes 1. By default as many as there is time for before the redrive.
     ///
-    /// Too low and one bad answer ends the verification; too high and probes continue after the redrive.
-    pub probe_attempts: u32,
+    /// Too low and a fault of seconds ends the verification.
+    pub probe_attempts: Option<u32>,
     /// `WARMPROOF_PROBE_BACKOFF_BASE_MS`: wait after the first failed probe, 1 s by default.
     ///
     /// Too low and a failing platform is probed again at once; too high and the redrive comes first.
@@ -61,11 +64,11 @@ pub struct WorkerConfig {
     ///
     /// Too low and the pauses between retries stay short; too high and the redrive comes first.
     pub probe_backoff_max: Duration,
-    /// `WARMPROOF_CREATE_ATTEMPTS`: requests for one cold start, 3 by default, 1 to 10.
+    /// `WARMPROOF_CREATE_ATTEMPTS`: requests for one cold start, 1 to 100. By default as many as there is time
+    /// for before the redrive, and [`CREATE_ATTEMPTS_LATE`] where that time is over.
     ///
-    /// Too low and a short fault of the backend costs the run 60 s; too high and a failing backend gets too
-    /// many requests.
-    pub create_attempts: u32,
+    /// Too low and a short fault of the backend costs the run the wait for the redrive.
+    pub create_attempts: Option<u32>,
     /// `WARMPROOF_CREATE_BACKOFF_BASE_MS`: wait after the first failed create, 1 s by default.
     ///
     /// Too low and the backend's fault is still there; too high and the redrive comes first.
@@ -116,10 +119,10 @@ impl WorkerConfig {
             lease: reader.millis("WARMPROOF_LEASE_MS", 5000, 2000..=60_000),
             claim_ahead: reader.millis("WARMPROOF_CLAIM_AHEAD_MS", 600, 50..=5000),
             tick: reader.millis("WARMPROOF_TICK_MS", 250, 10..=5000),
-            probe_attempts: reader.count("WARMPROOF_PROBE_ATTEMPTS", 3, 1..=10),
+            probe_attempts: reader.optional_count("WARMPROOF_PROBE_ATTEMPTS", 1..=100),
             probe_backoff_base: reader.millis("WARMPROOF_PROBE_BACKOFF_BASE_MS", 1000, 10..=60_000),
             probe_backoff_max: reader.millis("WARMPROOF_PROBE_BACKOFF_MAX_MS", 8000, 10..=60_000),
-            create_attempts: reader.count("WARMPROOF_CREATE_ATTEMPTS", 3, 1..=10),
+            create_attempts: reader.optional_count("WARMPROOF_CREATE_ATTEMPTS", 1..=100),
             create_backoff_base: reader.millis("WARMPROOF_CREATE_BACKOFF_BASE_MS", 1000, 10..=60_000),
             create_backoff_max: reader.millis("WARMPROOF_CREATE_BACKOFF_MAX_MS", 10_000, 10..=60_000),
             hold_retry: reader.millis("WARMPROOF_HOLD_RETRY_MS", 1000, 100..=60_000),
@@ -155,6 +158,11 @@ impl WorkerConfig {
     /// have free places. It is enough that no place is idle while the next claim runs.
     pub fn probes_waiting_max(&self) -> usize {
         4 * self.probe_concurrency as usize
+    }
+
+    /// Whether one more may be made after so many of `attempts`, the bound that an operator may have set.
+    pub fn is_left(attempts: Option<u32>, made: u32) -> bool {
+        attempts.is_none_or(|attempts| made < attempts)
     }
 
     /// The wait after a failed probe.

@@ -65,6 +65,8 @@ pub struct Claim {
     pub dequeued_at: DateTime<Utc>,
     /// The same, or when it was scheduled if the platform's clock is far off (`left_queue_at` of the schema).
     pub left_queue_at: DateTime<Utc>,
+    /// From the dequeue to the platform's redrive, as this worker is configured.
+    pub redrive: Duration,
     /// The promise, by the database's clock.
     pub due_at: DateTime<Utc>,
     /// When to probe, by the database's clock.
@@ -87,9 +89,15 @@ pub struct Claim {
     pub traceparent: Option<String>,
 }
 
-/// From the dequeue to when an observation may already show the redriven dispatch: the platform's
-/// redrive comes after 60 s (platform.md §3.3), less 5 s (design.md §3, judge).
-pub const LATE_AFTER: Duration = Duration::from_secs(55);
+/// From a dequeue to the platform's redrive of a run that nothing has started (platform.md §3.3).
+pub const REDRIVE_DEFAULT: Duration = Duration::from_mins(1);
+
+/// From a dequeue to when an observation may already show the redriven dispatch: the redrive, less 5 s (design.md §3,
+/// judge).
+#[must_use]
+pub const fn late_after(redrive: Duration) -> Duration {
+    redrive.saturating_sub(Duration::from_secs(5))
+}
 
 impl Claim {
     /// From the claim to the moment to probe; zero when that has passed.
@@ -101,13 +109,13 @@ impl Claim {
     /// Whether an observation at `now` (database clock) may already show the redriven dispatch.
     #[must_use]
     pub fn is_late(&self, now: DateTime<Utc>) -> bool {
-        now > self.dequeued_at + LATE_AFTER
+        now > self.dequeued_at + late_after(self.redrive)
     }
 
     /// Whether there is time to probe once more after `wait`, before the redrive comes.
     #[must_use]
     pub fn may_probe_again_at(&self, at: DateTime<Utc>) -> bool {
-        at <= self.left_queue_at + LATE_AFTER
+        at <= self.left_queue_at + late_after(self.redrive)
     }
 }
 
@@ -132,6 +140,7 @@ mod tests {
             intent: Intent::Hit,
             dequeued_at: at(dequeued_at),
             left_queue_at: at(dequeued_at),
+            redrive: REDRIVE_DEFAULT,
             due_at: at(scheduled_at + 10),
             probe_at: at(scheduled_at + 10),
             claimed_at: at(scheduled_at + 9),
@@ -154,6 +163,10 @@ mod tests {
         let claim = claim(1000, 1001);
         assert!(!claim.is_late(at(1055)));
         assert!(claim.is_late(at(1056)));
+        let slow = Claim { redrive: Duration::from_mins(5), ..claim };
+        assert!(!slow.is_late(at(1295)));
+        assert!(slow.is_late(at(1296)));
+        assert!(slow.may_probe_again_at(at(1295)) && !slow.may_probe_again_at(at(1296)));
     }
 
     #[test]

@@ -154,27 +154,63 @@ pub enum Verdict {
 /// Ends the description of an attempt that a warm runner started (platform.md §1.4).
 const WARM_START_SUFFIX: &str = " (warm start)";
 
-/// Judges an observation against the snapshot that was dispatched.
-#[must_use]
-pub fn judge(dispatched: &SnapshotId, observation: Observation) -> Verdict {
-    match observation {
-        Err(failure) => Verdict::Unknown(failure),
-        Ok(latest) if latest.snapshot_id == *dispatched => Verdict::Lost,
-        Ok(latest) => Verdict::Acted {
-            acted: what_acted(&latest),
-            warm_start: latest.description.ends_with(WARM_START_SUFFIX),
-        },
+/// The dispatch that an observation is judged against.
+#[derive(Debug, Clone, Copy)]
+pub struct Dispatched<'a> {
+    /// Its snapshot.
+    pub snapshot_id: &'a SnapshotId,
+    /// The attempt it was to start, 1 for a fresh run. `None`: not read, see [`LatestSnapshot::depends_on_attempt`].
+    pub attempt_number: Option<u32>,
+    /// Whether the platform's redrive may have come before the observation.
+    pub is_late: bool,
+}
+
+impl LatestSnapshot {
+    /// Whether the judgement depends on the attempt that was dispatched. Few do: the attempt is in the stored
+    /// message, which a probe need not read otherwise.
+    #[must_use]
+    pub fn depends_on_attempt(&self, dispatched: &SnapshotId) -> bool {
+        let may_be_redriven = match self.execution_status.as_str() {
+            "QUEUED" | "PENDING_EXECUTING" => true,
+            "FINISHED" => self.is_system_failure(),
+            _ => false,
+        };
+        may_be_redriven && self.attempt_number.is_some() && self.snapshot_id != *dispatched
+    }
+
+    fn is_system_failure(&self) -> bool {
+        self.run_status == "SYSTEM_FAILURE"
     }
 }
 
-fn what_acted(latest: &LatestSnapshot) -> Acted {
+/// Judges an observation against the dispatch.
+#[must_use]
+pub fn judge(dispatched: Dispatched<'_>, observation: Observation) -> Verdict {
+    match observation {
+        Err(failure) => Verdict::Unknown(failure),
+        Ok(latest) if latest.snapshot_id == *dispatched.snapshot_id => Verdict::Lost,
+        Ok(latest) => {
+            // A dispatch names the next attempt, and a redrive does not raise it (platform.md §2).
+            let attempted = dispatched.attempt_number.map(|next| latest.attempt_number >= Some(next));
+            let acted = match (what_acted(&latest, attempted), attempted) {
+                // Its attempt was made and failed, and the run was queued or dequeued again for the next one.
+                (Acted::Requeued, Some(true)) if !dispatched.is_late => Acted::Started,
+                (acted, _) => acted,
+            };
+            Verdict::Acted { acted, warm_start: latest.description.ends_with(WARM_START_SUFFIX) }
+        }
+    }
+}
+
+/// What moved the run on. `attempted`: whether the dispatched attempt was made, where that is known.
+fn what_acted(latest: &LatestSnapshot, attempted: Option<bool>) -> Acted {
     match latest.execution_status.as_str() {
         "EXECUTING" | "EXECUTING_WITH_WAITPOINTS" | "SUSPENDED" | "QUEUED_EXECUTING" => Acted::Started,
         "PENDING_CANCEL" => Acted::Cancelled,
         "FINISHED" if latest.run_status == "CANCELED" => Acted::Cancelled,
-        "FINISHED" if latest.attempt_number.is_some() => Acted::Finished,
-        // No attempt was ever made: the redrive limit ended the run (platform.md §3.3).
-        "FINISHED" if latest.run_status == "SYSTEM_FAILURE" => Acted::Requeued,
+        "FINISHED" if attempted.unwrap_or(latest.attempt_number.is_some()) => Acted::Finished,
+        // The attempt was never made: the redrive limit ended the run (platform.md §3.3).
+        "FINISHED" if latest.is_system_failure() => Acted::Requeued,
         "QUEUED" if latest.run_status == "RETRYING_AFTER_FAILURE" => Acted::Started,
         "QUEUED" | "PENDING_EXECUTING" => Acted::Requeued,
         _ => Acted::Unknown,
@@ -189,17 +225,27 @@ mod tests {
         SnapshotId::parse(id).expect("a snapshot id")
     }
 
+    fn latest(
+        status: &str,
+        run_status: &str,
+        attempt_number: Option<u32>,
+        description: &str,
+    ) -> LatestSnapshot {
+        LatestSnapshot {
+            snapshot_id: snapshot("snapshot_new"),
+            execution_status: status.to_owned(),
+            description: description.to_owned(),
+            run_status: run_status.to_owned(),
+            attempt_number,
+        }
+    }
+
+    fn against(attempt_number: Option<u32>, is_late: bool, observation: Observation) -> Verdict {
+        judge(Dispatched { snapshot_id: &snapshot("snapshot_old"), attempt_number, is_late }, observation)
+    }
+
     fn seen(status: &str, run_status: &str, attempt_number: Option<u32>, description: &str) -> Verdict {
-        judge(
-            &snapshot("snapshot_old"),
-            Ok(LatestSnapshot {
-                snapshot_id: snapshot("snapshot_new"),
-                execution_status: status.to_owned(),
-                description: description.to_owned(),
-                run_status: run_status.to_owned(),
-                attempt_number,
-            }),
-        )
+        against(None, false, Ok(latest(status, run_status, attempt_number, description)))
     }
 
     #[test]
@@ -211,13 +257,13 @@ mod tests {
             run_status: "PENDING".to_owned(),
             attempt_number: None,
         };
-        assert_eq!(judge(&snapshot("snapshot_old"), Ok(latest)), Verdict::Lost);
+        assert_eq!(against(Some(1), false, Ok(latest)), Verdict::Lost);
     }
 
     #[test]
     fn a_failed_probe_is_never_a_loss() {
         let failure = ProbeFailure::ServerError { status: 500 };
-        assert_eq!(judge(&snapshot("snapshot_old"), Err(failure.clone())), Verdict::Unknown(failure));
+        assert_eq!(against(Some(1), false, Err(failure.clone())), Verdict::Unknown(failure));
     }
 
     #[test]
@@ -244,6 +290,38 @@ mod tests {
                 Verdict::Acted { acted, warm_start: false },
                 "{status} {run_status}"
             );
+        }
+    }
+
+    #[test]
+    fn the_dispatched_attempt_decides_whether_a_run_that_waits_again_was_started() {
+        // The dispatched attempt, the latest one, whether the redrive may have come.
+        let cases = [
+            ("PENDING_EXECUTING", "PENDING", 1, Some(1), false, Acted::Started),
+            ("PENDING_EXECUTING", "PENDING", 2, Some(3), false, Acted::Started),
+            // The earlier attempt is not this dispatch's.
+            ("PENDING_EXECUTING", "PENDING", 2, Some(1), false, Acted::Requeued),
+            ("PENDING_EXECUTING", "PENDING", 1, None, false, Acted::Requeued),
+            // The redriven dispatch may have made the attempt.
+            ("PENDING_EXECUTING", "PENDING", 1, Some(1), true, Acted::Requeued),
+            ("QUEUED", "PENDING", 1, Some(1), false, Acted::Started),
+            ("QUEUED", "PENDING", 2, Some(1), false, Acted::Requeued),
+            // Ended at the redrive limit, without the dispatched attempt.
+            ("FINISHED", "SYSTEM_FAILURE", 2, Some(1), true, Acted::Requeued),
+            ("FINISHED", "SYSTEM_FAILURE", 2, Some(2), true, Acted::Finished),
+        ];
+        for (status, run_status, dispatched, made, is_late, acted) in cases {
+            let latest = latest(status, run_status, made, "");
+            assert_eq!(latest.depends_on_attempt(&snapshot("snapshot_old")), made.is_some());
+            assert_eq!(
+                against(Some(dispatched), is_late, Ok(latest)),
+                Verdict::Acted { acted, warm_start: false },
+                "{status} {run_status}, attempt {dispatched} after {made:?}, late: {is_late}"
+            );
+        }
+        for (status, run_status) in [("EXECUTING", "EXECUTING"), ("FINISHED", "COMPLETED_SUCCESSFULLY")] {
+            let latest = latest(status, run_status, Some(1), "");
+            assert!(!latest.depends_on_attempt(&snapshot("snapshot_old")), "{status} is clear by itself");
         }
     }
 

@@ -109,6 +109,9 @@ pub enum ScheduleRefusal {
         "`dequeuedAt` is more than 60 s ahead of the database's clock: check the clocks of the platform and of the database"
     )]
     FromTheFuture,
+    /// Another open transaction holds the run's row.
+    #[error("another transaction holds the verification of run `{0}`: end it, or call again later")]
+    Busy(RunId),
 }
 
 /// Why a verification is cancelled.
@@ -168,6 +171,8 @@ pub enum Cancelled {
     },
     /// No pending verification of that run, or none for that snapshot.
     NotFound,
+    /// Another open transaction holds the run's row; nothing changed.
+    Busy,
 }
 
 impl Cancelled {
@@ -179,6 +184,7 @@ impl Cancelled {
             Self::Noted { .. } => "noted",
             Self::TooLate { .. } => "too_late",
             Self::NotFound => "not_found",
+            Self::Busy => "busy",
         }
     }
 }

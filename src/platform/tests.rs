@@ -25,6 +25,7 @@ fn client(address: &str, probe_timeout: Duration) -> Client {
         managed_secret: SecretString::from(SECRETS[1]),
         instance_name: "node-a".to_owned(),
         probe_timeout,
+        redrive: crate::domain::claim::REDRIVE_DEFAULT,
     })
     .unwrap()
 }
@@ -300,6 +301,7 @@ fn a_credential_that_no_header_can_carry_names_its_variable() {
         managed_secret: SecretString::from("s"),
         instance_name: "node-a".to_owned(),
         probe_timeout: Duration::from_secs(2),
+        redrive: crate::domain::claim::REDRIVE_DEFAULT,
     })
     .unwrap_err();
     assert_eq!(error.to_string(), "`TRIGGER_WORKER_TOKEN` holds characters that an HTTP header cannot carry");

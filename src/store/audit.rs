@@ -7,7 +7,8 @@ use utoipa::ToSchema;
 
 use super::{Store, StoreError};
 
-/// The operator that acts: a token's name, or `cli:` and an account.
+/// The operator that acts: a token's name, or `cli:` and an account. An operator's cancel by SQL is noted as `sql:`
+/// and a login.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Actor(pub String);
 

@@ -54,12 +54,18 @@ impl Columns<'_> {
 }
 
 impl Store {
-    /// Cancels a batch; the answers come in its order.
+    /// Cancels a batch; the answers come in its order. An element whose row another transaction holds for two seconds
+    /// is answered as busy.
     ///
     /// # Errors
     /// The database could not be reached or refused. Some of the batch may be cancelled then.
     pub async fn cancel(&self, batch: &[Cancellation]) -> Result<Vec<Cancelled>, StoreError> {
-        self.cancel_waiting(batch, LockWait::Patient).await
+        let runs: Vec<&str> = batch.iter().map(|one| one.run_id.as_str()).collect();
+        let answers = self.around_held(&runs, |positions| async move {
+            let part: Vec<Cancellation> = positions.into_iter().map(|at| batch[at].clone()).collect();
+            self.cancel_waiting(&part, LockWait::Short).await
+        });
+        Ok(answers.await?.into_iter().map(|answer| answer.unwrap_or(Cancelled::Busy)).collect())
     }
 
     /// The same, with a limit on the wait for a row that another open transaction holds.

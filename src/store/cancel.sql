@@ -28,7 +28,7 @@ with now as materialized (
     ending_of(lost_at, 'cancelled') as outcome,
     case when lost_at is null then cancel_reason end as reason,
     case when lost_at is not null then loss_cancelled_by(cancel_reason) end as fallback_result,
-    is_late_loss(lost_at, dequeued_at) as late,
+    is_late_loss(lost_at, dequeued_at, redrive_of(pool)) as late,
     case
       when lost_at is not null then latency_bucket(lost_at - due_at)
       when cancel_reason = 'connected' then latency_bucket(moment - scheduled_at)

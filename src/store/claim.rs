@@ -3,6 +3,7 @@
 //! One statement serves all pools of a worker with one index range scan each. It
 //! takes rows whose lease is over like any others, so no separate rescuer is needed.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -10,7 +11,7 @@ use uuid::Uuid;
 
 use super::connect::Terms;
 use super::{Store, StoreError};
-use crate::domain::claim::{Claim, ClaimKey, Fence};
+use crate::domain::claim::{Claim, ClaimKey, Fence, REDRIVE_DEFAULT};
 use crate::domain::ids::{
     IdError, PoolName, RegionName, RunId, SnapshotId, SupervisorName, VerificationId, WorkerName,
 };
@@ -29,6 +30,8 @@ pub struct Wanted {
     pub high: Option<DateTime<Utc>>,
     /// Most rows to take.
     pub quota: u32,
+    /// From a dequeue to the platform's redrive; each claim carries it.
+    pub redrive: Duration,
 }
 
 impl Wanted {
@@ -102,12 +105,19 @@ impl Store {
         .fetch_all(self.db().on(Terms::RELAXED))
         .await
         .map_err(StoreError::doing(DOING))?;
-        rows.into_iter().map(|row| row.into_claim(terms.fence)).collect()
+        let redrives: HashMap<&str, Duration> =
+            wanted.iter().map(|wanted| (wanted.pool.as_str(), wanted.redrive)).collect();
+        rows.into_iter()
+            .map(|row| {
+                let redrive = redrives.get(row.pool.as_str()).copied().unwrap_or(REDRIVE_DEFAULT);
+                row.into_claim(terms.fence, redrive)
+            })
+            .collect()
     }
 }
 
 impl Row {
-    fn into_claim(self, fence: Fence) -> Result<Claim, StoreError> {
+    fn into_claim(self, fence: Fence, redrive: Duration) -> Result<Claim, StoreError> {
         Ok(Claim {
             key: ClaimKey {
                 run_id: RunId::parse(self.run_id).map_err(unreadable("run_id"))?,
@@ -125,6 +135,7 @@ impl Row {
             intent: self.intent,
             dequeued_at: self.dequeued_at,
             left_queue_at: self.left_queue_at,
+            redrive,
             due_at: self.due_at,
             probe_at: self.probe_at,
             claimed_at: self.claimed_at,

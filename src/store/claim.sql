@@ -20,7 +20,9 @@ where p.ctid = any (array(
         and candidate.probe_at >= coalesce(wanted.low, '-infinity')
         -- Never beyond the horizon, not even when a clock that stepped back leaves the watermark ahead.
         and candidate.probe_at <= least(wanted.high, statement_timestamp() + $5::int * interval '1 millisecond')
-        and (candidate.lease_expires_at is null or candidate.lease_expires_at <= statement_timestamp())
+        and (candidate.lease_expires_at is null or candidate.lease_expires_at <= statement_timestamp()
+          -- No lease is longer than a minute: the clock stepped back since it began.
+          or candidate.lease_expires_at > statement_timestamp() + interval '60 seconds')
       order by candidate.probe_at
       limit wanted.quota
       for update skip locked

@@ -7,7 +7,8 @@
 //!
 //! One bad row never fails the other calls: a batch that is refused is repeated call by call.
 //! A row that another open transaction holds never blocks a lane. After a short wait the batch
-//! is repeated call by call, and a call that still has to wait does so beside the lane.
+//! is repeated call by call, and a call that still has to wait does so beside the lane, for two seconds and while its
+//! caller is there; then it is answered as busy.
 
 use std::collections::HashSet;
 use std::collections::hash_map::DefaultHasher;
@@ -16,13 +17,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::time::{Instant, timeout_at};
 
 use super::connect::LockWait;
+use super::held::HELD_MAX;
 use super::lane_health::LaneHealth;
 use super::schedule::{Prepared, ScheduleAnswer};
 use super::{SharedError, Store, StoreError};
 use crate::domain::ids::RunId;
-use crate::domain::verification::{Cancellation, Cancelled, NewVerification};
+use crate::domain::verification::{Cancellation, Cancelled, NewVerification, ScheduleRefusal};
 
 /// Most calls in one statement; a larger batch only adds latency (measured).
 const BATCH_MAX: usize = 256;
@@ -188,9 +191,10 @@ impl Lane {
             Err(error) if error.is_lock_timeout() => {
                 let lane = Arc::clone(self);
                 tokio::spawn(async move {
-                    let _place = lane.beside.acquire().await;
-                    let (delay, wait) = (lane.default_delay, LockWait::Patient);
-                    tell(to, one(lane.store.schedule_waiting(&[&*prepared], delay, wait).await));
+                    let busy = Err(ScheduleRefusal::Busy(prepared.new.dispatch.run_id.clone()));
+                    let (store, delay) = (lane.store.clone(), lane.default_delay);
+                    let call = async |wait| store.schedule_waiting(&[&*prepared], delay, wait).await;
+                    lane.wait_beside(to, busy, call).await;
                 });
             }
             answer => tell(to, one(answer)),
@@ -222,12 +226,36 @@ impl Lane {
             Err(error) if error.is_lock_timeout() => {
                 let lane = Arc::clone(self);
                 tokio::spawn(async move {
-                    let _place = lane.beside.acquire().await;
-                    tell(to, one(lane.store.cancel(std::slice::from_ref(&cancellation)).await));
+                    let (store, alone) = (lane.store.clone(), std::slice::from_ref(&cancellation));
+                    let call = async |wait| store.cancel_waiting(alone, wait).await;
+                    lane.wait_beside(to, Cancelled::Busy, call).await;
                 });
             }
             answer => tell(to, one(answer)),
         }
+    }
+
+    /// Waits beside the lane for a row that another transaction holds, for a bounded time and for a caller that is
+    /// still there.
+    async fn wait_beside<T>(
+        &self,
+        mut to: Answer<T>,
+        busy: T,
+        call: impl AsyncFnOnce(LockWait) -> Result<Vec<T>, StoreError>,
+    ) {
+        let deadline = Instant::now() + HELD_MAX;
+        let place = tokio::select! {
+            biased;
+            () = to.closed() => return,
+            place = timeout_at(deadline, self.beside.acquire()) => place,
+        };
+        let Ok(_place) = place else { return tell(to, Ok(busy)) };
+        let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
+        let answer = match call(LockWait::AtMost(left)).await {
+            Err(error) if error.is_lock_timeout() => Ok(busy),
+            answer => one(answer),
+        };
+        tell(to, answer);
     }
 }
 

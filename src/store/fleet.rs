@@ -3,6 +3,7 @@
 //! For people and checks only. Nothing is decided by it: a claim depends on its lease alone.
 
 use std::borrow::Cow;
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
@@ -105,6 +106,22 @@ impl Store {
             .map_err(StoreError::doing("register a pool"))?;
         }
         Ok(())
+    }
+
+    /// Records when the platform takes back the runs of a pool, as its workers are configured.
+    ///
+    /// # Errors
+    /// The database could not be reached.
+    pub async fn note_redrive(&self, pool: &PoolName, redrive: Duration) -> Result<(), StoreError> {
+        sqlx::query!(
+            "update pool set redrive_ms = $2 where name = $1 and redrive_ms <> $2",
+            pool.as_str(),
+            super::millis(redrive),
+        )
+        .execute(self.patient())
+        .await
+        .map(drop)
+        .map_err(StoreError::doing("register a pool"))
     }
 
     /// Records a sign of life. It need not wait for the disk, because the next one repeats it.

@@ -43,7 +43,6 @@ impl Store {
     /// # Errors
     /// The database could not be reached, or did not answer in time.
     pub async fn pool_gauges(&self) -> Result<Vec<PoolGauges>, StoreError> {
-        // A brown-out is recorded again each second while it lasts, and holds losses for a while after.
         sqlx::query_as!(
             PoolGauges,
             r#"select p.name as pool, p.paused,
@@ -54,8 +53,7 @@ impl Store {
                    where p.name = any (w.pools) and w.seen_at > statement_timestamp() - $1 * interval '1 second')
                    as "workers!",
                  exists (select 1 from brown_out b where b.pool = p.name
-                   and b.seen_at > statement_timestamp() - greatest(p.cool_down_ms, 5000) * interval '1 millisecond')
-                   as "brown_out!"
+                   and brown_out_over_at(b, p.cool_down_ms) > statement_timestamp()) as "brown_out!"
                from pool p
                left join pending_counts t on t.pool = p.name
                order by p.name"#,

@@ -13,6 +13,35 @@ use crate::domain::ids::{RegionName, RunId, SnapshotId, SupervisorName};
 use crate::domain::status::{HoldReason, Status};
 use crate::domain::verification::{CancelReason, Cancellation, Cancelled, Intent};
 
+/// What a cancel of many did.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct BulkCancelled {
+    /// Those that ended.
+    pub cancelled: u32,
+    /// Those that were skipped, because another transaction holds their rows.
+    pub busy: u32,
+}
+
+impl BulkCancelled {
+    fn count(&mut self, answer: &Cancelled) {
+        match answer {
+            Cancelled::Cancelled { .. } => self.cancelled = self.cancelled.saturating_add(1),
+            Cancelled::Busy => self.busy = self.busy.saturating_add(1),
+            Cancelled::Noted { .. } | Cancelled::TooLate { .. } | Cancelled::NotFound => {}
+        }
+    }
+
+    /// The result of single answers.
+    #[must_use]
+    pub fn of(answers: &[Cancelled]) -> Self {
+        let mut all = Self::default();
+        for answer in answers {
+            all.count(answer);
+        }
+        all
+    }
+}
+
 /// Cancellations of a filter in one statement.
 const CANCEL_BATCH: i64 = 500;
 
@@ -236,7 +265,7 @@ impl Store {
         self.cancel(&runs.iter().map(cancellation).collect::<Vec<_>>()).await
     }
 
-    /// Cancels what matches a filter as an operator, at most `most`; answers how many were cancelled.
+    /// Cancels what matches a filter as an operator, at most `most`. Rows that another transaction holds are skipped.
     ///
     /// # Errors
     /// The database could not be reached; those cancelled before it stay cancelled, and are recorded.
@@ -245,11 +274,11 @@ impl Store {
         filter: &PendingFilter,
         most: u32,
         actor: &Actor,
-    ) -> Result<u32, StoreError> {
+    ) -> Result<BulkCancelled, StoreError> {
         // Before the deed, so that none is without an entry; the second entry says how many it were.
         let begins = json!({ "filter": filter, "begins": true });
         self.note(actor, "cancel.filter", filter.pool.as_deref(), &begins).await?;
-        let (mut cancelled, mut after) = (0_u32, None);
+        let (mut all, mut after) = (BulkCancelled::default(), None);
         let mut seen = 0_u32;
         let done = loop {
             let limit = u32::try_from(CANCEL_BATCH).unwrap_or(u32::MAX).min(most.saturating_sub(seen));
@@ -274,16 +303,13 @@ impl Store {
                 })
                 .collect();
             match self.cancel(&batch).await {
-                Ok(answers) => {
-                    let gone = answers.iter().filter(|answer| matches!(answer, Cancelled::Cancelled { .. }));
-                    cancelled = cancelled.saturating_add(u32::try_from(gone.count()).unwrap_or(u32::MAX));
-                }
+                Ok(answers) => answers.iter().for_each(|answer| all.count(answer)),
                 Err(error) => break Err(error),
             }
         };
-        let detail = json!({ "filter": filter, "cancelled": cancelled });
+        let detail = json!({ "filter": filter, "cancelled": all.cancelled, "busy": all.busy });
         self.note(actor, "cancel.filter", filter.pool.as_deref(), &detail).await?;
-        done.map(|()| cancelled)
+        done.map(|()| all)
     }
 
     /// Moves a run's next probe to now; `false` if it has no verification that waits.

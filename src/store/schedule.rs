@@ -17,9 +17,11 @@ use crate::domain::ids::VerificationId;
 use crate::domain::verification::{NewVerification, ScheduleRefusal, ScheduleResult, Scheduled};
 
 mod prepared;
+mod skew;
 
 use prepared::Columns;
 pub(super) use prepared::Prepared;
+pub(super) use skew::Skews;
 
 const DOING: &str = "schedule verifications";
 
@@ -29,6 +31,7 @@ pub type ScheduleAnswer = Result<Scheduled, ScheduleRefusal>;
 /// What the statements for fresh dispatches answer.
 struct Created {
     id: Uuid,
+    scheduled_at: DateTime<Utc>,
     due_at: DateTime<Utc>,
 }
 
@@ -37,11 +40,13 @@ struct Answer {
     result: String,
     id: Option<Uuid>,
     due_at: Option<DateTime<Utc>>,
+    answered_at: DateTime<Utc>,
 }
 
 impl Store {
     /// Schedules a batch; the answers come in its order. `default_delay` applies where
-    /// neither the element nor its pool sets one.
+    /// neither the element nor its pool sets one. An element whose row another transaction holds for two seconds
+    /// is refused as busy.
     ///
     /// # Errors
     /// The database could not be reached or refused. Some of the batch may be scheduled then; repeated
@@ -52,7 +57,15 @@ impl Store {
         default_delay: Duration,
     ) -> Result<Vec<ScheduleAnswer>, StoreError> {
         let prepared: Vec<_> = batch.iter().map(|new| self.prepared(new)).collect();
-        self.schedule_waiting(&prepared.iter().collect::<Vec<_>>(), default_delay, LockWait::Patient).await
+        let prepared = &prepared;
+        let runs: Vec<&str> = prepared.iter().map(Prepared::run_id).collect();
+        let answers = self.around_held(&runs, |positions| async move {
+            let part: Vec<&Prepared<'_>> = positions.into_iter().map(|at| &prepared[at]).collect();
+            self.schedule_waiting(&part, default_delay, LockWait::Short).await
+        });
+        let busy = |new: &NewVerification| Err(ScheduleRefusal::Busy(new.dispatch.run_id.clone()));
+        let answers = answers.await?.into_iter().zip(batch);
+        Ok(answers.map(|(answer, new)| answer.unwrap_or_else(|| busy(new))).collect())
     }
 
     /// The same, with a limit on the wait for a row that another open transaction holds.
@@ -83,7 +96,7 @@ impl Store {
         };
         // One order of locks for every batch, so that batches hardly ever deadlock.
         wave.sort_unstable_by_key(|&position| batch[position].run_id());
-        let columns = columns(batch, &wave);
+        let columns = self.columns(batch, &wave);
         let (single, columns) = (wave.len() == 1, &columns);
         let insert = |lock_wait| async move {
             if single {
@@ -103,6 +116,7 @@ impl Store {
         for row in created {
             let position = *positions.get(&row.id).ok_or_else(missing)?;
             let (id, due_at) = (VerificationId(row.id), row.due_at);
+            self.learn_skew(batch[position], row.scheduled_at);
             answers[position] = Some(Ok(Scheduled { result: ScheduleResult::Created, id, due_at }));
         }
         Ok(answers)
@@ -132,6 +146,7 @@ impl Store {
             columns.codecs[0],
             columns.messages[0],
             millis(default_delay),
+            columns.left_queue_ats[0],
         )
         .fetch_all(self.db().on(Terms::DURABLE.waiting(lock_wait)))
         .await
@@ -162,6 +177,7 @@ impl Store {
             &columns.messages as &[&[u8]],
             millis(default_delay),
             &columns.distinct_pools() as &[&str],
+            &columns.left_queue_ats,
         )
         .fetch_all(self.db().on(Terms::DURABLE.waiting(lock_wait)))
         .await
@@ -176,13 +192,17 @@ impl Store {
     ) -> Result<Vec<ScheduleAnswer>, StoreError> {
         let mut answers = vec![None; batch.len()];
         for wave in waves_of(batch) {
-            let columns = columns(batch, &wave);
+            let columns = self.columns(batch, &wave);
             let write = |lock_wait| self.schedule_wave(&columns, default_delay, lock_wait);
             let rows = patiently(lock_wait, |lock_wait| again_on_deadlock(move || write(lock_wait))).await?;
             let positions = columns.positions(wave);
             for row in rows {
                 let position = *positions.get(&row.given_id).ok_or_else(missing)?;
-                answers[position] = Some(answer(&row, &batch[position].new)?);
+                let answer = answer(&row, &batch[position].new)?;
+                if matches!(&answer, Ok(scheduled) if scheduled.result == ScheduleResult::Created) {
+                    self.learn_skew(batch[position], row.answered_at);
+                }
+                answers[position] = Some(answer);
             }
         }
         answers.into_iter().map(|answer| answer.ok_or_else(missing)).collect()
@@ -202,6 +222,19 @@ impl Store {
         .map_err(StoreError::doing(DOING))
     }
 
+    fn columns<'a>(&self, batch: &[&'a Prepared<'_>], wave: &[usize]) -> Columns<'a> {
+        let mut columns = Columns::default();
+        for &position in wave {
+            columns.push(batch[position], &self.skews);
+        }
+        columns
+    }
+
+    fn learn_skew(&self, prepared: &Prepared<'_>, scheduled_at: DateTime<Utc>) {
+        let new = &prepared.new;
+        self.skews.learn(new.pool.as_str(), new.dispatch.dequeued_at, scheduled_at);
+    }
+
     fn prepared<'a>(&self, new: &'a NewVerification) -> Prepared<'a> {
         Prepared::of(new, &self.compression)
     }
@@ -219,7 +252,7 @@ impl Store {
     ) -> Result<Vec<Answer>, StoreError> {
         sqlx::query_as!(
             Answer,
-            r#"select s.given_id as "given_id!", s.result as "result!", s.id, s.due_at
+            r#"select s.given_id as "given_id!", s.result as "result!", s.id, s.due_at, clock_timestamp() as "answered_at!"
                from schedule_many($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15) as s"#,
             &columns.ids,
             &columns.run_ids as &[&str],
@@ -259,11 +292,11 @@ impl Store {
     ) -> Result<ScheduleAnswer, StoreError> {
         let mut columns = Columns::default();
         let prepared = self.prepared(new);
-        columns.push(&prepared);
+        columns.push(&prepared, &self.skews);
         let schema = self.db().schema().replace('"', "\"\"");
         // The caller's search_path is not ours, so the function is named in full; the rest is bound.
         let text = format!(
-            r#"select result, id, due_at
+            r#"select result, id, due_at, clock_timestamp() as answered_at
            from "{schema}".schedule_one($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)"#
         );
         #[expect(clippy::disallowed_methods, reason = "the schema's name is known only at run time")]
@@ -294,6 +327,7 @@ impl Store {
                 result: row.try_get("result").map_err(&read)?,
                 id: row.try_get("id").map_err(&read)?,
                 due_at: row.try_get("due_at").map_err(&read)?,
+                answered_at: row.try_get("answered_at").map_err(&read)?,
             },
             new,
         )
@@ -314,14 +348,6 @@ fn answer(row: &Answer, new: &NewVerification) -> Result<ScheduleAnswer, StoreEr
         (Some(id), Some(due_at)) => Ok(Ok(Scheduled { result, id: VerificationId(id), due_at })),
         _ => Err(unreadable("id", "it is null")),
     }
-}
-
-fn columns<'a>(batch: &[&'a Prepared<'_>], wave: &[usize]) -> Columns<'a> {
-    let mut columns = Columns::default();
-    for &position in wave {
-        columns.push(batch[position]);
-    }
-    columns
 }
 
 fn waves_of(batch: &[&Prepared<'_>]) -> Vec<Vec<usize>> {

@@ -17,14 +17,15 @@ with now as materialized (
       unnest($4::text[]) as pool, unnest($5::text[]) as supervisor, unnest($6::text[]) as region,
       unnest($7::text[]) as deployment_version, unnest($8::text[]) as intent,
       unnest($9::timestamptz[]) as dequeued_at, unnest($10::int[]) as delay_ms, unnest($11::text[]) as traceparent,
-      unnest($12::text[]) as timings, unnest($13::smallint[]) as codec, unnest($14::bytea[]) as message
+      unnest($12::text[]) as timings, unnest($13::smallint[]) as codec, unnest($14::bytea[]) as message,
+      unnest($17::timestamptz[]) as left_queue_at
   ) as i
   join served on served.name = i.pool
   cross join lateral (
     select now.moment + coalesce(i.delay_ms, served.delay_ms, $15::int) * interval '1 millisecond'
   ) as promised (due_at)
   -- Older dispatches may be late retries of what has ended.
-  where is_just_dispatched(i.dequeued_at, now.moment)
+  where is_just_dispatched(i.left_queue_at, now.moment)
     -- Looked up, not left to `on conflict`, which locks each row it tries and writes to the log once more. Where
     -- two calls race all the same, the primary key refuses the batch, and schedule_many judges it.
     and not exists (select 1 from pending old where old.run_id = i.run_id)
@@ -35,4 +36,4 @@ with now as materialized (
   from created
   group by date_trunc('minute', scheduled_at), pool, supervisor, region, deployment_version, intent
 )
-select id as "id!", due_at as "due_at!" from created
+select id as "id!", scheduled_at as "scheduled_at!", due_at as "due_at!" from created

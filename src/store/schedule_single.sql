@@ -12,7 +12,7 @@ with now as materialized (
   cross join lateral (
     select now.moment + coalesce($10::int, served.delay_ms, $15::int) * interval '1 millisecond'
   ) as promised (due_at)
-  where is_just_dispatched($9, now.moment)
+  where is_just_dispatched($16::timestamptz, now.moment)
     and not exists (select 1 from pending old where old.run_id = $2)
   returning p.id, p.scheduled_at, p.due_at, p.pool, p.supervisor, p.region, p.deployment_version, p.intent
 ), counted as (
@@ -20,4 +20,4 @@ with now as materialized (
   select date_trunc('minute', scheduled_at), pool, supervisor, region, deployment_version, intent, 'scheduled', 1
   from created
 )
-select id as "id!", due_at as "due_at!" from created
+select id as "id!", scheduled_at as "scheduled_at!", due_at as "due_at!" from created

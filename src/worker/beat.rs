@@ -38,7 +38,8 @@ pub(super) async fn keep(shared: Arc<Shared>, done: CancellationToken) {
             check_at = Instant::now() + CHECK_EVERY;
         }
         lines::report_dropped();
-        let beat = Beat { worker: &shared.config.name, in_flight: shared.in_flight.len(), pools: &served };
+        let pools: Vec<WorkerPool> = served.iter().map(|served| or_sick(&shared, served)).collect();
+        let beat = Beat { worker: &shared.config.name, in_flight: shared.in_flight.len(), pools: &pools };
         if let Err(error) = shared.store.beat(&beat).await {
             tracing::warn!(%error, "could not give a sign of life");
         }
@@ -46,6 +47,12 @@ pub(super) async fn keep(shared: Arc<Shared>, done: CancellationToken) {
     if let Err(error) = shared.store.sign_off(&shared.config.name).await {
         tracing::debug!(%error, "could not sign off");
     }
+}
+
+/// A worker that cannot probe a pool has a worse problem than its backend.
+fn or_sick(shared: &Shared, served: &WorkerPool) -> WorkerPool {
+    let problem = shared.limits[&served.pool].sickness.problem().or_else(|| served.problem.clone());
+    WorkerPool { problem, ..served.clone() }
 }
 
 /// Checks every backend, all at once, and logs what has changed since.

@@ -188,10 +188,11 @@ impl ClaimAhead {
         for (pool, own) in pools {
             let quota = u32::try_from(share.min(own).div_ceil(parts)).unwrap_or(u32::MAX);
             let watermark = self.watermarks.get(pool).copied();
+            let redrive = shared.pools[pool].redrive;
             if let (true, Some(watermark)) = (sweeping, watermark) {
-                wanted.push(Wanted { pool: pool.clone(), low: None, high: Some(watermark), quota });
+                wanted.push(Wanted { pool: pool.clone(), low: None, high: Some(watermark), quota, redrive });
             }
-            wanted.push(Wanted { pool: pool.clone(), low: watermark, high: None, quota });
+            wanted.push(Wanted { pool: pool.clone(), low: watermark, high: None, quota, redrive });
         }
         wanted
     }
@@ -209,7 +210,8 @@ impl ClaimAhead {
             let reached = if full { of_range.map(|claim| claim.probe_at).min() } else { Some(now) };
             if let Some(reached) = reached {
                 let mark = self.watermarks.entry(asked.pool.clone()).or_insert(DateTime::<Utc>::MIN_UTC);
-                *mark = (*mark).max(reached.min(now) - WATERMARK_MARGIN);
+                // Never ahead of the clock: where that stepped back, rows come due below an older mark.
+                *mark = (*mark).max(reached.min(now) - WATERMARK_MARGIN).min(now - WATERMARK_MARGIN);
             }
         }
         any_full

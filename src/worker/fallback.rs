@@ -20,19 +20,16 @@ use tracing::Instrument;
 use super::Shared;
 use super::in_flight::InFlight;
 use super::probe::{self, Next, OBSERVATION_FRESH, Probing, slot};
-use crate::domain::backoff::Backoff;
+use super::repeat::repeat;
+use crate::config::worker::{CREATE_ATTEMPTS_LATE, WorkerConfig};
 use crate::domain::dispatch::ColdStartRequest;
 use crate::domain::outcome::{Ending, FallbackResult, Settlement};
 use crate::domain::status::HoldReason;
 use crate::domain::verdict::{OBSERVATION_AGE_MAX, Verdict};
-use crate::store::StoreError;
 use crate::store::fall_back::{Count, Fenced, Permit, StoredMessage};
 use crate::store::lease::Release;
 use crate::telemetry::{metrics, traces};
 use crate::workload::{CreateError, CreateRequest, Created, next_name};
-
-/// How soon a fenced step is repeated after a lost reply, while the lease lasts.
-const REPEAT: Backoff = Backoff { base: Duration::from_millis(50), max: Duration::from_secs(1) };
 
 /// Acts on a loss that `probing` has just seen.
 pub(super) async fn fall_back(
@@ -45,7 +42,8 @@ pub(super) async fn fall_back(
         Some(Fenced::Ours(lost_at)) => (probing.probes, probing.lost_at) = (0, Some(lost_at)),
         Some(Fenced::Stale) | None => return Next::Drop,
     }
-    if in_flight.claim.create_count >= shared.config.create_attempts {
+    let made = in_flight.claim.create_count;
+    if made > 0 && !may_create_again(shared, in_flight, made, Duration::ZERO) {
         let error = "no create was confirmed and no attempt is left".to_owned();
         return failed(in_flight, probing, Some(error));
     }
@@ -53,7 +51,7 @@ pub(super) async fn fall_back(
         return Next::Release(Release::untouched(in_flight.claim.key.clone()));
     }
     // Reported now, so that a brown-out that this worker sees already holds its own next loss.
-    shared.tally.tell(&shared.store).await;
+    shared.tally.tell(shared).await;
     match repeat(in_flight, seed, || {
         shared.store.permit_create(&in_flight.claim.key, shared.config.hold_retry)
     })
@@ -85,12 +83,15 @@ async fn create(shared: &Shared, in_flight: &InFlight, probing: &mut Probing, se
     if let Err(error) = workload.prepare(&asked).await {
         return unprepared(shared, in_flight, probing, seed, error);
     }
+    let Ok(_queued) = in_flight.limits.fallback_queue.try_acquire() else {
+        return no_place(shared, in_flight, probing);
+    };
     let Some(_slot) = slot(&in_flight.limits.fallbacks, shared).await else { return untouched() };
     // Waiting for a slot and an image may have taken long, and the run may have moved meanwhile.
     if probing.at.elapsed() > OBSERVATION_FRESH {
-        match probe::probe_and_judge(shared, in_flight, probing).await {
+        match probe::probe_and_judge(shared, in_flight, probing, seed).await {
             Some(Verdict::Lost) => {}
-            Some(moved) => return probe::conclude(shared, in_flight, probing, moved, seed),
+            Some(moved) => return probe::conclude(shared, in_flight, probing, moved, seed).await,
             None => return untouched(),
         }
     }
@@ -143,9 +144,9 @@ fn deferred(in_flight: &InFlight, reason: HoldReason) -> Next {
     Next::Drop
 }
 
-/// Gives the claim back when no cold start can begin. Others are in flight up to the limit and may take
-/// minutes; waiting here would use up the worker's claims and stop all probes. The permit stays, and a worker
-/// with room probes again.
+/// Gives the claim back when no cold start can begin soon. Others are in flight up to the limit and may take
+/// minutes; waiting here would use up the worker's claims and stop all probes, while another worker may have room.
+/// The permit stays, and a worker with room probes again.
 fn no_place(shared: &Shared, in_flight: &InFlight, probing: &Probing) -> Next {
     metrics::held(&in_flight.claim.pool, HoldReason::NoPlace);
     Next::Release(Release {
@@ -197,12 +198,13 @@ fn unprepared(
         CreateError::Permanent { reason } => return failed(in_flight, probing, Some(reason)),
         CreateError::Transient { reason, .. } | CreateError::Uncertain { reason } => reason,
     };
-    if failures >= shared.config.create_attempts {
+    let wait = shared.config.create_backoff().delay(failures, seed);
+    if !may_create_again(shared, in_flight, failures, wait) {
         return failed(in_flight, probing, Some(reason));
     }
     tracing::warn!(run.id = %in_flight.claim.key.run_id, failures, reason, "a create could not be prepared");
     Next::Release(Release {
-        probe_again_in: Some(shared.config.create_backoff().delay(failures, seed)),
+        probe_again_in: Some(wait),
         probes: probing.probes,
         error: Some(reason),
         prepare_failures: 1,
@@ -237,6 +239,14 @@ fn failed(in_flight: &InFlight, probing: &Probing, error: Option<String>) -> Nex
     Next::Settle(probing.settlement(in_flight, Ending::Fallback { result: FallbackResult::Failed, error }))
 }
 
+/// Whether one more request may follow in `wait`: while the redrive is not near, within the operator's bound. Where
+/// the redrive should have come and has not, the run still waits for a start, so a few may follow all the same.
+fn may_create_again(shared: &Shared, in_flight: &InFlight, made: u32, wait: Duration) -> bool {
+    let again_at = in_flight.clock.now() + wait;
+    WorkerConfig::is_left(shared.config.create_attempts, made)
+        && (in_flight.claim.may_probe_again_at(again_at) || made < CREATE_ATTEMPTS_LATE)
+}
+
 /// What is known when a create has failed.
 struct Retry {
     count: u32,
@@ -247,9 +257,12 @@ struct Retry {
 impl Retry {
     /// Durable: the claim is given back, and the next claim probes before it creates.
     fn after(&self, shared: &Shared, in_flight: &InFlight, probing: &Probing, error: CreateError) -> Next {
+        let wait = shared.config.create_backoff().delay(self.count, self.seed);
         let (reason, workload) = match error {
             CreateError::Permanent { reason } => return failed(in_flight, probing, Some(reason)),
-            CreateError::Transient { reason, .. } if self.count >= shared.config.create_attempts => {
+            CreateError::Transient { reason, .. }
+                if !may_create_again(shared, in_flight, self.count, wait) =>
+            {
                 return failed(in_flight, probing, Some(reason));
             }
             // The name may be registered without a workload, so the next request takes another name.
@@ -262,36 +275,11 @@ impl Retry {
         };
         tracing::warn!(run.id = %in_flight.claim.key.run_id, attempt = self.count, reason, "a create failed");
         Next::Release(Release {
-            probe_again_in: Some(shared.config.create_backoff().delay(self.count, self.seed)),
+            probe_again_in: Some(wait),
             probes: probing.probes,
             error: Some(reason),
             workload,
             ..Release::untouched(in_flight.claim.key.clone())
         })
     }
-}
-
-/// Repeats a fenced step whose reply was lost, while the lease lasts. `None`: the lease is over or the
-/// step was refused for good. The claim is then left to its lease, and to another worker.
-async fn repeat<T, F>(in_flight: &InFlight, seed: u64, mut step: impl FnMut() -> F) -> Option<T>
-where
-    F: Future<Output = Result<T, StoreError>>,
-{
-    let mut failures = 0;
-    while in_flight.is_live() {
-        match step().await {
-            Ok(answer) => return Some(answer),
-            Err(error) if !error.is_passing() => {
-                tracing::error!(%error, run.id = %in_flight.claim.key.run_id, "a fenced step was refused");
-                return None;
-            }
-            Err(error) => {
-                failures += 1;
-                let wait = REPEAT.delay(failures, seed);
-                tracing::warn!(%error, run.id = %in_flight.claim.key.run_id, "a fenced step is repeated");
-                tokio::time::sleep_until(Instant::now() + wait).await;
-            }
-        }
-    }
-    None
 }

@@ -11,8 +11,8 @@ use tokio_util::task::TaskTracker;
 use super::Shared;
 use super::in_flight::DbClock;
 use super::probe::slot;
-use crate::domain::claim::LATE_AFTER;
-use crate::domain::verdict::{Acted, Verdict, judge};
+use crate::domain::claim::late_after;
+use crate::domain::verdict::{Acted, Dispatched, Verdict, judge};
 use crate::store::follow_up::{FollowUp, FollowUpResult};
 use crate::telemetry::metrics;
 
@@ -56,8 +56,10 @@ async fn probe_and_judge(shared: Arc<Shared>, taken: FollowUp, arrived: Instant)
     drop(slot);
     metrics::probed(&taken.pool, asked.elapsed(), observation.as_ref().err(), None);
     shared.tally.count(&taken.pool, observation.as_ref().err());
-    let late = probed_at > taken.dequeued_at + LATE_AFTER;
-    let (result, error) = match judge(&taken.snapshot_id, observation) {
+    let late = probed_at > taken.dequeued_at + late_after(served.redrive);
+    // The message is gone with its row, and with it the attempt.
+    let dispatched = Dispatched { snapshot_id: &taken.snapshot_id, attempt_number: None, is_late: late };
+    let (result, error) = match judge(dispatched, observation) {
         Verdict::Lost | Verdict::Acted { acted: Acted::Requeued, .. } => (FollowUpResult::NotStarted, None),
         Verdict::Acted { acted: Acted::Started | Acted::Finished | Acted::Cancelled, .. } => {
             (FollowUpResult::Confirmed, None)

@@ -66,6 +66,8 @@ pub(super) struct InFlight {
     pub(super) probe_at: Instant,
     /// What is done at a time for its pool.
     pub(super) limits: Arc<Limits>,
+    /// Claimed by a sick worker, to see whether it is well again.
+    pub(super) is_trial: bool,
     register: Arc<InFlightRegister>,
 }
 
@@ -117,7 +119,8 @@ impl InFlightRegister {
                 let probe_at = arrived + claim.probe_in();
                 let limits = Arc::clone(&limits[&claim.pool]);
                 limits.claim_taken();
-                InFlight { clock, probe_at, claim, limits, register: Arc::clone(self) }
+                let is_trial = limits.sickness.claimed();
+                InFlight { clock, probe_at, claim, limits, is_trial, register: Arc::clone(self) }
             })
             .collect()
     }

@@ -7,11 +7,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::sync::{Notify, Semaphore};
 
+use super::sickness::Sickness;
 use crate::config::worker::WorkerConfig;
 
 /// The limits of one pool.
 #[derive(Debug)]
 pub(super) struct Limits {
+    /// Whether this worker can probe it.
+    pub(super) sickness: Sickness,
     /// Probes of verifications at a time.
     pub(super) probes: Semaphore,
     /// Probes of follow-ups at a time; apart, so that no verification waits for one.
@@ -20,6 +23,9 @@ pub(super) struct Limits {
     pub(super) fallbacks: Semaphore,
     /// Claims that may be in flight for a cold start, including those that wait for an image or a slot.
     pub(super) fallback_places: Semaphore,
+    /// Those of them that have their image: being created, and as many that wait for a slot. Other workers may have
+    /// free slots, so the rest is given back.
+    pub(super) fallback_queue: Semaphore,
     waiting: AtomicUsize,
     waiting_max: usize,
     claims: AtomicUsize,
@@ -45,10 +51,12 @@ impl Limits {
     pub(super) fn of_one(config: &WorkerConfig, pools: usize) -> Self {
         let probes = config.probe_concurrency as usize;
         Self {
+            sickness: Sickness::default(),
             probes: Semaphore::new(probes),
             follow_ups: Semaphore::new(probes.div_ceil(5)),
             fallbacks: Semaphore::new(config.fallback_concurrency as usize),
             fallback_places: Semaphore::new((config.fallbacks_in_flight_max() / pools.max(1)).max(1)),
+            fallback_queue: Semaphore::new(2 * config.fallback_concurrency as usize),
             waiting: AtomicUsize::new(0),
             waiting_max: config.probes_waiting_max(),
             claims: AtomicUsize::new(0),
@@ -71,7 +79,8 @@ impl Limits {
     pub(super) fn room(&self, wanted: usize) -> Option<usize> {
         let room = self.claims_max.saturating_sub(self.claims.load(Ordering::Relaxed));
         let is_worth_it = room >= wanted.min(self.claims_max / 4).max(1);
-        (is_worth_it && self.waiting.load(Ordering::Relaxed) < self.waiting_max).then_some(room)
+        let room = self.sickness.claimable(room);
+        (is_worth_it && room > 0 && self.waiting.load(Ordering::Relaxed) < self.waiting_max).then_some(room)
     }
 
     /// Counts a probe that is due and has to wait; `freed` is notified when it waits no more.

@@ -1,5 +1,6 @@
 //! A worker's small HTTP listener: is it alive, does it claim, what has it counted.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -14,6 +15,8 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::in_flight::InFlightRegister;
+use super::limits::Limits;
+use crate::domain::ids::PoolName;
 use crate::store::fleet::WorkerPool;
 use crate::store::{Store, StoreError};
 use crate::telemetry::metrics;
@@ -93,6 +96,7 @@ pub(super) struct Watched {
     pub(super) store: Store,
     pub(super) health: Arc<Health>,
     pub(super) in_flight: Arc<InFlightRegister>,
+    pub(super) limits: BTreeMap<PoolName, Arc<Limits>>,
     pub(super) lease: Duration,
 }
 
@@ -113,6 +117,10 @@ pub(super) async fn serve(listener: TcpListener, watched: Watched, done: Cancell
 async fn readyz(State(watched): State<Watched>) -> Response {
     let (database, claims) = (watched.health.database(), watched.health.claims(watched.lease));
     let mut checks = vec![Check::required("database", database), Check::required("claims", claims)];
+    for (pool, limits) in &watched.limits {
+        // Required: a worker that is restarted elsewhere may have a better network or other credentials.
+        checks.push(Check::required(&format!("probes of {pool}"), limits.sickness.problem()));
+    }
     let pools = watched.health.pools.lock().unwrap_or_else(PoisonError::into_inner).clone();
     checks.extend(pools.into_iter().map(|served| Check::of_pool(served.pool.as_str(), served.problem)));
     let readiness = Readiness::from(checks);
@@ -124,6 +132,10 @@ async fn show(State(watched): State<Watched>) -> Response {
     let connections = watched.store.db().connections();
     metrics::connections(connections.open, connections.idle, connections.max);
     metrics::in_flight(watched.in_flight.len());
+    for (pool, limits) in &watched.limits {
+        let is_sick = f64::from(u8::from(limits.sickness.is_sick()));
+        metrics::of_pool(metrics::names::WORKER_SICK, pool.as_str(), is_sick);
+    }
     match metrics::render() {
         Some(text) => ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response(),
         None => (StatusCode::NOT_FOUND, "metrics are off\n").into_response(),

@@ -9,8 +9,12 @@ use tracing::{Instrument, Span};
 
 use super::Shared;
 use super::in_flight::InFlight;
+use super::repeat::repeat;
+use crate::config::worker::WorkerConfig;
+use crate::domain::dispatch::ColdStartRequest;
 use crate::domain::outcome::{Ending, Settlement};
-use crate::domain::verdict::{Observation, ProbeFailure, Verdict, judge};
+use crate::domain::verdict::{Dispatched, Observation, ProbeFailure, Verdict, judge};
+use crate::store::fall_back::Fenced;
 use crate::store::lease::Release;
 use crate::telemetry::{metrics, traces};
 
@@ -65,6 +69,7 @@ pub(super) async fn probe_and_judge(
     shared: &Shared,
     in_flight: &InFlight,
     probing: &mut Probing,
+    seed: u64,
 ) -> Option<Verdict> {
     let waiting = in_flight.limits.wait(shared.in_flight.freed_signal());
     let _slot = slot(&in_flight.limits.probes, shared).await?;
@@ -74,11 +79,30 @@ pub(super) async fn probe_and_judge(
     }
     probing.at = Instant::now();
     let observation = probe(shared, in_flight, probing).await;
-    Some(judge(&in_flight.claim.snapshot_id, observation))
+    let claim = &in_flight.claim;
+    let attempt_number = match &observation {
+        Ok(latest) if latest.depends_on_attempt(&claim.snapshot_id) => {
+            dispatched_attempt(shared, in_flight, seed).await?
+        }
+        Ok(_) | Err(_) => None,
+    };
+    let is_late = claim.is_late(in_flight.clock.at(probing.at));
+    Some(judge(Dispatched { snapshot_id: &claim.snapshot_id, attempt_number, is_late }, observation))
+}
+
+/// The attempt that was dispatched, from the stored message; `None` inside if the message cannot be read, and
+/// outside if the claim is lost.
+async fn dispatched_attempt(shared: &Shared, in_flight: &InFlight, seed: u64) -> Option<Option<u32>> {
+    match repeat(in_flight, seed, || shared.store.message(&in_flight.claim.key)).await? {
+        Fenced::Ours(stored) => {
+            Some(ColdStartRequest::parse(&stored.message).ok().map(|request| request.run.attempt_number))
+        }
+        Fenced::Stale => None,
+    }
 }
 
 /// What follows from a verdict that starts nothing.
-pub(super) fn conclude(
+pub(super) async fn conclude(
     shared: &Shared,
     in_flight: &InFlight,
     probing: &Probing,
@@ -89,19 +113,22 @@ pub(super) fn conclude(
         Verdict::Acted { acted, warm_start } => {
             Next::Settle(probing.settlement(in_flight, Ending::Delivered { acted, warm_start }))
         }
-        Verdict::Unknown(failure) => probe_again(shared, in_flight, probing, &failure, seed),
+        Verdict::Unknown(failure) => probe_again(shared, in_flight, probing, &failure, seed).await,
         Verdict::Lost => Next::Release(Release::untouched(in_flight.claim.key.clone())),
     }
 }
 
 /// A failed probe starts nothing: probe again while tries and time are left, then record the error.
-fn probe_again(
+async fn probe_again(
     shared: &Shared,
     in_flight: &InFlight,
     probing: &Probing,
     failure: &ProbeFailure,
     seed: u64,
 ) -> Next {
+    if in_flight.limits.sickness.is_sick() {
+        return given_back_by_the_sick(in_flight, probing, failure);
+    }
     let failures = in_flight.claim.probe_failures + 1;
     let mut wait = shared.config.probe_backoff().delay(failures, seed);
     if let ProbeFailure::RateLimited { reset_after: Some(reset_after) } = failure {
@@ -109,7 +136,8 @@ fn probe_again(
     }
     let again_at = in_flight.clock.now() + wait;
     // The failed probes of a brown-out must not end a loss that the brown-out holds.
-    let tries_left = in_flight.claim.lost_at.is_some() || failures < shared.config.probe_attempts;
+    let tries_left =
+        in_flight.claim.lost_at.is_some() || WorkerConfig::is_left(shared.config.probe_attempts, failures);
     if tries_left && in_flight.claim.may_probe_again_at(again_at) {
         return Next::Release(Release {
             probe_again_in: Some(wait),
@@ -119,7 +147,21 @@ fn probe_again(
             ..Release::untouched(in_flight.claim.key.clone())
         });
     }
+    // Before a failure ends the verification: is it the platform's, or that of this worker alone?
+    shared.tally.tell(shared).await;
+    if in_flight.limits.sickness.is_sick() {
+        return given_back_by_the_sick(in_flight, probing, failure);
+    }
     Next::Settle(probing.settlement(in_flight, Ending::ProbeError { error: failure.to_string() }))
+}
+
+/// The failure says nothing of the run: the row counts none, and another worker probes it at once.
+fn given_back_by_the_sick(in_flight: &InFlight, probing: &Probing, failure: &ProbeFailure) -> Next {
+    Next::Release(Release {
+        probes: probing.probes,
+        error: Some(failure.to_string()),
+        ..Release::untouched(in_flight.claim.key.clone())
+    })
 }
 
 async fn probe(shared: &Shared, in_flight: &InFlight, probing: &mut Probing) -> Observation {
@@ -132,6 +174,9 @@ async fn probe(shared: &Shared, in_flight: &InFlight, probing: &mut Probing) -> 
     probing.probe_ms = u32::try_from(took.as_millis()).ok();
     probing.failure = observation.as_ref().err().cloned();
     shared.tally.count(&in_flight.claim.pool, probing.failure.as_ref());
+    if in_flight.is_trial && in_flight.limits.sickness.tried(observation.is_ok()) {
+        tracing::info!(pool = %in_flight.claim.pool, "a probe was answered: this worker is well again");
+    }
     span.record("result", probing.failure.as_ref().map_or("answered", ProbeFailure::kind));
     metrics::probed(&in_flight.claim.pool, took, probing.failure.as_ref(), lag);
     observation

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 
@@ -20,6 +21,8 @@ pub struct Served {
     pub probe: Probe,
     /// What makes its workloads.
     pub workload: Workload,
+    /// From the dequeue of a run to the platform's redrive (platform.md §3.3).
+    pub redrive: Duration,
     /// Its settings, in case the database does not know it yet.
     pub initial: PoolSettings,
 }
@@ -93,6 +96,7 @@ impl Served {
                         .into(),
                     workload: Workload::new(&config.workload)
                         .map_err(|source| SetUpError::Backend { pool: pool(), source })?,
+                    redrive: config.platform.redrive,
                     initial: config.initial.clone(),
                 },
             };

@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::in_flight::InFlight;
 use super::probe::{Next, Probing};
+use super::release::release;
 use super::{Shared, event};
 use crate::domain::backoff::Backoff;
 use crate::domain::outcome::{Settled, Settlement};
@@ -50,11 +51,7 @@ pub(super) async fn finish(shared: &Shared, in_flight: InFlight, probing: Probin
                 tracing::warn!("the settle lanes are closed; the claim is left to its lease");
             }
         }
-        Next::Release(release) => {
-            if let Err(error) = shared.store.release(std::slice::from_ref(&release)).await {
-                tracing::warn!(%error, run.id = %release.key.run_id, "a claim is left to its lease");
-            }
-        }
+        Next::Release(given_back) => release(shared, in_flight, given_back).await,
         Next::Drop => {}
     }
 }

@@ -10,7 +10,6 @@ use tokio_util::sync::CancellationToken;
 use super::Shared;
 use crate::domain::ids::PoolName;
 use crate::domain::verdict::ProbeFailure;
-use crate::store::Store;
 use crate::store::tally::ProbeTally;
 
 /// How often a worker reports; other workers see a brown-out this much later.
@@ -43,7 +42,7 @@ impl Tallies {
     }
 
     /// Reports what was counted, if anything. What could not be reported is counted again.
-    pub(super) async fn tell(&self, store: &Store) {
+    pub(super) async fn tell(&self, shared: &Shared) {
         let _turn = self.telling.lock().await;
         let counts = std::mem::take(&mut *self.counts.lock().unwrap_or_else(PoisonError::into_inner));
         // In the order of pools, so that the reports of two workers never deadlock.
@@ -54,16 +53,34 @@ impl Tallies {
         if tallies.is_empty() {
             return;
         }
-        if let Some(last) = self.last_failure.lock().unwrap_or_else(PoisonError::into_inner).take() {
+        let last = self.last_failure.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(last) = &last {
             let failures: u32 = tallies.iter().map(|tally| tally.failures).sum();
             tracing::warn!(failures, last, "probes failed");
         }
-        if let Err(error) = store.tally_probes(&tallies).await {
-            tracing::warn!(%error, "could not report how many probes failed");
-            for tally in &tallies {
-                self.add(&tally.pool, tally.probes, tally.failures);
+        match shared.store.tally_probes(&shared.config.name, &tallies).await {
+            Ok(sick) => {
+                // Earlier reports may outlive their cause: only a new failure makes a worker sick.
+                let failing = tallies.iter().filter(|tally| tally.failures > 0 && sick.contains(&tally.pool));
+                failing.for_each(|tally| found_sick(shared, &tally.pool, last.as_deref()));
+            }
+            Err(error) => {
+                tracing::warn!(%error, "could not report how many probes failed");
+                for tally in &tallies {
+                    self.add(&tally.pool, tally.probes, tally.failures);
+                }
             }
         }
+    }
+}
+
+fn found_sick(shared: &Shared, pool: &PoolName, failure: Option<&str>) {
+    if shared.limits[pool].sickness.found(failure.unwrap_or("no failure is known")) {
+        tracing::error!(
+            %pool,
+            failure,
+            "this worker is sick: its probes fail while those of other workers succeed; it gives its claims back"
+        );
     }
 }
 
@@ -73,7 +90,7 @@ pub(super) async fn keep(shared: Arc<Shared>, done: CancellationToken) {
     rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
-            _ = rounds.tick() => shared.tally.tell(&shared.store).await,
+            _ = rounds.tick() => shared.tally.tell(&shared).await,
             () = done.cancelled() => return,
         }
     }

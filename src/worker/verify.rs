@@ -37,20 +37,21 @@ async fn verify(shared: &Shared, in_flight: &InFlight, probing: &mut Probing, se
     if in_flight.clock.now() > in_flight.claim.due_at + shared.config.expire_after {
         return Next::Settle(expired(in_flight, probing));
     }
-    match probe_and_judge(shared, in_flight, probing).await {
+    match probe_and_judge(shared, in_flight, probing, seed).await {
         // Boxed, as is everything that few claims need: thousands wait for their probe at a time.
         Some(Verdict::Lost) => Box::pin(fallback::fall_back(shared, in_flight, probing, seed)).await,
-        Some(verdict) => conclude(shared, in_flight, probing, verdict, seed),
+        Some(verdict) => conclude(shared, in_flight, probing, verdict, seed).await,
         None if shared.stop.is_cancelled() => Next::Release(Release::untouched(in_flight.claim.key.clone())),
         None => Next::Drop,
     }
 }
 
-/// Waits for the moment to probe; `false` when the worker stops first.
+/// Waits for the moment to probe; `false` when the worker stops or falls sick first.
 async fn due(shared: &Shared, in_flight: &InFlight) -> bool {
     tokio::select! {
         biased;
         () = shared.stop.cancelled() => false,
+        () = in_flight.limits.sickness.falls_sick(), if !in_flight.is_trial => false,
         () = sleep_until(in_flight.probe_at) => true,
     }
 }

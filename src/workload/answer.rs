@@ -57,6 +57,8 @@ pub(super) fn judge(answer: &Answer<'_>, workload: &str) -> Result<Created, Crea
         500 | 503 => Err(CreateError::Transient { reason, name_may_be_taken: true }),
         // A proxy gave up waiting; the gateway behind it may still complete the create.
         408 => Err(CreateError::Uncertain { reason }),
+        // Not the gateway's own answer: an ingress says so while the gateway behind it restarts.
+        404 if answer.refusal().is_none() => Err(CreateError::Transient { reason, name_may_be_taken: false }),
         300..=499 => Err(CreateError::Permanent { reason }),
         // 502, 504 and other statuses of a proxy: the create may have happened.
         _ => Err(CreateError::Uncertain { reason }),
@@ -64,11 +66,15 @@ pub(super) fn judge(answer: &Answer<'_>, workload: &str) -> Result<Created, Crea
 }
 
 impl Answer<'_> {
+    /// The gateway's own refusal; any other body comes from a proxy.
+    fn refusal(&self) -> Option<Refusal> {
+        self.body.and_then(|body| serde_json::from_slice(body).ok())
+    }
+
     /// The status, and the gateway's own `error` if there is one.
     fn reason(&self) -> String {
         let status = self.status.as_u16();
-        let refusal = self.body.and_then(|body| serde_json::from_slice::<Refusal>(body).ok());
-        match refusal {
+        match self.refusal() {
             Some(Refusal { error }) => {
                 format!("the gateway answered {status}: {}", presentable(&error, self.secrets))
             }
@@ -121,8 +127,14 @@ mod tests {
 
     #[test]
     fn each_refusal_says_what_the_next_request_may_do() {
-        for status in [301, 307, 400, 401, 403, 404, 422] {
+        for status in [301, 307, 400, 401, 403, 422] {
             assert!(matches!(of(status, ""), Err(CreateError::Permanent { .. })), "{status}");
+        }
+        let own = of(404, r#"{"error":"no such project"}"#);
+        assert!(matches!(own, Err(CreateError::Permanent { .. })), "{own:?}");
+        for body in ["", "default backend - 404", "<html>"] {
+            let proxys = of(404, body);
+            assert!(matches!(proxys, Err(CreateError::Transient { name_may_be_taken: false, .. })), "{body}");
         }
         for status in [408, 501, 502, 504, 524] {
             assert!(matches!(of(status, ""), Err(CreateError::Uncertain { .. })), "{status}");

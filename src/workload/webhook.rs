@@ -80,7 +80,8 @@ fn judge(status: StatusCode, workload: &str) -> Result<Created, CreateError> {
     let reason = format!("the webhook's receiver answered {code}");
     match code {
         200..=299 => Ok(Created::Created { workload: workload.to_owned() }),
-        408 | 425 | 429 => Err(CreateError::Transient { reason, name_may_be_taken: false }),
+        // An ingress answers 404 while the receiver behind it restarts.
+        404 | 408 | 425 | 429 => Err(CreateError::Transient { reason, name_may_be_taken: false }),
         300..=399 => {
             let hint = "redirects are not followed, set `WARMPROOF_WEBHOOK_URL` to the final address";
             Err(CreateError::Permanent { reason: format!("{reason}: {hint}") })

@@ -1,6 +1,7 @@
 //! The HTTP API, asked over HTTP.
 
 mod bad_input;
+mod busy;
 mod cancel;
 mod health;
 mod hostile;

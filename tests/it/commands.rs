@@ -78,7 +78,10 @@ async fn cancel_takes_back_one_run_or_previews_and_cancels_a_filter() {
     assert_eq!(json_of(&db, &["cancel", "--pool", "default"]).await, json!({"matching": 2}));
     let left: i64 = db.value("select count(*) from pending").await;
     assert_eq!(left, 2, "a preview changes nothing");
-    assert_eq!(json_of(&db, &["cancel", "--pool", "default", "--yes"]).await, json!({"cancelled": 2}));
+    assert_eq!(
+        json_of(&db, &["cancel", "--pool", "default", "--yes"]).await,
+        json!({"cancelled": 2, "busy": 0})
+    );
     let reasons: i64 = db.value("select count(*) from outcome where reason = 'operator'").await;
     assert_eq!(reasons, 3);
     let audited: Vec<String> =
@@ -270,4 +273,20 @@ async fn losses_lead_from_a_rate_to_the_runs_behind_it() {
         (&losses[0]["run_id"], &losses[0]["fallback_result"]),
         (&json!("run_lost"), &json!("overtaken"))
     );
+}
+
+#[tokio::test]
+async fn a_cancel_by_filter_skips_rows_that_another_transaction_holds() {
+    let db = db().await;
+    for run in ["run_a", "run_b", "run_c"] {
+        let _ = schedule(&db.store, fresh(run, "snapshot_1")).await;
+    }
+    let mut caller = db.pool().begin().await.unwrap();
+    sqlx::query("select from pending where run_id = 'run_b' for update").execute(&mut *caller).await.unwrap();
+    let printed = json_of(&db, &["cancel", "--pool", "default", "--yes"]).await;
+    assert_eq!(printed, json!({"cancelled": 2, "busy": 1}));
+    let one = run(&db, &["cancel", "run_b"]).await;
+    assert!(one.code == Some(1) && one.out.contains("another transaction holds its row"), "{}", one.out);
+    caller.rollback().await.unwrap();
+    db.assert_conserved().await;
 }

@@ -153,6 +153,7 @@ async fn a_failed_probe_never_starts_anything_and_is_recorded_by_its_name() {
     let stage = Stage::set().await;
     let program = stage
         .worker("a")
+        .env("WARMPROOF_PROBE_ATTEMPTS", 3)
         .env("WARMPROOF_PROBE_TIMEOUT_MS", 300)
         .env("WARMPROOF_PROBE_BACKOFF_BASE_MS", 10)
         .env("WARMPROOF_PROBE_BACKOFF_MAX_MS", 10);

@@ -1,7 +1,7 @@
 //! The rarer ways a verification ends.
 
 use warmproof::domain::ids::RunId;
-use warmproof::domain::outcome::FallbackResult;
+use warmproof::domain::outcome::{FallbackResult, OutcomeKind, Reason};
 use warmproof::store::lease::Release;
 use warmproof_lab::simulator::{GatewayAnswer, GatewayEffect, GatewayFault, Rule};
 
@@ -65,6 +65,22 @@ async fn a_loss_that_was_seen_in_time_is_counted_however_late_it_ends() {
     let counted: i64 = stage.db.value("select sum(lost)::bigint from silent_loss_minutely").await;
     assert_eq!(counted, 1);
     stage.audit(&[late, lost], vec![a]).await;
+}
+
+#[tokio::test]
+async fn a_run_whose_attempt_failed_and_is_dequeued_again_was_delivered_and_not_lost() {
+    let stage = Stage::set().await;
+    let failed = stage.hit().await;
+    stage.platform.fail_warm(&failed).await;
+    let again = stage.platform.dispatch_queued().await;
+    assert_eq!(again.run, failed.run);
+    let a = stage.worker("a").start();
+    let outcome = stage.outcome(&failed.run).await;
+    assert_eq!((outcome.outcome, outcome.reason), (OutcomeKind::Delivered, Some(Reason::Started)));
+    let lost: i64 = stage.db.value("select coalesce(sum(lost), 0)::bigint from silent_loss_minutely").await;
+    assert_eq!(lost, 0);
+    stage.platform.start_warm(&again).await;
+    stage.audit(&[failed], vec![a]).await;
 }
 
 #[tokio::test]

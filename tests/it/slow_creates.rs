@@ -91,6 +91,38 @@ async fn losses_whose_creates_hang_do_not_stop_the_claims_of_others() {
 }
 
 #[tokio::test]
+async fn a_worker_leaves_the_losses_that_it_cannot_start_soon_to_another() {
+    let stage = Stage::set().await;
+    let mut gateway = Receiver::start().await;
+    let base_url = gateway.base_url.clone();
+    let worker = |name| {
+        let worker = stage.worker(name).env("COMPUTE_GATEWAY_URL", &base_url);
+        let worker = worker.env("COMPUTE_GATEWAY_TIMEOUT_MS", 300_000).env("WARMPROOF_HOLD_RETRY_MS", 100);
+        worker.env("WARMPROOF_FALLBACK_CONCURRENCY", AT_A_TIME).start()
+    };
+    let first = worker("a");
+    for _ in 0..LOSSES {
+        stage.hit().await;
+    }
+    let mut hanging = Vec::new();
+    for _ in 0..AT_A_TIME {
+        hanging.push(gateway.call().await);
+    }
+    let permitted = "select count(*) from pending where create_permitted_at is not null";
+    until("all have their permits", async || {
+        (usize::try_from(stage.db.value::<i64>(permitted).await).unwrap() == LOSSES).then_some(())
+    })
+    .await;
+    let second = worker("b");
+    for _ in 0..AT_A_TIME {
+        hanging.push(gateway.call().await);
+    }
+    assert_eq!(hanging.len(), 2 * AT_A_TIME, "both workers create");
+    drop((first, second));
+    stage.db.audit.claims_are_left();
+}
+
+#[tokio::test]
 async fn creates_that_hang_leave_room_for_probes() {
     let stage = Stage::set().await;
     let mut gateway = Receiver::start().await;
@@ -116,7 +148,7 @@ async fn creates_that_hang_leave_room_for_probes() {
     let waiting = format!("select count(*) from pending where {WAITS}");
     until("the losses without a place wait", async || {
         let waiting: i64 = stage.db.value(&waiting).await;
-        (usize::try_from(waiting).unwrap() == LOSSES - IN_FLIGHT / 2).then_some(())
+        (usize::try_from(waiting).unwrap() == LOSSES - 2 * AT_A_TIME).then_some(())
     })
     .await;
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use chrono::TimeDelta;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{AssertSqlSafe, Executor, PgPool};
-use warmproof::domain::ids::PoolName;
+use warmproof::domain::ids::{PoolName, WorkerName};
 use warmproof::domain::outcome::{Ending, FallbackResult};
 use warmproof::domain::pool::PoolSettings;
 use warmproof::domain::verification::CancelReason;
@@ -25,7 +25,10 @@ async fn db_with_roles() -> Db {
     let options = server().connect_options().database(&db.name);
     let (report, roles) = migrate::migrate_with_roles(&options, SCHEMA).await.expect("roles");
     assert_eq!(report.applied.len(), 0);
-    assert_eq!(roles, ["warmproof_owner", "warmproof_worker", "warmproof_client", "warmproof_reader"]);
+    assert_eq!(
+        roles,
+        ["owner", "worker", "client", "reader", "operator"].map(|kind| format!("warmproof_{kind}"))
+    );
     db
 }
 
@@ -94,7 +97,8 @@ async fn a_worker_does_all_its_work_and_changes_no_schema_and_no_outcome() {
         ])
         .await
         .unwrap();
-    store.tally_probes(&[ProbeTally { pool: batch, probes: 20, failures: 20 }]).await.unwrap();
+    let worker = WorkerName::parse("worker-1").unwrap();
+    store.tally_probes(&worker, &[ProbeTally { pool: batch, probes: 20, failures: 20 }]).await.unwrap();
     // A day of long ago to drop, and days ahead to make.
     db.run(
         "create table outcome_20200101 partition of outcome for values from ('2020-01-01') to ('2020-01-02')",
@@ -127,7 +131,8 @@ async fn a_client_may_schedule_and_cancel_and_touch_nothing() {
     let schedule = "select result from warmproof.schedule($1::json)";
     let result: String = sqlx::query_scalar(schedule).bind(raw.get()).fetch_one(&pool).await.unwrap();
     assert_eq!(result, "created");
-    allowed(&pool, "select warmproof.cancel('run_a', reason => 'operator')").await;
+    refused(&pool, "select warmproof.cancel('run_a', reason => 'operator')").await;
+    allowed(&pool, "select warmproof.cancel('run_a', reason => 'miss')").await;
     assert_eq!(db.value::<i64>("select count(*) from outcome").await, 1);
 
     for relation in ["pending", "outcome", "outcomes", "pending_now", "pool", "outcome_count", "conservation"]
@@ -140,6 +145,35 @@ async fn a_client_may_schedule_and_cancel_and_touch_nothing() {
     refused(&pool, "select warmproof.drop_old_outcomes(1)").await;
     refused(&pool, "select warmproof.ensure_outcome_partitions(900)").await;
     refused(&pool, "select warmproof.analyze_outcomes()").await;
+}
+
+#[tokio::test]
+async fn an_operators_cancel_by_sql_needs_the_operators_role_and_is_audited() {
+    let db = db_with_roles().await;
+    for run in ["run_a", "run_b"] {
+        let _ = schedule(&db.store, fresh(run, "snapshot_1")).await;
+    }
+    for role in ["warmproof_worker", "warmproof_client"] {
+        let pool = acting_as(&db, role).await;
+        refused(&pool, "select warmproof.cancel('run_a', reason => 'operator')").await;
+    }
+    let pool = acting_as(&db, "warmproof_operator").await;
+    allowed(&pool, "select warmproof.cancel('run_a', reason => 'operator')").await;
+    for forbidden in ["select count(*) from warmproof.pending", "delete from warmproof.audit"] {
+        refused(&pool, forbidden).await;
+    }
+    refused(&pool, "select warmproof.schedule('{}')").await;
+    // The owner of the schema may do all; a cancel that came too late is audited, too.
+    db.run("select cancel('run_a', reason => 'operator')").await;
+    let noted: Vec<String> = db
+        .value(
+            "select array_agg(concat_ws(' ', split_part(actor, ':', 1), action, target, detail ->> 'result') order by id)
+             from audit",
+        )
+        .await;
+    assert_eq!(noted, ["sql cancel run_a cancelled", "sql cancel run_a not_found"]);
+    let kept: Vec<String> = db.value("select array_agg(run_id) from pending").await;
+    assert_eq!(kept, ["run_b"]);
 }
 
 #[tokio::test]

@@ -37,7 +37,7 @@ async fn one_of_each(db: &Db) {
             db.run(&format!("update pending set {change} where run_id = '{run}'")).await;
         }
     }
-    db.run("update pending set lease_expires_at = now() + interval '1 hour' where run_id = 'run_claimed'")
+    db.run("update pending set lease_expires_at = now() + interval '50 s' where run_id = 'run_claimed'")
         .await;
 }
 

@@ -134,6 +134,22 @@ async fn a_release_frees_the_row_at_once_and_can_move_the_probe() {
 }
 
 #[tokio::test]
+async fn a_lease_that_ends_later_than_any_lease_may_is_over() {
+    let db = db().await;
+    let held = claimed(&db.store, "run_a", "snapshot_1").await;
+    let waits = async || claim(&db.store, everything("default", 1)).await.is_empty();
+    let status = "select status from pending_now";
+    db.run("update pending set lease_expires_at = clock_timestamp() + interval '55 s'").await;
+    assert!(waits().await, "the longest lease there is");
+    // The database's clock stepped back by an hour: the worker that held it is gone since long.
+    db.run("update pending set lease_expires_at = clock_timestamp() + interval '1 hour'").await;
+    assert_ne!(db.value::<String>(status).await, "claimed");
+    let taken = claim(&db.store, everything("default", 1)).await.pop().expect("it is free");
+    assert_eq!(taken.key.id, held.key.id);
+    assert_eq!(db.value::<String>(status).await, "claimed");
+}
+
+#[tokio::test]
 async fn one_statement_serves_many_pools_and_leaves_paused_ones_alone() {
     let db = db().await;
     let pools = ["blue", "green", "grey"].map(|pool| PoolName::parse(pool).unwrap());

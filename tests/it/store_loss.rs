@@ -88,7 +88,9 @@ async fn shadow_suppresses_and_a_pause_or_a_cap_of_nothing_holds() {
 async fn tally(db: &Db, probes: u32, failures: u32) {
     let pool = warmproof::domain::ids::PoolName::default_pool();
     let tally = warmproof::store::tally::ProbeTally { pool, probes, failures };
-    db.store.tally_probes(&[tally]).await.unwrap();
+    let worker = warmproof::domain::ids::WorkerName::parse("worker-1").unwrap();
+    let sick = db.store.tally_probes(&worker, &[tally]).await.unwrap();
+    assert_eq!(sick, [], "no other worker probes");
 }
 
 #[tokio::test]
@@ -112,11 +114,13 @@ async fn a_brown_out_holds_losses_until_its_cool_down_is_over() {
     tally(&db, 4, 3).await;
     assert_eq!(permit(&db.store, &held_at_once).await, held, "13 of 55 failed");
 
-    // The failures grow old, but the cool-down is not over yet.
+    // The failures lasted for a minute and grow old, but the cool-down is not over yet.
     db.run("update probe_tally set counted_at = counted_at - interval '31 s'").await;
-    db.run("update brown_out set seen_at = clock_timestamp() - interval '29 s'").await;
+    let aged = "update brown_out set seen_at = m.moment, failed_at = m.moment, began_at = m.moment - interval '60 s',
+                  ends_at = m.moment + interval '125 s' from (select clock_timestamp() - interval 'AGE s') as m (moment)";
+    db.run(&aged.replace("AGE", "29")).await;
     assert_eq!(permit(&db.store, &held_later).await, held);
-    db.run("update brown_out set seen_at = clock_timestamp() - interval '31 s'").await;
+    db.run(&aged.replace("AGE", "31")).await;
     let waiting = claim(&db.store, everything("default", 10)).await;
     assert_eq!(waiting.len(), 2, "both wait: held, and claimed by no worker");
     for claim in waiting {

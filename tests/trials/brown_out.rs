@@ -101,11 +101,11 @@ async fn nothing_is_started_in_a_brown_out_and_what_was_lost_is_recovered_after_
     supervise(&stage, &stop);
 
     pass_through(&stage).await;
-    let well = "select seen_at < clock_timestamp() - interval '15 s' from brown_out";
+    let well = "select brown_out_over_at(brown_out, 30000) < clock_timestamp() from brown_out";
     until_true(&stage, "the pool is well", well).await;
     until_true(&stage, "all have ended", "select not exists (select from pending)").await;
 
-    let settled = "select seen_at + interval '30 s' from brown_out";
+    let settled = "select brown_out_over_at(brown_out, 30000) from brown_out";
     let early: i64 = stage
         .db
         .value(&format!(

@@ -87,6 +87,7 @@ impl Simulator {
             managed_secret: options.managed_secret.clone(),
             instance_name: runner::INSTANCE_NAME.to_owned(),
             probe_timeout: Duration::from_secs(2),
+            redrive: warmproof::domain::claim::REDRIVE_DEFAULT,
         })?;
         let core = Core::new(options, base_url, client, platform::Client::without_credentials()?);
         serve(&core, listener);

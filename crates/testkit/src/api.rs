@@ -74,7 +74,7 @@ pub fn config() -> ApiConfig {
 
 pub async fn api() -> Api {
     let db = db().await;
-    let store = db.store.clone();
+    let store = db.callers();
     serve(db, store, config()).await
 }
 

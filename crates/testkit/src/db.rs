@@ -31,6 +31,12 @@ pub struct Db {
 }
 
 impl Db {
+    /// A store as the api and supervisors have it; that of the test is a worker's.
+    pub fn callers(&self) -> Store {
+        let config = DatabaseConfig { connections_max: 8, ..database_config(&url_of(&self.name)) };
+        Store::connect_lazy(&config, Role::Callers)
+    }
+
     /// Connections of the test's own, for reading rows and for transactions of another program.
     pub fn pool(&self) -> &PgPool {
         &self.pool

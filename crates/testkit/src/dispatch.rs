@@ -7,7 +7,7 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
-use warmproof::domain::claim::{Claim, Fence};
+use warmproof::domain::claim::{Claim, Fence, REDRIVE_DEFAULT};
 use warmproof::domain::dispatch::Dispatch;
 use warmproof::domain::ids::{PoolName, RunId, SnapshotId, SupervisorName, WorkerName};
 use warmproof::domain::outcome::{Ending, Settlement};
@@ -66,12 +66,18 @@ pub fn cancellation(run: &str, snapshot: Option<&str>, reason: CancelReason) -> 
 /// Asks for all rows of one pool, however far ahead they are due.
 pub fn everything(pool: &str, quota: u32) -> Wanted {
     let high = Some(Utc::now() + TimeDelta::days(1));
-    Wanted { pool: PoolName::parse(pool).expect("a pool"), low: None, high, quota }
+    Wanted { pool: PoolName::parse(pool).expect("a pool"), low: None, high, quota, redrive: REDRIVE_DEFAULT }
 }
 
 /// Asks for the rows that fall due within a claim's horizon.
 pub fn due_soon(pool: &str, quota: u32) -> Wanted {
-    Wanted { pool: PoolName::parse(pool).expect("a pool"), low: None, high: None, quota }
+    Wanted {
+        pool: PoolName::parse(pool).expect("a pool"),
+        low: None,
+        high: None,
+        quota,
+        redrive: REDRIVE_DEFAULT,
+    }
 }
 
 /// Claims for a minute, with a fence of its own.

@@ -7,6 +7,7 @@ use tokio::net::TcpListener;
 use warmproof::config::platform::PlatformConfig;
 use warmproof::domain::dispatch::Dispatch;
 use warmproof::domain::ids::{RunId, SnapshotId, SupervisorName};
+use warmproof::platform::wire::{Completion, Retry};
 use warmproof::platform::{CallError, Client};
 use warmproof::scheduler::{Hit, Scheduler};
 use warmproof_lab::simulator::{Simulator, SimulatorOptions, Visit};
@@ -91,6 +92,22 @@ impl Platform {
         }
     }
 
+    /// A runner starts the attempt, and it fails at once; the platform queues the run for its next attempt.
+    pub async fn fail_warm(&self, dispatched: &Dispatched) {
+        let (run, runner) = (&dispatched.run, self.runner());
+        let started = runner.start_attempt(run, &dispatched.snapshot, true).await.expect("a start");
+        let failed = Completion {
+            ok: false,
+            id: run.to_string(),
+            output_type: None,
+            error: Some(serde_json::json!({})),
+            retry: Some(Retry { timestamp: 0.0, delay: 0.0 }),
+        };
+        let queued =
+            runner.complete_attempt(run, &started.snapshot.friendly_id, failed).await.expect("an end");
+        assert_eq!(queued.attempt_status, "RETRY_QUEUED");
+    }
+
     fn runner(&self) -> Client {
         let client = Client::new(&PlatformConfig {
             api_url: self.simulator.base_url().parse().expect("a URL"),
@@ -98,6 +115,7 @@ impl Platform {
             managed_secret: SimulatorOptions::default().managed_secret,
             instance_name: "runner-of-the-test".to_owned(),
             probe_timeout: Duration::from_secs(2),
+            redrive: warmproof::domain::claim::REDRIVE_DEFAULT,
         });
         client.expect("a client")
     }

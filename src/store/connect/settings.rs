@@ -101,9 +101,9 @@ impl Settings {
             pooler: config.pooler,
             row_wait: match role {
                 Role::Callers => [CALLERS_ROW_WAIT; 2],
-                // Its relaxed statements skip rows that are held, and wait only for a change of a table.
-                Role::Worker => [WORKERS_ROW_WAIT, Duration::ZERO],
-                Role::People => [Duration::ZERO; 2],
+                // A worker's relaxed statements skip rows that are held, and those of people read: both wait only
+                // for a change of a table.
+                Role::Worker | Role::People => [WORKERS_ROW_WAIT, Duration::ZERO],
             },
             ..Self::in_schema(&config.schema)
         }

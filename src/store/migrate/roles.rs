@@ -1,4 +1,4 @@
-//! Roles of least privilege, named after the schema: owner, worker, client, reader.
+//! Roles of least privilege, named after the schema: owner, worker, client, reader, operator.
 //!
 //! They are groups without login. They are in use where the owner role owns the schema. There
 //! migrations run as the owner, so that everything they make belongs to it.
@@ -15,9 +15,9 @@ pub(super) const CREATE: &str = include_str!("roles_create.sql");
 /// Grants each role what it needs and takes everything else; runs as the owner.
 pub(super) const GRANT: &str = include_str!("roles_grant.sql");
 
-/// The names of the four roles, the owner's first.
-pub(super) fn names(schema: &SchemaName) -> Result<[String; 4], MigrateError> {
-    let names = ["owner", "worker", "client", "reader"].map(|kind| format!("{schema}_{kind}"));
+/// The names of the five roles, the owner's first.
+pub(super) fn names(schema: &SchemaName) -> Result<[String; 5], MigrateError> {
+    let names = ["owner", "worker", "client", "reader", "operator"].map(|kind| format!("{schema}_{kind}"));
     match names.iter().find(|name| name.len() > LEN_MAX) {
         Some(role) => Err(MigrateError::RoleName { schema: schema.to_string(), role: role.clone() }),
         None => Ok(names),

@@ -1,4 +1,4 @@
--- Four roles without login, named after the schema; the first of them becomes the owner of everything in the
+-- Five roles without login, named after the schema; the first of them becomes the owner of everything in the
 -- schema.
 do $$
 declare
@@ -8,7 +8,7 @@ declare
   thing regclass;
   code  regprocedure;
 begin
-  foreach kind in array array['owner', 'worker', 'client', 'reader'] loop
+  foreach kind in array array['owner', 'worker', 'client', 'reader', 'operator'] loop
     if not exists (select 1 from pg_roles where rolname = home || '_' || kind) then
       begin
         execute format('create role %I nologin', home || '_' || kind);

@@ -5,6 +5,8 @@ declare
   worker text := home || '_worker';
   client text := home || '_client';
   reader text := home || '_reader';
+  -- Null where the roles were made by a version that had none: `migrate --roles` makes it.
+  operator text := (select rolname from pg_roles where rolname = current_schema() || '_operator');
   thing  record;
 begin
   execute format('revoke all on schema %I from public', home);
@@ -18,6 +20,9 @@ begin
       and c.relowner = (home || '_owner')::regrole
   loop
     execute format('revoke all on %I from public, %I, %I, %I', thing.relname, worker, client, reader);
+    if operator is not null then
+      execute format('revoke all on %I from %I', thing.relname, operator);
+    end if;
     execute format('grant %s on %I to %I',
       case
         when thing.relkind = 'v' or thing.relname = 'refinery_schema_history' then 'select'
@@ -37,10 +42,18 @@ begin
     where p.pronamespace = home::regnamespace and p.proowner = (home || '_owner')::regrole
   loop
     execute format('revoke all on function %s from %I, %I, %I', thing.routine, worker, client, reader);
+    if operator is not null then
+      execute format('revoke all on function %s from %I', thing.routine, operator);
+    end if;
     execute format('grant execute on function %s to %I', thing.routine, worker);
   end loop;
   -- Two calls with the owner's rights, and no table.
   execute format('grant execute on function schedule, cancel to %I', client);
+  if operator is not null then
+    execute format('grant usage on schema %I to %I', home, operator);
+    -- The function itself checks the right to give the reason `operator`.
+    execute format('grant execute on function cancel to %I', operator);
+  end if;
 
   -- Messages carry what runs are given, and a fence is a right: readers get neither.
   for thing in

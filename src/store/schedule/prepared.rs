@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
+use super::skew::Skews;
 use crate::config::database::CompressionConfig;
 use crate::domain::ids::{RegionName, SupervisorName, VerificationId};
 use crate::domain::verification::NewVerification;
@@ -53,6 +54,8 @@ pub(super) struct Columns<'a> {
     pub(super) deployment_versions: Vec<Option<&'a str>>,
     pub(super) intents: Vec<&'a str>,
     pub(super) dequeued_ats: Vec<DateTime<Utc>>,
+    /// The same by the database's clock, as far as is known.
+    pub(super) left_queue_ats: Vec<DateTime<Utc>>,
     pub(super) delays_ms: Vec<Option<i32>>,
     pub(super) traceparents: Vec<Option<&'a str>>,
     pub(super) timings: Vec<Option<&'a str>>,
@@ -61,7 +64,7 @@ pub(super) struct Columns<'a> {
 }
 
 impl<'a> Columns<'a> {
-    pub(super) fn push(&mut self, prepared: &'a Prepared<'_>) {
+    pub(super) fn push(&mut self, prepared: &'a Prepared<'_>, skews: &Skews) {
         let new: &NewVerification = &prepared.new;
         let dispatch = &new.dispatch;
         self.ids.push(VerificationId::fresh().0);
@@ -73,6 +76,7 @@ impl<'a> Columns<'a> {
         self.deployment_versions.push(dispatch.deployment_version.as_deref());
         self.intents.push(new.intent.as_str());
         self.dequeued_ats.push(dispatch.dequeued_at);
+        self.left_queue_ats.push(skews.by_our_clock(new.pool.as_str(), dispatch.dequeued_at));
         self.delays_ms.push(new.delay.map(millis));
         self.traceparents.push(dispatch.traceparent.as_deref());
         self.timings.push(dispatch.timings.as_ref().map(|timings| timings.get()));

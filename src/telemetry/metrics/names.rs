@@ -221,6 +221,13 @@ pub const BROWN_OUT: Metric = metric(
     &["pool"],
     "1 while losses of the pool are held because too many probes fail or have just failed.",
 );
+/// Whether a worker is sick.
+pub const WORKER_SICK: Metric = metric(
+    "warmproof_worker_sick",
+    Gauge,
+    &["pool"],
+    "1 while this worker claims nothing of the pool: its own probes fail while those of other workers succeed.",
+);
 /// Verifications that are unaccounted for.
 pub const UNACCOUNTED: Metric = metric(
     "warmproof_unaccounted",
@@ -230,7 +237,7 @@ pub const UNACCOUNTED: Metric = metric(
 );
 
 /// All of them, in the order of the documentation.
-pub const ALL: [Metric; 30] = [
+pub const ALL: [Metric; 31] = [
     SCHEDULES,
     CANCELLATIONS,
     OUTCOMES,
@@ -249,6 +256,7 @@ pub const ALL: [Metric; 30] = [
     IN_FLIGHT,
     DB_CONNECTIONS,
     DB_CONNECTIONS_MAX,
+    WORKER_SICK,
     READING_OK,
     PENDING,
     CLAIMED,

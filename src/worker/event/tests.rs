@@ -93,6 +93,7 @@ fn claim() -> Claim {
         intent: Intent::Hit,
         dequeued_at: due_at() - TimeDelta::seconds(11),
         left_queue_at: due_at() - TimeDelta::seconds(11),
+        redrive: crate::domain::claim::REDRIVE_DEFAULT,
         due_at: due_at(),
         probe_at: due_at() + TimeDelta::seconds(2),
         claimed_at: due_at(),

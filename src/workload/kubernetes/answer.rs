@@ -1,6 +1,7 @@
 //! Judges the API server's answers: what was made, which pod holds a name, what the next request may do.
 //!
-//! Pure, so that a test can cover each status with one row. Matches codes and reasons, never message texts.
+//! Pure, so that a test can cover each status with one row. Matches codes and reasons; message texts only where the API
+//! has nothing else.
 
 use k8s_openapi::api::authorization::v1::SelfSubjectAccessReview;
 use k8s_openapi::api::core::v1::Pod;
@@ -86,9 +87,15 @@ pub(super) fn posted(reply: &Result<Reply, Failure>, name: &str, secrets: &[&str
             }
             Posted::Unclear(CreateError::Uncertain { reason: format!("{reason} without the pod") })
         }
-        409 if status.is_some_and(|status| status.reason == "AlreadyExists") => Posted::Taken,
+        409 if status.as_ref().is_some_and(|status| status.reason == "AlreadyExists") => Posted::Taken,
         // Another object changed at the same time, such as a quota; or the server is overloaded.
         409 | 429 => Posted::Refused(transient(reason)),
+        // Pods end, and then the quota has room. The API marks this 403 by its words alone.
+        403 if status.as_ref().is_some_and(|status| status.message.contains("exceeded quota")) => {
+            Posted::Refused(transient(reason))
+        }
+        // A proxy's: the API server behind it is away.
+        404 if status.is_none() => Posted::Refused(transient(reason)),
         // The API server reports that it failed, perhaps after it wrote. The next request has the same name
         // and finds what it wrote.
         500..=599 if reply.api_status().is_some() => Posted::Unclear(transient(reason)),

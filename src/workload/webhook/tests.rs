@@ -174,12 +174,12 @@ async fn each_status_says_what_the_next_call_may_do() {
         let (port, _) = receiver(status, String::new()).await;
         assert_eq!(outcome(port).await, Ok(Created::Created { workload: NAME.to_owned() }), "{status}");
     }
-    for status in [408, 425, 429] {
+    for status in [404, 408, 425, 429] {
         let (port, _) = receiver(status, String::new()).await;
         let reason = format!("the webhook's receiver answered {status}");
         assert_eq!(outcome(port).await, Err(CreateError::Transient { reason, name_may_be_taken: false }));
     }
-    for status in [400, 401, 403, 404, 409, 410, 422] {
+    for status in [400, 401, 403, 409, 410, 422] {
         let (port, _) = receiver(status, String::new()).await;
         let reason = format!("the webhook's receiver answered {status}");
         assert_eq!(outcome(port).await, Err(CreateError::Permanent { reason }));

@@ -69,7 +69,7 @@ async fn a_filter_is_counted_first_and_must_name_something() {
     assert_eq!(done.header("location"), "/pending?cancelled=3");
     let (actor, action, _, detail) = page.audited().await.swap_remove(0);
     assert_eq!((actor.as_str(), action.as_str()), ("operator", "cancel.filter"));
-    assert_eq!(detail, json!({"filter": {"region": "here"}, "cancelled": 3}));
+    assert_eq!(detail, json!({"filter": {"region": "here"}, "cancelled": 3, "busy": 0}));
     page.db.assert_conserved().await;
 }
 

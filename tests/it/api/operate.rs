@@ -103,11 +103,11 @@ async fn a_filter_is_counted_before_it_is_cancelled_and_must_name_something() {
     assert_eq!(post(json!({"filter": {"pool": 1}})).await.fields(), ["/filter/pool"]);
     let filter = json!({"pool": "default"});
     assert_eq!(post(json!({"filter": filter, "preview": true})).await.json(), json!({"matching": 5}));
-    assert_eq!(post(json!({"filter": filter})).await.json(), json!({"cancelled": 5}));
+    assert_eq!(post(json!({"filter": filter})).await.json(), json!({"cancelled": 5, "busy": 0}));
     let audited = api.get("/v1/audit").await.json();
     assert_eq!(audited[0]["action"], "cancel.filter");
     assert_eq!(audited[0]["actor"], "environment");
-    assert_eq!(audited[0]["detail"], json!({"filter": filter, "cancelled": 5}));
+    assert_eq!(audited[0]["detail"], json!({"filter": filter, "cancelled": 5, "busy": 0}));
     api.db.assert_conserved().await;
 }
 

@@ -4,7 +4,8 @@ use reqwest::Method;
 use reqwest::header::AUTHORIZATION;
 use serde_json::json;
 
-use warmproof_testkit::api::{TOKEN, api, hit, send};
+use warmproof_testkit::api::{TOKEN, config, hit, send, serve};
+use warmproof_testkit::db::db;
 use warmproof_testkit::logs::captured_at;
 
 const WRONG: &str = "planted-wrong-token-91ab";
@@ -14,7 +15,9 @@ const PAYLOAD: &str = "planted-payload-33d0";
 #[tokio::test]
 async fn tokens_and_payloads_are_neither_logged_nor_answered() {
     let (logs, _guard) = captured_at("trace");
-    let api = api().await;
+    let db = db().await;
+    let store = db.callers();
+    let api = serve(db, store.clone(), config()).await;
     let mut body = hit("run_a", "snapshot_a");
     body["dequeued_message"]["secretNote"] = json!(PAYLOAD);
     body["timings"] = json!({"note": PAYLOAD});
@@ -25,7 +28,7 @@ async fn tokens_and_payloads_are_neither_logged_nor_answered() {
     answers.push(api.get("/nowhere").await);
     let wrong = api.anonymous(Method::GET, "/v1/runs/run_a").header(AUTHORIZATION, format!("Bearer {WRONG}"));
     answers.push(send(wrong).await);
-    api.db.store.close().await;
+    store.close().await;
     answers.push(api.schedule(&body).await);
     answers.push(send(api.anonymous(Method::GET, "/readyz")).await);
 

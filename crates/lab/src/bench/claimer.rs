@@ -9,7 +9,7 @@ use rand::rngs::StdRng;
 use super::figures::millis;
 use super::rows;
 use crate::bench::context::Bed;
-use warmproof::domain::claim::{Claim, Fence};
+use warmproof::domain::claim::{Claim, Fence, REDRIVE_DEFAULT};
 use warmproof::domain::ids::{PoolName, WorkerName};
 use warmproof::domain::outcome::{Ending, Settlement};
 use warmproof::domain::verdict::Acted;
@@ -45,7 +45,13 @@ pub async fn claim_for(store: &Bed, span: Duration) -> anyhow::Result<Claims> {
     while began.elapsed() < span {
         ticks.tick().await;
         let low = clock + TimeDelta::from_std(began.elapsed())? - MARGIN;
-        let wanted = [Wanted { pool: PoolName::default_pool(), low: Some(low), high: None, quota: QUOTA }];
+        let wanted = [Wanted {
+            pool: PoolName::default_pool(),
+            low: Some(low),
+            high: None,
+            quota: QUOTA,
+            redrive: REDRIVE_DEFAULT,
+        }];
         let fence = Fence::fresh(&mut rng);
         let terms = ClaimTerms { fence, worker: &worker, lease: LEASE, horizon: Duration::ZERO };
         let asked = Instant::now();

@@ -20,7 +20,7 @@ use super::load::{Clock, Stock, bulk, cancellation, warm_store};
 use super::server;
 use super::spent::Meter;
 use crate::bench::context::Bed;
-use warmproof::domain::claim::{Claim, Fence};
+use warmproof::domain::claim::{Claim, Fence, REDRIVE_DEFAULT};
 use warmproof::domain::ids::{PoolName, WorkerName};
 use warmproof::domain::outcome::{Ending, Settled, Settlement};
 use warmproof::domain::pool::PoolSettings;
@@ -98,7 +98,7 @@ async fn live(
 ) -> anyhow::Result<()> {
     let mut rng = StdRng::seed_from_u64(1);
     let quota = u32::try_from(BATCH)?;
-    let mut wanted = Wanted { pool, low: None, high: None, quota };
+    let mut wanted = Wanted { pool, low: None, high: None, quota, redrive: REDRIVE_DEFAULT };
     for (index, batch) in batches.into_iter().enumerate() {
         let cancelled = batch.iter().enumerate().filter(|(n, _)| n % 10 != 0);
         let cancellations: Vec<_> = cancelled.map(|(_, new)| cancellation(new)).collect();

@@ -15,6 +15,7 @@ use super::load::{Stock, bulk, cancellation};
 use super::{process, server};
 use crate::bench::context::Bed;
 use warmproof::config::database::{Codec, CompressionConfig};
+use warmproof::domain::claim::REDRIVE_DEFAULT;
 use warmproof::domain::ids::{PoolName, WorkerName};
 use warmproof::store::claim::Wanted;
 use warmproof::store::codec;
@@ -53,8 +54,13 @@ async fn steps(store: &Bed, stock: &Stock, count: usize) -> anyhow::Result<Steps
     }
     let cancelled = server::wal_bytes(db).await?;
     let (mut claims, mut rng, worker) = (Vec::new(), StdRng::seed_from_u64(1), WorkerName::parse("bench")?);
-    let wanted =
-        Wanted { pool: PoolName::default_pool(), low: None, high: None, quota: u32::try_from(BATCH)? };
+    let wanted = Wanted {
+        pool: PoolName::default_pool(),
+        low: None,
+        high: None,
+        quota: u32::try_from(BATCH)?,
+        redrive: REDRIVE_DEFAULT,
+    };
     loop {
         let batch = claim(store, &wanted, &mut rng, &worker).await?;
         if batch.is_empty() {

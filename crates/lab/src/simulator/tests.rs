@@ -44,6 +44,7 @@ fn client(simulator: &Simulator) -> Client {
         managed_secret: SimulatorOptions::default().managed_secret,
         instance_name: "node-a".to_owned(),
         probe_timeout: Duration::from_secs(10),
+        redrive: warmproof::domain::claim::REDRIVE_DEFAULT,
     })
     .unwrap()
 }

@@ -73,8 +73,13 @@ fn each_refusal_says_what_the_next_request_may_do() {
         };
         assert!(!name_may_be_taken);
     }
-    let proxys = posted_of(&reply(429, "slow down"));
-    assert!(matches!(proxys, Posted::Refused(CreateError::Transient { .. })));
+    for proxys in [reply(429, "slow down"), reply(404, "default backend - 404")] {
+        let refused = posted_of(&proxys);
+        assert!(matches!(refused, Posted::Refused(CreateError::Transient { .. })), "{refused:?}");
+    }
+    let full = "pods \"runner-a\" is forbidden: exceeded quota: pods, requested: pods=1, used: pods=9, limited: pods=9";
+    let refused = posted_of(&status(403, "Forbidden", full));
+    assert!(matches!(refused, Posted::Refused(CreateError::Transient { .. })), "{refused:?}");
     assert!(matches!(posted_of(&reply(302, "")), Posted::Refused(CreateError::Permanent { .. })));
 }
 
