@@ -22,6 +22,7 @@ mod follow_up;
 mod in_flight;
 mod limits;
 mod listen;
+mod permits;
 mod probe;
 mod release;
 mod renew;
@@ -85,6 +86,8 @@ struct Shared {
     /// The grace period is over: tasks that still run are dropped at once.
     halt: CancellationToken,
     settle: mpsc::Sender<settle::Ended>,
+    /// Losses that ask for a permit; at most as many as are in flight.
+    permits: mpsc::UnboundedSender<permits::Asked>,
     /// Ended claims whose rows another open transaction holds; at most as many as are in flight.
     held_up: mpsc::UnboundedSender<settle::Ended>,
 }
@@ -98,6 +101,14 @@ impl Shared {
     fn pool_names(&self) -> Vec<PoolName> {
         self.pools.keys().cloned().collect()
     }
+}
+
+/// What the tasks of a worker pass on to each other, at its receiving end.
+#[derive(Debug)]
+struct Queues {
+    orders: mpsc::Receiver<settle::Ended>,
+    held_up: mpsc::UnboundedReceiver<settle::Ended>,
+    permits: mpsc::UnboundedReceiver<permits::Asked>,
 }
 
 /// What a worker leaves behind when it stops.
@@ -171,6 +182,7 @@ impl WorkerBuilder {
         }
         let (settle, orders) = mpsc::channel(self.config.claims_in_flight_max as usize);
         let (held_up, held_up_orders) = mpsc::unbounded_channel();
+        let (permits, permits_asked) = mpsc::unbounded_channel();
         let shared = Arc::new(Shared {
             in_flight,
             health,
@@ -179,13 +191,14 @@ impl WorkerBuilder {
             stop,
             halt: CancellationToken::new(),
             settle,
+            permits,
             held_up,
             store: self.store,
             pools: self.pools,
             events: self.events,
             config: self.config,
         });
-        Worker { shared }.run(orders, held_up_orders).await
+        Worker { shared }.run(Queues { orders, held_up: held_up_orders, permits: permits_asked }).await
     }
 }
 
@@ -233,12 +246,9 @@ impl WorkerBuilder {
 }
 
 impl Worker {
-    async fn run(
-        self,
-        orders: mpsc::Receiver<settle::Ended>,
-        held_up: mpsc::UnboundedReceiver<settle::Ended>,
-    ) -> Result<Drained, StoreError> {
+    async fn run(self, queues: Queues) -> Result<Drained, StoreError> {
         let shared = self.shared;
+        let Queues { orders, held_up, permits } = queues;
         tracing::info!(
             worker = %shared.config.name,
             pools = ?shared.pools.keys().map(PoolName::as_str).collect::<Vec<_>>(),
@@ -250,6 +260,7 @@ impl Worker {
         let lane = |_| tokio::spawn(settle::lane(Arc::clone(&shared), Arc::clone(&orders), aside.clone()));
         let lanes: Vec<_> = (0..settle::LANES).map(lane).collect();
         let held_up = tokio::spawn(settle::held_up_lane(Arc::clone(&shared), held_up, aside.clone()));
+        let permits = tokio::spawn(permits::keep(Arc::clone(&shared), permits, aside.clone()));
         let leases = tokio::spawn(renew::keep(Arc::clone(&shared), aside.clone()));
         let tally = tokio::spawn(tally::keep(Arc::clone(&shared), aside.clone()));
         let tables = store::upkeep::keep(
@@ -283,7 +294,7 @@ impl Worker {
         shared.halt.cancel();
         let released = give_back(&shared, keys).await;
         aside.cancel();
-        for task in lanes.into_iter().chain([held_up, leases, tally, tables, upkeep, follow_ups]) {
+        for task in lanes.into_iter().chain([held_up, permits, leases, tally, tables, upkeep, follow_ups]) {
             task.abort();
         }
         // It signs off, within a limit, like every step at the end.

@@ -107,16 +107,20 @@ pub struct WorkerConfig {
 }
 
 impl WorkerConfig {
+    /// How long a claim holds without renewal, unless configured otherwise.
+    pub const LEASE_DEFAULT: Duration = Duration::from_secs(5);
+
     /// Reads this concern; faults stay with the reader.
     pub fn read(reader: &mut Reader<'_>) -> Option<Self> {
         let node_id = platform::read_instance_name(reader);
         let name = read_name(reader, &node_id);
+        let lease_default_ms = u64::try_from(Self::LEASE_DEFAULT.as_millis()).unwrap_or(u64::MAX);
         let config = Self {
             name: name?,
             probe_concurrency: reader.count("WARMPROOF_PROBE_CONCURRENCY", 10, 1..=1000),
             fallback_concurrency: reader.count("WARMPROOF_FALLBACK_CONCURRENCY", 10, 1..=1000),
             claims_in_flight_max: reader.count("WARMPROOF_CLAIMS_IN_FLIGHT_MAX", 2000, 1..=10_000),
-            lease: reader.millis("WARMPROOF_LEASE_MS", 5000, 2000..=60_000),
+            lease: reader.millis("WARMPROOF_LEASE_MS", lease_default_ms, 2000..=60_000),
             claim_ahead: reader.millis("WARMPROOF_CLAIM_AHEAD_MS", 600, 50..=5000),
             tick: reader.millis("WARMPROOF_TICK_MS", 250, 10..=5000),
             probe_attempts: reader.optional_count("WARMPROOF_PROBE_ATTEMPTS", 1..=100),

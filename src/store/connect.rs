@@ -91,7 +91,7 @@ impl Store {
 
     fn open(config: &DatabaseConfig, role: Role) -> Self {
         let connector = Connector::new(config, Settings::of(config, role));
-        let db = Db::open(connector, config.connections_max, config.acquire_timeout);
+        let db = Db::open(connector, config.connections_max, config.acquire_timeout, role == Role::Worker);
         Self::new(db).with_compression(config.compression).with_lanes(config.coalesce_lanes)
     }
 }
@@ -100,5 +100,5 @@ impl Store {
 #[must_use]
 pub fn database(options: PgConnectOptions, schema: &str, connections_max: u32) -> Db {
     let settings = Settings::in_schema(schema);
-    Db::open(Connector::from_options(options, settings), connections_max, Duration::from_secs(30))
+    Db::open(Connector::from_options(options, settings), connections_max, Duration::from_secs(30), false)
 }

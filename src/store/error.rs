@@ -27,6 +27,12 @@ pub enum StoreError {
         /// Which server, and why.
         fault: Fault,
     },
+    /// Another transaction holds the row; nothing was written.
+    #[error("could not {doing}: another transaction holds the row")]
+    Held {
+        /// The verb and its object.
+        doing: &'static str,
+    },
     /// The process is stopping and takes no more calls.
     #[error("the process is stopping: repeat the call elsewhere")]
     Stopping,
@@ -61,7 +67,7 @@ impl StoreError {
             Self::Database { source, .. } => {
                 source.as_database_error().and_then(DatabaseError::code).map(Cow::into_owned)
             }
-            Self::Connection { .. } | Self::Stopping | Self::Corrupt { .. } => None,
+            Self::Connection { .. } | Self::Held { .. } | Self::Stopping | Self::Corrupt { .. } => None,
         }
     }
 
@@ -70,7 +76,7 @@ impl StoreError {
         match self {
             Self::Database { source, .. } => ends_session(source),
             Self::Connection { .. } => true,
-            Self::Stopping | Self::Corrupt { .. } => false,
+            Self::Held { .. } | Self::Stopping | Self::Corrupt { .. } => false,
         }
     }
 
@@ -89,7 +95,7 @@ impl StoreError {
     /// Whether another open transaction held a row for longer than we wait.
     #[must_use]
     pub fn is_lock_timeout(&self) -> bool {
-        self.sqlstate().is_some_and(|state| state == "55P03")
+        matches!(self, Self::Held { .. }) || self.sqlstate().is_some_and(|state| state == "55P03")
     }
 
     /// Whether one row of a batch is at fault, by its data or because another transaction holds it.
@@ -112,6 +118,7 @@ impl StoreError {
     pub fn is_passing(&self) -> bool {
         match self {
             Self::Connection { fault, .. } => fault.is_passing(),
+            Self::Held { .. } => true,
             Self::Database { .. } => match self.sqlstate() {
                 Some(state) => {
                     ["08", "40", "53", "55", "57"].iter().any(|class| state.starts_with(class))
@@ -132,7 +139,7 @@ impl StoreError {
         }
         match self {
             Self::Connection { fault, .. } if !fault.is_passing() => Remedy::Configure,
-            Self::Connection { .. } | Self::Stopping => Remedy::Repeat,
+            Self::Connection { .. } | Self::Held { .. } | Self::Stopping => Remedy::Repeat,
             Self::Corrupt { .. } => Remedy::Mend("a stored row cannot be read"),
             Self::Database { source, .. } => match self.sqlstate().as_deref() {
                 Some("25006") => Remedy::Mend("the database is read-only"),

@@ -11,11 +11,15 @@ use chrono::{DateTime, Utc};
 use serde_json::json;
 
 use super::audit::{self, Actor};
-use super::connect::Terms;
+use super::connect::{LockWait, Terms};
+use super::lease::Keys;
 use super::{Store, StoreError, codec};
 use crate::domain::claim::ClaimKey;
 use crate::domain::ids::RunId;
 use crate::domain::status::HoldReason;
+
+/// How long a batch of permits waits for the row of its window: other workers hold it for a commit at a time.
+const WINDOW_WAIT: LockWait = LockWait::AtMost(Duration::from_secs(2));
 
 /// The answer to a fenced step of a fallback.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -90,30 +94,54 @@ impl Store {
         Ok(lost_at.map_or(Fenced::Stale, Fenced::Ours))
     }
 
-    /// Asks for permission to cold-start a row marked lost. A deferred one is given back and
-    /// probed again after `hold`.
+    /// Asks for permission to cold-start rows marked lost, in one commit; an answer for each, in their order. A
+    /// deferred one is given back and probed again after `hold`.
     ///
     /// # Errors
-    /// The database could not be reached; repeat it.
-    pub async fn permit_create(&self, key: &ClaimKey, hold: Duration) -> Result<Fenced<Permit>, StoreError> {
-        let doing = "permit a create";
-        let row = sqlx::query!(
-            r#"select p.answer as "answer!", p.hold_reason as "hold_reason: HoldReason" from permit_create($1, $2, $3, $4) as p"#,
-            key.run_id.as_str(),
-            key.id.0,
-            key.fence.get(),
+    /// The database could not be reached; repeat it. Inside: the row is held by another transaction.
+    pub async fn permit_creates(
+        &self,
+        keys: &[ClaimKey],
+        hold: Duration,
+    ) -> Result<Vec<Result<Fenced<Permit>, StoreError>>, StoreError> {
+        let doing = "permit creates";
+        let columns = Keys::of(keys.iter());
+        let rows = sqlx::query!(
+            r#"select p.ordinal as "ordinal!", p.answer as "answer!", p.hold_reason as "hold_reason: HoldReason"
+               from permit_creates($1, $2, $3, $4) as p"#,
+            &columns.run_ids as &[&str],
+            &columns.ids,
+            &columns.fences,
             super::millis(hold),
         )
-        .fetch_one(self.durable())
+        .fetch_all(self.db().on(Terms::DURABLE.waiting(WINDOW_WAIT)))
         .await
         .map_err(StoreError::doing(doing))?;
-        match (row.answer.as_str(), row.hold_reason) {
-            ("granted", _) => Ok(Fenced::Ours(Permit::Granted)),
-            ("suppressed", _) => Ok(Fenced::Ours(Permit::Suppressed)),
-            ("deferred", Some(reason)) => Ok(Fenced::Ours(Permit::Deferred { reason })),
-            ("stale", _) => Ok(Fenced::Stale),
-            (other, _) => Err(StoreError::Corrupt { doing, column: "answer", problem: other.to_owned() }),
+        let mut answers: Vec<_> = keys.iter().map(|_| Err(StoreError::Held { doing })).collect();
+        for row in rows {
+            let answer = match (row.answer.as_str(), row.hold_reason) {
+                ("granted", _) => Ok(Fenced::Ours(Permit::Granted)),
+                ("suppressed", _) => Ok(Fenced::Ours(Permit::Suppressed)),
+                ("deferred", Some(reason)) => Ok(Fenced::Ours(Permit::Deferred { reason })),
+                ("stale", _) => Ok(Fenced::Stale),
+                ("held", _) => Err(StoreError::Held { doing }),
+                (other, _) => Err(StoreError::Corrupt { doing, column: "answer", problem: other.to_owned() }),
+            };
+            let at = usize::try_from(row.ordinal - 1).ok();
+            if let Some(place) = at.and_then(|at| answers.get_mut(at)) {
+                *place = answer;
+            }
         }
+        Ok(answers)
+    }
+
+    /// The same for one row.
+    ///
+    /// # Errors
+    /// As [`Store::permit_creates`].
+    pub async fn permit_create(&self, key: &ClaimKey, hold: Duration) -> Result<Fenced<Permit>, StoreError> {
+        let mut answers = self.permit_creates(std::slice::from_ref(key), hold).await?;
+        answers.pop().unwrap_or(Ok(Fenced::Stale))
     }
 
     /// Counts a create right before it is requested, and records its name: the last step that an operator can stop.

@@ -110,7 +110,7 @@ impl Store {
             &columns.fences,
             super::millis(lease),
         )
-        .fetch_all(self.db().on(Terms::RELAXED))
+        .fetch_all(self.db().on(Terms::LEASES))
         .await
         .map_err(StoreError::doing("renew leases"))?;
         // Matched with the fence: an old claim of a row may be in flight beside the new one.

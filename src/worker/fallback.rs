@@ -19,6 +19,7 @@ use tracing::Instrument;
 
 use super::Shared;
 use super::in_flight::InFlight;
+use super::permits;
 use super::probe::{self, Next, OBSERVATION_FRESH, Probing, slot};
 use super::repeat::repeat;
 use crate::config::worker::{CREATE_ATTEMPTS_LATE, WorkerConfig};
@@ -50,13 +51,7 @@ pub(super) async fn fall_back(
     if shared.stop.is_cancelled() {
         return Next::Release(Release::untouched(in_flight.claim.key.clone()));
     }
-    // Reported now, so that a brown-out that this worker sees already holds its own next loss.
-    shared.tally.tell(shared).await;
-    match repeat(in_flight, seed, || {
-        shared.store.permit_create(&in_flight.claim.key, shared.config.hold_retry)
-    })
-    .await
-    {
+    match repeat(in_flight, seed, || permits::ask(shared, in_flight.claim.key.clone())).await {
         Some(Fenced::Ours(Permit::Granted)) => create(shared, in_flight, probing, seed).await,
         Some(Fenced::Ours(Permit::Suppressed)) => suppressed(in_flight, probing),
         Some(Fenced::Ours(Permit::Deferred { reason })) => deferred(in_flight, reason),

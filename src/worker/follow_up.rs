@@ -74,7 +74,10 @@ async fn probe_and_judge(shared: Arc<Shared>, taken: FollowUp, arrived: Instant)
     }
     let recorded = shared.store.record_follow_up(taken.verification_id, result, late, error.as_deref()).await;
     metrics::follow_up(&taken.pool, result.as_str());
-    if let Err(error) = recorded {
+    // A worker that stops leaves its follow-ups to others, and needs no warning for that.
+    if let Err(error) = recorded
+        && !shared.stop.is_cancelled()
+    {
         tracing::warn!(%error, run.id = %taken.run_id, "could not record a follow-up; another worker probes again");
     }
 }

@@ -9,6 +9,7 @@
 
 mod brown_out;
 mod double_start;
+mod faults;
 mod growth;
 mod storm;
 

@@ -1,8 +1,9 @@
-//! Two thousand losses at once, and a cap that lets a hundred through every two seconds.
+//! Two thousand losses at once: with a cap that lets a hundred through every two seconds, and without a cap.
 
 use std::collections::HashMap;
 use std::time::Duration;
 
+use warmproof::config::worker::WorkerConfig;
 use warmproof::domain::dispatch::Dispatch;
 use warmproof::domain::ids::PoolName;
 use warmproof::domain::verification::{Intent, NewVerification};
@@ -11,6 +12,7 @@ use warmproof_lab::simulator::SimulatorOptions;
 use crate::TURN;
 use crate::growth::until_it_grows_to;
 use warmproof_testkit::platform::{Dispatched, SOON, options};
+use warmproof_testkit::process::Process;
 use warmproof_testkit::stage::Stage;
 use warmproof_testkit::wait::until;
 
@@ -57,20 +59,72 @@ async fn most_in_a_window(stage: &Stage) -> i64 {
         .await
 }
 
+/// Records each claim that another worker takes over because its lease ran out.
+async fn record_lost_claims(stage: &Stage) {
+    stage.db.run("create table lost_claim (run_id text)").await;
+    stage
+        .db
+        .run(
+            "create function lose_claim() returns trigger language plpgsql as
+             $$ begin insert into lost_claim values (old.run_id); return new; end $$",
+        )
+        .await;
+    stage
+        .db
+        .run(
+            "create trigger lose_claim before update of fence on pending for each row
+             when (old.fence is not null and new.fence is not null and old.fence <> new.fence)
+             execute function lose_claim()",
+        )
+        .await;
+}
+
+async fn assert_no_claim_was_lost(stage: &Stage) {
+    let lost: i64 = stage.db.value("select count(*) from lost_claim").await;
+    assert_eq!(lost, 0, "leases ran out while their workers lived");
+}
+
+/// Four workers with the lease that is the default.
+async fn four_workers(stage: &Stage) -> Vec<Process> {
+    let lease = WorkerConfig::LEASE_DEFAULT.as_millis();
+    let start =
+        |name| stage.worker(name).env("WARMPROOF_LOG", "warn").env("WARMPROOF_LEASE_MS", lease).start();
+    let workers = ["a", "b", "c", "d"].map(start).into();
+    until("all four are there", async || (stage.db.store.workers().await.unwrap().len() == 4).then_some(()))
+        .await;
+    workers
+}
+
+#[tokio::test]
+async fn a_storm_of_losses_without_a_cap_costs_no_claim() {
+    const LOSSES: usize = 2000;
+    let _turn = TURN.lock().await;
+    let stage = Stage::set().await;
+    record_lost_claims(&stage).await;
+    let workers = four_workers(&stage).await;
+    let hits = losses(&stage, LOSSES).await;
+    until_ended(&stage, LOSSES).await;
+    assert_no_claim_was_lost(&stage).await;
+    let created: i64 = stage.db.value("select count(*) from outcome where fallback_result = 'created'").await;
+    assert_eq!(usize::try_from(created).unwrap(), LOSSES);
+    for hit in &hits {
+        assert_eq!(stage.platform.simulator.creates(&hit.run).len(), 1, "{}", hit.run);
+    }
+    let took: f64 =
+        stage.db.value("select extract(epoch from max(settled_at) - min(due_at))::float8 from outcome").await;
+    println!("storm without a cap: {LOSSES} losses in {took:.1} s");
+    stage.end(workers).await;
+    stage.assert_sound().await;
+}
+
 #[tokio::test]
 async fn a_storm_of_losses_passes_the_cap_in_order_and_none_is_forgotten() {
     const LOSSES: usize = 2000;
     let _turn = TURN.lock().await;
     let stage = Stage::set().await;
     cap(&stage, CAP, WINDOW_MS).await;
-    let mut workers = Vec::new();
-    for name in ["a", "b", "c", "d"] {
-        let worker =
-            stage.worker(name).env("WARMPROOF_LOG", "warn").env("WARMPROOF_LEASE_MS", 20_000).start();
-        workers.push(worker);
-    }
-    until("all four are there", async || (stage.db.store.workers().await.unwrap().len() == 4).then_some(()))
-        .await;
+    record_lost_claims(&stage).await;
+    let workers = four_workers(&stage).await;
     let hits = losses(&stage, LOSSES).await;
 
     until_it_grows_to("those over the cap wait, for all to see", 1000, async || {
@@ -83,6 +137,7 @@ async fn a_storm_of_losses_passes_the_cap_in_order_and_none_is_forgotten() {
     // Each loss waits for its window; no worker keeps probing all of them.
     until_ended(&stage, LOSSES).await;
 
+    assert_no_claim_was_lost(&stage).await;
     assert!(most_in_a_window(&stage).await <= CAP, "more were permitted than the cap allows");
     let spent: i32 = stage.db.value("select max(spent) from fallback_window").await;
     assert!(i64::from(spent) <= CAP, "{spent}");
@@ -121,7 +176,7 @@ async fn losses_that_waited_until_the_redrive_took_them_are_still_losses() {
     let _turn = TURN.lock().await;
     let stage = Stage::set_with(SimulatorOptions { redrive: Duration::from_mins(1), ..options() }).await;
     cap(&stage, 1, WINDOW_MS).await;
-    let worker = stage.worker("a").env("WARMPROOF_LEASE_MS", 20_000).start();
+    let worker = stage.worker("a").env("WARMPROOF_LEASE_MS", WorkerConfig::LEASE_DEFAULT.as_millis()).start();
     worker.says("worker started").await;
     losses(&stage, LOSSES).await;
     until_ended(&stage, LOSSES).await;

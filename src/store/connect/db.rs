@@ -34,7 +34,7 @@ const RELAXED_SHARE: u32 = 3;
 /// What a transaction does; it must own everything that it needs.
 pub type Work<'t, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 't>>;
 
-/// One database, reached through two pools of sessions. Cheap to clone.
+/// One database, reached through pools of sessions. Cheap to clone.
 #[derive(Clone)]
 pub struct Db {
     inner: Arc<Inner>,
@@ -44,6 +44,8 @@ struct Inner {
     connector: Connector,
     durable: Pool<Sessions>,
     relaxed: Pool<Sessions>,
+    /// One relaxed session for renewals, in a worker.
+    leases: Option<Pool<Sessions>>,
     acquire_timeout: Duration,
     units: TaskTracker,
     in_use: AtomicU64,
@@ -67,11 +69,23 @@ impl fmt::Debug for Db {
 }
 
 impl Db {
-    /// A database with at most this many connections, none of them open yet.
+    /// A database with at most this many connections, none of them open yet; one of them for leases alone, if
+    /// `has_leases`.
     #[must_use]
-    pub fn open(connector: Connector, connections_max: u32, acquire_timeout: Duration) -> Self {
+    pub fn open(
+        connector: Connector,
+        connections_max: u32,
+        acquire_timeout: Duration,
+        has_leases: bool,
+    ) -> Self {
         let relaxed = (connections_max / RELAXED_SHARE).max(1);
         let durable = connections_max.saturating_sub(relaxed).max(1);
+        // Of the relaxed ones if there are two, so that a durable statement waits for no other.
+        let (durable, relaxed) = match (has_leases, relaxed) {
+            (false, _) => (durable, relaxed),
+            (true, 1) => (durable.saturating_sub(1).max(1), relaxed),
+            (true, _) => (durable, relaxed - 1),
+        };
         let pool = |commit, size: u32| {
             let sessions = Sessions { connector: connector.clone(), commit };
             // The builder complains only about timeouts, and sets none: `session` has one over everything.
@@ -83,6 +97,7 @@ impl Db {
         let inner = Inner {
             durable: pool(Commit::Durable, durable),
             relaxed: pool(Commit::Relaxed, relaxed),
+            leases: has_leases.then(|| pool(Commit::Relaxed, 1)),
             connector,
             acquire_timeout,
             units: TaskTracker::new(),
@@ -111,7 +126,7 @@ impl Db {
     {
         let failed = StoreError::doing(doing);
         let begin = self.inner.connector.settings().of_unit(terms, true);
-        let session = self.session(terms.commit).await.map_err(&failed)?;
+        let session = self.session(terms).await.map_err(&failed)?;
         let named = !self.inner.connector.settings().pooler();
         let limit = self.inner.connector.settings().deadline(terms);
         let unit = move |session: Session| async move {
@@ -154,27 +169,31 @@ impl Db {
     /// How many connections there are.
     #[must_use]
     pub fn connections(&self) -> Connections {
-        let (durable, relaxed) = (self.inner.durable.status(), self.inner.relaxed.status());
-        let open = durable.size + relaxed.size;
+        let pools = self.pools().map(Pool::status);
+        let (open, max) = pools.fold((0, 0), |(open, max), pool| (open + pool.size, max + pool.max_size));
         let in_use = usize::try_from(self.inner.in_use.load(Ordering::Relaxed)).unwrap_or(usize::MAX);
-        Connections { open, idle: open.saturating_sub(in_use), max: durable.max_size + relaxed.max_size }
+        Connections { open, idle: open.saturating_sub(in_use), max }
     }
 
     /// Starts no new unit and waits a moment for those under way; then it cuts their connections.
     pub async fn close(&self) {
-        self.inner.durable.close();
-        self.inner.relaxed.close();
+        self.pools().for_each(Pool::close);
         self.inner.units.close();
         if timeout(CLOSE_MAX, self.inner.units.wait()).await.is_err() {
             tracing::warn!("the database has not answered everything; its connections are cut");
         }
     }
 
-    /// A session of this kind; the caller waits for it.
-    async fn session(&self, commit: Commit) -> sqlx::Result<Session> {
-        let pool = match commit {
-            Commit::Durable => &self.inner.durable,
-            Commit::Relaxed => &self.inner.relaxed,
+    fn pools(&self) -> impl Iterator<Item = &Pool<Sessions>> {
+        [&self.inner.durable, &self.inner.relaxed].into_iter().chain(&self.inner.leases)
+    }
+
+    /// A session for these terms; the caller waits for it.
+    async fn session(&self, terms: Terms) -> sqlx::Result<Session> {
+        let pool = match (terms.commit, &self.inner.leases) {
+            (_, Some(leases)) if terms.for_leases => leases,
+            (Commit::Durable, _) => &self.inner.durable,
+            (Commit::Relaxed, _) => &self.inner.relaxed,
         };
         let (waited, began) = (self.inner.acquire_timeout, Instant::now());
         let fault = match timeout(waited, pool.get()).await {
@@ -229,7 +248,7 @@ impl Db {
         let begin = settings.of_unit(terms, false);
         // A named statement outlives its transaction, but behind a pooler the server session does not.
         let persistent = persistent && !settings.pooler();
-        let session = self.session(terms.commit).await?;
+        let session = self.session(terms).await?;
         let text = sql.clone();
         let limit = settings.deadline(terms);
         let unit = move |session: Session| async move {
@@ -300,7 +319,7 @@ impl Failure for StoreError {
         match self {
             Self::Database { source, .. } => source.is_of_connection(),
             Self::Connection { .. } => true,
-            Self::Stopping | Self::Corrupt { .. } => false,
+            Self::Held { .. } | Self::Stopping | Self::Corrupt { .. } => false,
         }
     }
 }

@@ -45,16 +45,25 @@ pub struct Terms {
     pub lock_wait: LockWait,
     /// How long the server may run one of its statements; `None`: as long as the session's settings allow.
     pub statement_timeout: Option<Duration>,
+    /// On the connection that a worker keeps for its leases, if the process has one.
+    pub for_leases: bool,
     /// Settings for the planner beside those of the session.
     pub planner: &'static [(&'static str, &'static str)],
 }
 
 impl Terms {
     /// Durable, with a short wait for rows: the defaults of a session.
-    pub const DURABLE: Self =
-        Self { commit: Commit::Durable, lock_wait: LockWait::Short, statement_timeout: None, planner: &[] };
+    pub const DURABLE: Self = Self {
+        commit: Commit::Durable,
+        lock_wait: LockWait::Short,
+        statement_timeout: None,
+        for_leases: false,
+        planner: &[],
+    };
     /// Relaxed, with a short wait for rows: the defaults of a relaxed session.
     pub const RELAXED: Self = Self { commit: Commit::Relaxed, ..Self::DURABLE };
+    /// For renewals: relaxed, and nothing else of the process is in their way.
+    pub const LEASES: Self = Self { for_leases: true, ..Self::RELAXED };
     /// Durable, and waits for rows as long as a statement may run.
     pub const PATIENT: Self = Self { lock_wait: LockWait::Patient, ..Self::DURABLE };
 
