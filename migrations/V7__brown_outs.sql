@@ -55,7 +55,7 @@ begin
     from marked where probes >= 3
   ), judged as (
     select l.*,
-      l.probes >= 3 and not l.seems_healthy
+      l.probes >= 3 and l.failures * 2 >= l.weighed
         -- Half of the workers seem healthy, and this one fails three times as often as they do.
         and c.healthy * 2 >= c.workers and l.failures >= 3 * c.share * l.weighed as is_sick
     from marked l cross join compared c
@@ -64,7 +64,9 @@ begin
   )
   select
     coalesce((select j.is_sick from judged j where j.worker = reporter), false),
-    coalesce((select w.probes >= 10 and w.failures * 5 >= w.weighed from of_the_well w), false),
+    coalesce(
+      (select w.probes >= 10 and w.failures * 5 >= w.weighed and (c.workers = 0 or (c.workers - c.healthy) * 2 > c.workers)
+      from of_the_well w cross join compared c), false),
     array(
       select t.counted_at from reported t join judged j on j.worker is not distinct from t.worker
       where not j.is_sick and t.failures * 5 >= t.probes order by t.counted_at)

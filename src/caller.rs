@@ -4,16 +4,15 @@
 //! One token may come from the environment and allows everything; the others are in the database. The process
 //! reads those at intervals, so a revoked token is good for a few seconds more, and no call costs a query.
 
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
 use subtle::ConstantTimeEq;
-use tokio::time::Instant;
 
 use crate::store::audit::Actor;
+use crate::store::shared_read::SharedRead;
 use crate::store::token::{Scope, StoredToken, hash};
-use crate::store::{Store, StoreError};
+use crate::store::{SharedError, Store, StoreError};
 
 /// How long the list is trusted; a revoked token may stay good for this long.
 const TRUSTED_FOR: Duration = Duration::from_secs(5);
@@ -48,7 +47,7 @@ impl Caller {
 #[derive(Debug)]
 pub struct Tokens {
     environment: Option<[u8; 32]>,
-    stored: Mutex<Option<(Instant, Vec<StoredToken>)>>,
+    stored: SharedRead<Vec<StoredToken>>,
 }
 
 impl Tokens {
@@ -56,14 +55,14 @@ impl Tokens {
     #[must_use]
     pub fn new(environment: Option<&SecretString>) -> Self {
         let environment = environment.map(|token| hash(token.expose_secret()));
-        Self { environment, stored: Mutex::default() }
+        Self { environment, stored: SharedRead::default() }
     }
 
     /// The caller with this token; `None` if no good token matches.
     ///
     /// # Errors
     /// The list had to be read and the database could not be reached.
-    pub async fn recognise(&self, store: &Store, token: &str) -> Result<Option<Caller>, StoreError> {
+    pub async fn recognise(&self, store: &Store, token: &str) -> Result<Option<Caller>, SharedError> {
         let presented = hash(token);
         self.recognise_by(store, |known| bool::from(known.ct_eq(&presented))).await
     }
@@ -76,36 +75,30 @@ impl Tokens {
         &self,
         store: &Store,
         is_it: impl Fn(&[u8]) -> bool,
-    ) -> Result<Option<Caller>, StoreError> {
+    ) -> Result<Option<Caller>, SharedError> {
         // First, so that it works while the database is away.
         if self.environment.is_some_and(|known| is_it(&known)) {
             return Ok(Some(Caller { name: ENVIRONMENT_NAME.to_owned(), scopes: Scope::ALL.to_vec() }));
         }
         for trusted_for in [TRUSTED_FOR, READ_AGAIN_AFTER] {
-            if self.age().is_none_or(|age| age >= trusted_for) {
-                let read = store.tokens().await?;
-                *self.lock() = Some((Instant::now(), read));
-            }
-            if let Some(caller) = self.find(&is_it) {
+            let stored = match self.stored.latest(trusted_for) {
+                Some(stored) => stored,
+                None => self.stored.read(|| read(store.clone())).await?,
+            };
+            if let Some(caller) = find(&stored, &is_it) {
                 return Ok(Some(caller));
             }
         }
         Ok(None)
     }
+}
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Option<(Instant, Vec<StoredToken>)>> {
-        self.stored.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+async fn read(store: Store) -> Result<Vec<StoredToken>, StoreError> {
+    store.tokens().await
+}
 
-    fn age(&self) -> Option<Duration> {
-        self.lock().as_ref().map(|(read_at, _)| read_at.elapsed())
-    }
-
-    fn find(&self, is_it: impl Fn(&[u8]) -> bool) -> Option<Caller> {
-        let stored = self.lock();
-        let (_, tokens) = stored.as_ref()?;
-        let known = tokens.iter().find(|token| token.revoked_at.is_none() && is_it(&token.hash))?;
-        let scopes = known.scopes.iter().filter_map(|word| Scope::parse(word)).collect();
-        Some(Caller { name: known.name.clone(), scopes })
-    }
+fn find(stored: &[StoredToken], is_it: impl Fn(&[u8]) -> bool) -> Option<Caller> {
+    let known = stored.iter().find(|token| token.revoked_at.is_none() && is_it(&token.hash))?;
+    let scopes = known.scopes.iter().filter_map(|word| Scope::parse(word)).collect();
+    Some(Caller { name: known.name.clone(), scopes })
 }

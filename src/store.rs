@@ -30,6 +30,7 @@ pub mod report;
 pub mod schedule;
 pub mod session;
 pub mod settle;
+pub mod shared_read;
 pub mod tally;
 mod text;
 pub mod token;

@@ -5,7 +5,7 @@ use std::any::Any;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
-use crate::store::StoreError;
+use crate::store::{SharedError, StoreError};
 
 /// Why there is no page.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,8 +40,20 @@ pub(super) enum PageError {
 }
 
 impl From<StoreError> for PageError {
-    /// Logs the database's error once, and keeps what a visitor can do about it.
     fn from(error: StoreError) -> Self {
+        Self::of_database(&error)
+    }
+}
+
+impl From<SharedError> for PageError {
+    fn from(error: SharedError) -> Self {
+        Self::of_database(&error)
+    }
+}
+
+impl PageError {
+    /// Logs the database's error once, and keeps what a visitor can do about it.
+    fn of_database(error: &StoreError) -> Self {
         tracing::warn!(%error, "could not make a page");
         match error.sqlstate().as_deref() {
             // A statement timeout, or a lock timeout.

@@ -1,7 +1,7 @@
 //! Renew and release: keep a lease while work is in flight, give it back when it is not.
 
 use std::borrow::Cow;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::time::Duration;
 
 use uuid::Uuid;
@@ -86,25 +86,19 @@ impl Store {
     /// The database could not be reached; the leases run on.
     pub async fn renew(&self, keys: &[ClaimKey], lease: Duration) -> Result<Renewal, StoreError> {
         let columns = Keys::of(keys.iter());
-        let rows = sqlx::query!(
-            r#"with held as materialized (
-                 select * from unnest($1::text[], $2::uuid[], $3::bigint[]) as h (run_id, id, fence)
-               ), free as materialized (
-                 select p.run_id
-                 from held
-                 join pending p on p.run_id = held.run_id and p.id = held.id and p.fence = held.fence
+        let renewed = sqlx::query!(
+            r#"with free as materialized (
+                 select p.ctid
+                 from unnest($1::text[], $2::uuid[], $3::bigint[]) as h (run_id, id, fence)
+                 join pending p on p.run_id = h.run_id and p.id = h.id and p.fence = h.fence
                  for update of p skip locked
-               ), renewed as (
-                 update pending p
-                 set lease_expires_at = statement_timestamp() + $4::int * interval '1 millisecond'
-                 from free
-                 where p.run_id = free.run_id
-                 returning p.id
                )
-               -- `in` is hashed; a join with `renewed` would compare every pair, because its size is not known.
-               select p.id, p.fence as "fence!", p.id in (select renewed.id from renewed) as "renewed!"
-               from held
-               join pending p on p.run_id = held.run_id and p.id = held.id and p.fence = held.fence"#,
+               -- Locked above, so no row moves. An array of places is found at once; a join would compare every pair, because its
+               -- size is not known.
+               update pending p
+               set lease_expires_at = statement_timestamp() + $4::int * interval '1 millisecond'
+               where p.ctid = any (array(select free.ctid from free))
+               returning p.id, p.fence as "fence!""#,
             &columns.run_ids as &[&str],
             &columns.ids,
             &columns.fences,
@@ -114,17 +108,33 @@ impl Store {
         .await
         .map_err(StoreError::doing("renew leases"))?;
         // Matched with the fence: an old claim of a row may be in flight beside the new one.
-        let rows: HashMap<(Uuid, i64), bool> =
-            rows.into_iter().map(|row| ((row.id, row.fence), row.renewed)).collect();
-        let mut answer = Renewal::default();
-        for key in keys {
-            match rows.get(&(key.id.0, key.fence.get())) {
-                Some(true) => answer.renewed.insert(key.clone()),
-                Some(false) => answer.busy.insert(key.clone()),
-                None => continue,
-            };
-        }
-        Ok(answer)
+        let renewed: HashSet<(Uuid, i64)> = renewed.into_iter().map(|row| (row.id, row.fence)).collect();
+        let is_renewed = |key: &&ClaimKey| renewed.contains(&(key.id.0, key.fence.get()));
+        let (renewed, others): (Vec<&ClaimKey>, Vec<&ClaimKey>) = keys.iter().partition(is_renewed);
+        let busy = if others.is_empty() { HashSet::new() } else { self.still_ours(&others).await? };
+        Ok(Renewal { renewed: renewed.into_iter().cloned().collect(), busy })
+    }
+
+    /// Those whose rows still have our fence.
+    async fn still_ours(&self, keys: &[&ClaimKey]) -> Result<HashSet<ClaimKey>, StoreError> {
+        let columns = Keys::of(keys.iter().copied());
+        let rows = sqlx::query!(
+            r#"select p.id, p.fence as "fence!"
+               from unnest($1::text[], $2::uuid[], $3::bigint[]) as h (run_id, id, fence)
+               join pending p on p.run_id = h.run_id and p.id = h.id and p.fence = h.fence"#,
+            &columns.run_ids as &[&str],
+            &columns.ids,
+            &columns.fences,
+        )
+        .fetch_all(self.db().on(Terms::LEASES))
+        .await
+        .map_err(StoreError::doing("renew leases"))?;
+        let rows: HashSet<(Uuid, i64)> = rows.into_iter().map(|row| (row.id, row.fence)).collect();
+        Ok(keys
+            .iter()
+            .filter(|key| rows.contains(&(key.id.0, key.fence.get())))
+            .map(|key| (*key).clone())
+            .collect())
     }
 
     /// Gives claims back and answers how many were still ours. The others are stale, or another open

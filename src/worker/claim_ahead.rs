@@ -31,6 +31,8 @@ const WATERMARK_MARGIN: TimeDelta = TimeDelta::milliseconds(500);
 const READ_CLOCK_EVERY: Duration = Duration::from_secs(10);
 /// Longest pause when nothing is due. A longer one saves little and claims rows at the last moment.
 const REST_MAX: Duration = Duration::from_millis(600);
+/// How often a sick worker checks whether it is time to try again.
+const SICK_PAUSE: Duration = Duration::from_millis(500);
 /// How long to wait before asking a failing database again.
 const DATABASE_BACKOFF: Backoff = Backoff { base: Duration::from_millis(200), max: Duration::from_secs(5) };
 
@@ -49,8 +51,11 @@ pub(super) async fn run(shared: &Arc<Shared>, verifications: &TaskTracker, mut r
             Ok(Pace::Tick) => scattered(shared.config.tick, &mut rng),
             Ok(Pace::Idle) => jittered(idle_tick(shared), &mut rng),
             Ok(Pace::Full) => {
+                let is_sick = shared.limits.values().any(|limits| limits.sickness.is_sick());
                 tokio::select! {
                     () = shared.in_flight.freed() => {}
+                    // With nothing in flight, nothing is freed; a sick worker tries again when its time comes.
+                    () = tokio::time::sleep(SICK_PAUSE), if is_sick => {}
                     () = shared.stop.cancelled() => {}
                 }
                 Duration::ZERO

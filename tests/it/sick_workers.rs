@@ -13,10 +13,6 @@ use warmproof_testkit::proxy::Proxy;
 use warmproof_testkit::stage::Stage;
 use warmproof_testkit::wait::until;
 
-/// How many are lost, and how many start; half of all are due at the sick worker first.
-const LOST: usize = 48;
-const HEALTHY: usize = 48;
-
 /// A port on which no process listens.
 async fn closed_port() -> u16 {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -31,16 +27,29 @@ async fn readyz(worker: &Process) -> (u16, String) {
     get(&format!("{}/readyz", listens_at(worker).await)).await
 }
 
-/// Lost and healthy runs over some seconds, so that both workers claim of them.
+async fn is_sick(worker: &Process) -> bool {
+    let (status, body) = readyz(worker).await;
+    status == 503 && body.contains("this worker is sick")
+}
+
+/// Lost and healthy runs until the worker finds that it is sick, and as many after that.
 async fn losses_are_recovered_beside(stage: &Stage, sick: Process) {
     let well = stage.worker("well").start();
     well.says("worker started").await;
     let (mut lost, mut healthy) = (Vec::new(), Vec::new());
-    for _ in 0..LOST.max(HEALTHY) {
+    let pair = async |lost: &mut Vec<_>, healthy: &mut Vec<_>| {
         lost.push(stage.hit().await);
         let alive = stage.hit().await;
         stage.platform.start_warm(&alive).await;
         healthy.push(alive);
+    };
+    until("the worker finds that it is sick", async || {
+        pair(&mut lost, &mut healthy).await;
+        is_sick(&sick).await.then_some(())
+    })
+    .await;
+    for _ in 0..lost.len() {
+        pair(&mut lost, &mut healthy).await;
     }
     for hit in &lost {
         let outcome = stage.outcome(&hit.run).await;
@@ -54,9 +63,7 @@ async fn losses_are_recovered_beside(stage: &Stage, sick: Process) {
     let errors: i64 = stage.db.value("select count(*) from outcome where outcome = 'probe_error'").await;
     assert_eq!(errors, 0, "no verification pays for the sick worker");
 
-    let (status, body) = readyz(&sick).await;
-    assert_eq!(status, 503, "{body}");
-    assert!(body.contains("this worker is sick"), "{body}");
+    assert!(is_sick(&sick).await);
     assert_eq!(readyz(&well).await.0, 200);
     let problem = "the sick worker is listed with its problem";
     until(problem, async || {
@@ -186,7 +193,7 @@ async fn a_sick_worker_tries_again_and_is_well_when_a_probe_is_answered() {
     let mut hits = Vec::new();
     until("the worker finds that it is sick", async || {
         hits.push(stage.hit().await);
-        (readyz(&sick).await.0 == 503).then_some(())
+        is_sick(&sick).await.then_some(())
     })
     .await;
     network.open();

@@ -24,8 +24,8 @@ const LOST: u32 = 2;
 /// Of nine losses in ten, after they were due.
 const RECOVERED_WITHIN_SECONDS: f64 = 12.0;
 
-/// Queues runs at a steady rate until the faults are over, some of them for dead runners; answers how many.
-async fn load(stage: &Stage, began: Instant) -> usize {
+/// Queues runs at a steady rate until the faults are over, some of them for dead runners.
+async fn load(stage: &Stage, began: Instant) {
     let simulator = &stage.platform.simulator;
     let end = began + EVERY * u32::try_from(FAULTS_SECONDS.len()).unwrap();
     let (mut queued, mut at) = (0_u32, began);
@@ -41,7 +41,6 @@ async fn load(stage: &Stage, began: Instant) -> usize {
         at += Duration::from_secs(1) / RUNS;
         sleep_until(at).await;
     }
-    queued as usize
 }
 
 /// Fails probes and starts for some seconds of every twenty.
@@ -78,23 +77,29 @@ async fn short_faults_hold_losses_for_a_short_while() {
     supervise(&stage, DELAY, &stop);
 
     let began = Instant::now();
-    let (queued, ()) = tokio::join!(load(&stage, began), fail_now_and_then(&stage, began));
-    until_it_grows_to("verifications end", i64::try_from(queued).unwrap(), async || {
+    tokio::join!(load(&stage, began), fail_now_and_then(&stage, began));
+    let simulator = &stage.platform.simulator;
+    // A run that found no idle runner was no hit, and the supervisor started it cold.
+    let hits = simulator.counters().hits;
+    assert!(hits > 1000, "{hits}");
+    until_it_grows_to("verifications end", i64::try_from(hits).unwrap(), async || {
         stage.db.value("select count(*) from outcome").await
     })
     .await;
 
-    let simulator = &stage.platform.simulator;
-    let (mut lost, mut healthy) = (0, 0);
+    let (mut lost, mut healthy) = (0_i64, 0_i64);
     for record in &simulator.report().runs {
-        match record.dispatches[0].hit_kind {
-            Some(RunnerKind::Live) => {
-                let requests = simulator.creates(&record.run_id).len();
-                assert_eq!(requests, 0, "a healthy run was cold-started: {record:?}");
-                healthy += 1;
-            }
-            Some(RunnerKind::SilentlyDead) => lost += 1,
-            other => panic!("{other:?}"),
+        let dispatch = &record.dispatches[0];
+        if dispatch.hit_kind.is_none() {
+            continue;
+        }
+        // Of those that live, a few are lost when a poll ends just as the broker writes to it.
+        if dispatch.silently_lost {
+            lost += 1;
+        } else {
+            let requests = simulator.creates(&record.run_id).len();
+            assert_eq!(requests, 0, "a healthy run was cold-started: {record:?}");
+            healthy += 1;
         }
     }
     let recovered = "select percentile_disc(SHARE) within group (order by extract(epoch from settled_at - due_at))::float8
