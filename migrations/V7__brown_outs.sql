@@ -18,11 +18,22 @@ comment on column brown_out.ends_at is
 
 create function brown_out_over_at(known brown_out, cool_down_ms integer) returns timestamptz
 language sql immutable parallel safe
--- While too many fail, each worker that probes records it once a second.
-return greatest(known.seen_at + interval '2 seconds',
-  least(coalesce(known.ends_at, known.seen_at + interval '65 seconds'),
-    coalesce(known.failed_at, known.seen_at) + cool_down_ms * interval '1 millisecond'));
+return least(coalesce(known.ends_at, known.seen_at + interval '65 seconds'),
+  coalesce(known.failed_at, known.seen_at) + cool_down_ms * interval '1 millisecond');
 comment on function brown_out_over_at is 'When losses of the pool are held no longer, as far as is known.';
+
+-- While probes fail, every loss is held: each worker that probes records a failure once a second. Afterwards only
+-- those whose runner tried to start meanwhile: one that was dispatched five seconds before would have started, and one
+-- that was dispatched after the failures starts at once.
+create function brown_out_holds_until(known brown_out, cool_down_ms integer, scheduled_at timestamptz) returns timestamptz
+language sql immutable parallel safe
+return greatest(
+  coalesce(known.failed_at, known.seen_at) + interval '3 seconds',
+  case when scheduled_at between coalesce(known.began_at, known.seen_at - interval '1 minute') - interval '5 seconds'
+      and coalesce(known.failed_at, known.seen_at) + interval '2 seconds'
+    then brown_out_over_at(known, cool_down_ms) end);
+comment on function brown_out_holds_until is
+  'Until when a loss is held by what is known of a brown-out, by when its run was scheduled.';
 
 -- Records a brown-out if there is one, and answers whether the reporter is sick.
 create function observe_probes(observed_pool text, reporter text) returns boolean
@@ -122,7 +133,7 @@ language sql
 set search_path from current
 as $$ select tally_probes(null::text, pools, probe_counts, failure_counts); $$;
 
-create or replace function held_back_by(settings pool, moment timestamptz) returns text
+create function held_back_by(settings pool, held pending, moment timestamptz) returns text
 language sql stable
 set search_path from current
 as $$
@@ -130,13 +141,15 @@ as $$
     when settings.paused then 'paused'
     when exists (
       select 1 from brown_out b
-      where b.pool = settings.name and moment < brown_out_over_at(b, settings.cool_down_ms)
+      where b.pool = settings.name and moment < brown_out_holds_until(b, settings.cool_down_ms, held.scheduled_at)
     ) then 'brown_out'
   end;
 $$;
-comment on function held_back_by is 'What defers every cold start of a pool now: paused, brown_out or null.';
+comment on function held_back_by(pool, pending, timestamptz) is
+  'What defers the cold start of a loss now: paused, brown_out or null.';
 
-create function held_until(settings pool, hold_reason text, moment timestamptz, hold interval) returns timestamptz
+create function held_until(settings pool, held pending, hold_reason text, moment timestamptz, hold interval)
+returns timestamptz
 language plpgsql
 set search_path from current
 as $$
@@ -144,7 +157,8 @@ declare
   over_at timestamptz;
 begin
   if hold_reason = 'brown_out' then
-    select brown_out_over_at(b, settings.cool_down_ms) into over_at from brown_out b where b.pool = settings.name;
+    select brown_out_holds_until(b, settings.cool_down_ms, held.scheduled_at) into over_at
+    from brown_out b where b.pool = settings.name;
     -- When it is over, or meanwhile, whichever is first, and at random: not every loss may ask a failing platform
     -- each second.
     return least(greatest(over_at, moment + hold) + hold * random(), moment + hold * (3 + 4 * random()));
@@ -152,7 +166,7 @@ begin
   return moment + hold;
 end;
 $$;
-comment on function held_until(pool, text, timestamptz, interval) is 'When a loss that its pool holds back is probed again.';
+comment on function held_until(pool, pending, text, timestamptz, interval) is 'When a loss that its pool holds back is probed again.';
 
 create or replace function permit_create(
   held_run_id text, held_id uuid, held_fence bigint, hold_ms integer, out answer text, out hold_reason text)
@@ -187,9 +201,9 @@ begin
   end if;
 
   moment := clock_timestamp();
-  hold_reason := held_back_by(settings, moment);
+  hold_reason := held_back_by(settings, held, moment);
   if hold_reason is not null then
-    again_at := held_until(settings, hold_reason, moment, hold);
+    again_at := held_until(settings, held, hold_reason, moment, hold);
   else
     began := window_of(moment, settings.cap_window_ms);
     if settings.cap is distinct from 0 then
@@ -251,9 +265,9 @@ begin
   end if;
 
   moment := clock_timestamp();
-  hold_reason := held_back_by(settings, moment);
+  hold_reason := held_back_by(settings, held, moment);
   if hold_reason is not null then
-    again_at := held_until(settings, hold_reason, moment, hold);
+    again_at := held_until(settings, held, hold_reason, moment, hold);
   elsif settings.cap = 0 then
     hold_reason := 'cap';
     again_at := take_place_in_line(held, settings, moment, hold);
@@ -288,3 +302,4 @@ $$;
 
 drop function observe_brown_out(text);
 drop function held_until(text, timestamptz, interval);
+drop function held_back_by(pool, timestamptz);

@@ -99,7 +99,11 @@ async fn tell(db: &Db, worker: &str, probes: u32, failures: u32) -> bool {
 }
 
 async fn is_brown_out(db: &Db) -> bool {
-    db.value("select held_back_by(pool, clock_timestamp()) is not distinct from 'brown_out' from pool").await
+    db.value(
+        "select exists (select 1 from brown_out b join pool p on p.name = b.pool
+           where brown_out_over_at(b, p.cool_down_ms) > clock_timestamp())",
+    )
+    .await
 }
 
 #[tokio::test]

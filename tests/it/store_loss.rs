@@ -114,7 +114,10 @@ async fn a_brown_out_holds_losses_until_its_cool_down_is_over() {
     tally(&db, 4, 3).await;
     assert_eq!(permit(&db.store, &held_at_once).await, held, "13 of 55 failed");
 
-    // The failures lasted for a minute and grow old, but the cool-down is not over yet.
+    // The failures lasted for a minute and grow old, but the cool-down is not over yet for what was dispatched then.
+    for column in ["dequeued_at", "scheduled_at"] {
+        db.run(&format!("update pending set {column} = {column} - interval '40 s'")).await;
+    }
     db.run("update probe_tally set counted_at = counted_at - interval '31 s'").await;
     let aged = "update brown_out set seen_at = m.moment, failed_at = m.moment, began_at = m.moment - interval '60 s',
                   ends_at = m.moment + interval '125 s' from (select clock_timestamp() - interval 'AGE s') as m (moment)";
@@ -126,6 +129,43 @@ async fn a_brown_out_holds_losses_until_its_cool_down_is_over() {
     for claim in waiting {
         assert_eq!(permit(&db.store, &claim).await, Fenced::Ours(Permit::Granted));
     }
+}
+
+#[tokio::test]
+async fn after_the_failures_only_those_are_held_whose_runner_tried_to_start_meanwhile() {
+    // When a loss was scheduled, in seconds before the failures ended; they lasted for ten.
+    for (scheduled, held) in
+        [(30.0, false), (16.0, false), (14.0, true), (5.0, true), (-1.0, true), (-3.0, false)]
+    {
+        let db = db().await;
+        let claim = lost(&db, "run_a").await;
+        db.run(
+            "insert into brown_out (pool, seen_at, began_at, failed_at, ends_at)
+             select 'default', now() - interval '4 s', now() - interval '14 s', now() - interval '4 s', now() + interval '21 s'",
+        )
+        .await;
+        db.run(&format!(
+            "update pending set scheduled_at = now() - interval '4 s' - interval '{scheduled} s'"
+        ))
+        .await;
+        let answer = permit(&db.store, &claim).await;
+        let expected = if held { Permit::Deferred { reason: HoldReason::BrownOut } } else { Permit::Granted };
+        assert_eq!(answer, Fenced::Ours(expected), "scheduled {scheduled} s before the last failure");
+        if held {
+            let waits: f64 =
+                db.value("select extract(epoch from probe_at - now())::float8 from pending").await;
+            assert!(waits < 30.0, "{waits}");
+        }
+    }
+    // While probes fail, every loss is held.
+    let db = db().await;
+    let claim = lost(&db, "run_a").await;
+    tally(&db, 20, 20).await;
+    db.run("update pending set scheduled_at = now() - interval '40 s'").await;
+    assert_eq!(
+        permit(&db.store, &claim).await,
+        Fenced::Ours(Permit::Deferred { reason: HoldReason::BrownOut })
+    );
 }
 
 async fn claim_again(db: &Db) -> Claim {
