@@ -13,7 +13,9 @@ begin
   for one in
     select h.run_id, h.id, h.fence, h.n
     from unnest(held_run_ids, held_ids, held_fences) with ordinality as h (run_id, id, fence, n)
-    order by h.run_id collate "C"
+    left join pending p on p.run_id = h.run_id
+    -- One order of pools, and so of their windows, for every batch.
+    order by p.pool, h.run_id collate "C"
   loop
     ordinal := one.n;
     hold_reason := null;

@@ -11,27 +11,45 @@ comment on column probe_tally.worker is 'The worker that reported it; null: a pr
 alter table brown_out add column began_at timestamptz;
 alter table brown_out add column failed_at timestamptz;
 alter table brown_out add column ends_at timestamptz;
+alter table brown_out add column before_began_at timestamptz;
+alter table brown_out add column before_failed_at timestamptz;
+alter table brown_out add column before_ends_at timestamptz;
 comment on column brown_out.began_at is 'When the latest failures began: none came in the five seconds before.';
 comment on column brown_out.failed_at is 'When the last probe failed.';
 comment on column brown_out.ends_at is
   'When losses are held no longer, unless more probes fail or the pool''s cool-down is over before.';
 
+comment on column brown_out.before_began_at is 'The same of the failures before these, while they still hold losses.';
+comment on column brown_out.before_failed_at is 'The same of the failures before these, while they still hold losses.';
+comment on column brown_out.before_ends_at is 'The same of the failures before these, while they still hold losses.';
+
 create function brown_out_over_at(known brown_out, cool_down_ms integer) returns timestamptz
 language sql immutable parallel safe
-return least(coalesce(known.ends_at, known.seen_at + interval '65 seconds'),
-  coalesce(known.failed_at, known.seen_at) + cool_down_ms * interval '1 millisecond');
+return greatest(
+  least(coalesce(known.ends_at, known.seen_at + interval '65 seconds'),
+    coalesce(known.failed_at, known.seen_at) + cool_down_ms * interval '1 millisecond'),
+  least(known.before_ends_at, known.before_failed_at + cool_down_ms * interval '1 millisecond'));
 comment on function brown_out_over_at is 'When losses of the pool are held no longer, as far as is known.';
 
--- While probes fail, every loss is held: each worker that probes records a failure once a second. Afterwards only
--- those whose runner tried to start meanwhile: one that was dispatched five seconds before would have started, and one
--- that was dispatched after the failures starts at once.
+create function is_between_failures(scheduled_at timestamptz, began_at timestamptz, failed_at timestamptz) returns boolean
+language sql immutable parallel safe
+-- A runner that was dispatched five seconds before would have started, and one that was dispatched after the failures
+-- starts at once.
+return scheduled_at between began_at - interval '5 seconds' and failed_at + interval '2 seconds';
+comment on function is_between_failures is 'Whether the runner of a dispatch may have tried to start while the platform failed.';
+
+-- While probes fail, every loss is held: each worker that probes records a failure once a second. Afterwards only those
+-- whose runner tried to start meanwhile.
 create function brown_out_holds_until(known brown_out, cool_down_ms integer, scheduled_at timestamptz) returns timestamptz
 language sql immutable parallel safe
 return greatest(
   coalesce(known.failed_at, known.seen_at) + interval '3 seconds',
-  case when scheduled_at between coalesce(known.began_at, known.seen_at - interval '1 minute') - interval '5 seconds'
-      and coalesce(known.failed_at, known.seen_at) + interval '2 seconds'
-    then brown_out_over_at(known, cool_down_ms) end);
+  case when is_between_failures(scheduled_at, coalesce(known.began_at, known.seen_at - interval '1 minute'),
+      coalesce(known.failed_at, known.seen_at))
+    then least(coalesce(known.ends_at, known.seen_at + interval '65 seconds'),
+      coalesce(known.failed_at, known.seen_at) + cool_down_ms * interval '1 millisecond') end,
+  case when is_between_failures(scheduled_at, known.before_began_at, known.before_failed_at)
+    then least(known.before_ends_at, known.before_failed_at + cool_down_ms * interval '1 millisecond') end);
 comment on function brown_out_holds_until is
   'Until when a loss is held by what is known of a brown-out, by when its run was scheduled.';
 
@@ -55,7 +73,8 @@ begin
     from probe_tally t
     where t.pool = observed_pool and t.counted_at > moment - interval '30 seconds'
   ), by_worker as (
-    select worker, sum(probes) as probes, sum(probes * weight) as weighed, sum(failures * weight) as failures
+    select worker, sum(probes) as probes, sum(failures) as failed_count,
+      sum(probes * weight) as weighed, sum(failures * weight) as failures
     from reported group by worker
   ), marked as (
     select *, failures * 5 < weighed as seems_healthy from by_worker
@@ -71,12 +90,13 @@ begin
         and c.healthy * 2 >= c.workers and l.failures >= 3 * c.share * l.weighed as is_sick
     from marked l cross join compared c
   ), of_the_well as (
-    select sum(probes) as probes, sum(weighed) as weighed, sum(failures) as failures from judged where not judged.is_sick
+    select sum(probes) as probes, sum(failed_count) as failed_count, sum(weighed) as weighed, sum(failures) as failures
+    from judged where not judged.is_sick
   )
   select
     coalesce((select j.is_sick from judged j where j.worker = reporter), false),
     coalesce(
-      (select w.probes >= 10 and w.failures * 5 >= w.weighed and (c.workers = 0 or (c.workers - c.healthy) * 2 > c.workers)
+      (select w.probes >= 10 and w.failed_count >= 3 and w.failures * 5 >= w.weighed and (c.workers = 0 or (c.workers - c.healthy) * 2 > c.workers)
       from of_the_well w cross join compared c), false),
     array(
       select t.counted_at from reported t join judged j on j.worker is not distinct from t.worker
@@ -86,20 +106,37 @@ begin
     return is_sick;
   end if;
 
-  select * into known from brown_out b where b.pool = observed_pool;
-  -- Five seconds without a failure part two faults.
+  select * into known from brown_out b where b.pool = observed_pool for update;
   select min(f.at) into resumed from unnest(failed) as f (at) where known.failed_at is null or f.at > known.failed_at;
+  -- Five seconds without a failure part two faults. The one before still holds those whose runner it kept.
   if known.failed_at is null or resumed > known.failed_at + interval '5 seconds' then
+    if known.ends_at > moment then
+      known.before_began_at := known.began_at;
+      known.before_failed_at := known.failed_at;
+      known.before_ends_at := known.ends_at;
+    end if;
     known.began_at := resumed;
   end if;
   known.failed_at := coalesce(greatest(known.failed_at, failed[cardinality(failed)]), moment);
   known.began_at := coalesce(known.began_at, known.failed_at);
-  insert into brown_out as b (pool, seen_at, began_at, failed_at, ends_at)
-  values (observed_pool, moment, known.began_at, known.failed_at,
-    known.failed_at + interval '5 seconds' + 2 * (known.failed_at - known.began_at))
-  on conflict (pool) do update
-    set seen_at = greatest(b.seen_at, excluded.seen_at), began_at = greatest(b.began_at, excluded.began_at),
-      failed_at = greatest(b.failed_at, excluded.failed_at), ends_at = greatest(b.ends_at, excluded.ends_at);
+  known.ends_at := known.failed_at + interval '5 seconds' + 2 * (known.failed_at - known.began_at);
+  if known.before_ends_at <= moment then
+    known.before_began_at := null;
+    known.before_failed_at := null;
+    known.before_ends_at := null;
+  end if;
+  if known.pool is null then
+    -- Where another worker is faster, its record is kept; the next second brings ours.
+    insert into brown_out (pool, seen_at, began_at, failed_at, ends_at)
+    values (observed_pool, moment, known.began_at, known.failed_at, known.ends_at)
+    on conflict (pool) do nothing;
+  else
+    update brown_out b
+    set seen_at = greatest(b.seen_at, moment), began_at = known.began_at, failed_at = known.failed_at,
+      ends_at = known.ends_at, before_began_at = known.before_began_at, before_failed_at = known.before_failed_at,
+      before_ends_at = known.before_ends_at
+    where b.pool = observed_pool;
+  end if;
   return is_sick;
 end;
 $$;

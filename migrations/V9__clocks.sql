@@ -6,7 +6,7 @@ create or replace function pending_status(
 returns text
 language sql stable parallel safe
 return case
-  when lease_expires_at > statement_timestamp() and lease_expires_at <= statement_timestamp() + interval '60 seconds'
+  when lease_expires_at > statement_timestamp() and lease_expires_at <= statement_timestamp() + interval '65 seconds'
     then 'claimed'
   -- Two seconds are longer than a healthy worker ever takes between two claims.
   when probe_at < statement_timestamp() - interval '2 seconds' then 'overdue'

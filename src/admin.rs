@@ -114,6 +114,7 @@ fn routes() -> Router<Admin> {
         .route("/workers", get(workers::page))
         .route("/pools", get(pools::page))
         .route("/pools/change", post(pools::change))
+        .route("/pools/stop", post(pools::stop))
         .route("/audit", get(audit::page))
         .route("/sign-in", get(sign_in::page).post(sign_in::sign_in))
         .route("/sign-out", post(sign_in::sign_out))

@@ -51,8 +51,11 @@ pub(super) async fn page(
         let served = served.iter().find(|one| one.pool == pool.name);
         reported(pool, gauges, served)
     };
-    let notice =
-        fields.get("changed").map(|_| "Changed. Workers apply it from their next statement on.".to_owned());
+    let notice = match (fields.get("changed"), fields.get("stopped")) {
+        (Some(_), _) => Some("Changed. Workers apply it from their next statement on.".to_owned()),
+        (None, Some(stopped)) => Some(stopped_notice(stopped)),
+        (None, None) => None,
+    };
     page::write(&PoolsPage {
         pools: settings.into_iter().map(reported).collect(),
         chrome: chrome.with_notice(notice),
@@ -110,6 +113,39 @@ pub(super) async fn change(State(admin): State<Admin>, operating: Operating) -> 
         return Err(invalid("There is no such pool. A worker that serves it registers it.".to_owned()));
     }
     Ok(redirect(&format!("{}/pools?changed=1", admin.config.address.base)))
+}
+
+/// Stops the cold starts of one pool, or of all in one statement.
+pub(super) async fn stop(State(admin): State<Admin>, operating: Operating) -> Result<Response, PageError> {
+    let invalid = |problem: &str| PageError::Invalid(vec![problem.to_owned()]);
+    let fields = &operating.fields;
+    let pool = match (fields.get("pool"), fields.get("all")) {
+        (Some(name), None) => Some(name),
+        (None, Some("yes")) => None,
+        _ => return Err(invalid("The form must name one pool, or all.")),
+    };
+    if let Some(name) = pool {
+        let known = crate::domain::ids::parse_name(name).is_ok()
+            && admin.store.pool_settings().await?.iter().any(|known| known.name == name);
+        if !known {
+            return Err(invalid("There is no such pool. A worker that serves it registers it."));
+        }
+    }
+    let stopped = admin.store.stop_cold_starts(pool, &operating.actor).await?;
+    Ok(redirect(&format!("{}/pools?stopped={}", admin.config.address.base, stopped.len())))
+}
+
+fn stopped_notice(stopped: &str) -> String {
+    let cap = "To allow them again, set the cap; the audit has the old one.";
+    match stopped.parse::<u32>() {
+        Ok(0) => "Cold starts were stopped already.".to_owned(),
+        Ok(1) => format!("Cold starts of 1 pool are stopped: its cap is 0. {cap}"),
+        Ok(count) => format!(
+            "Cold starts of {} pools are stopped: their caps are 0. {cap}",
+            shown::number(count.into())
+        ),
+        Err(_) => "Cold starts are stopped.".to_owned(),
+    }
 }
 
 /// What a form changes: one switch, or all settings together.

@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::Api;
 use super::problem::{FieldError, Problem};
 use crate::domain::ids::PoolName;
+use crate::store::SharedError;
 use crate::store::shared_read::SharedRead;
 
 /// How long the list is trusted. If a pool is missing in it, the database is asked at once.
@@ -21,15 +22,20 @@ pub(super) async fn check(
     is_array: bool,
 ) -> Result<(), Problem> {
     let asked: Vec<&PoolName> = pools.collect();
-    let known = api.pools.latest(TRUSTED_FOR);
-    if known.is_some_and(|names| asked.iter().all(|pool| names.contains(pool.as_str()))) {
+    let is_known = |names: &HashSet<String>| asked.iter().all(|pool| names.contains(pool.as_str()));
+    if api.pools.latest(TRUSTED_FOR).is_some_and(|names| is_known(&names)) {
         return Ok(());
     }
     let read = || {
         let store = api.store.clone();
         async move { Ok(store.pools().await?.into_iter().collect()) }
     };
-    let names = api.pools.read(read).await.map_err(|error| Problem::database(&error))?;
+    let database = |error: SharedError| Problem::database(&error);
+    let mut names = api.pools.read(read).await.map_err(database)?;
+    if !is_known(&names) {
+        // That reading may have begun before the pool was registered.
+        names = api.pools.read(read).await.map_err(database)?;
+    }
     let errors: Vec<FieldError> = asked
         .iter()
         .enumerate()

@@ -7,8 +7,11 @@
 
 use uuid::Uuid;
 
+use tokio::time::Instant;
+
 use super::connect::{Commit, LockWait, Terms};
 use super::error::{again_on_deadlock, patiently};
+use super::held::HELD_MAX;
 use super::{Store, StoreError, waves};
 use crate::domain::ids::{SnapshotId, VerificationId};
 use crate::domain::verification::{CancelReason, Cancellation, Cancelled};
@@ -60,12 +63,27 @@ impl Store {
     /// # Errors
     /// The database could not be reached or refused. Some of the batch may be cancelled then.
     pub async fn cancel(&self, batch: &[Cancellation]) -> Result<Vec<Cancelled>, StoreError> {
-        let runs: Vec<&str> = batch.iter().map(|one| one.run_id.as_str()).collect();
-        let answers = self.around_held(&runs, |positions| async move {
+        let deadline = Instant::now() + HELD_MAX;
+        let runs = runs_of(batch);
+        let pending = self.around_held(&runs, deadline, |positions| {
             let part: Vec<Cancellation> = positions.into_iter().map(|at| batch[at].clone()).collect();
-            self.cancel_waiting(&part, LockWait::Short).await
+            async move { self.cancel_pending(&part, LockWait::Short).await }
         });
-        Ok(answers.await?.into_iter().map(|answer| answer.unwrap_or(Cancelled::Busy)).collect())
+        // What is answered here has ended, also if the rest fails.
+        let pending = pending.await?;
+        let left: Vec<usize> = (0..batch.len()).filter(|&at| matches!(pending[at], Some(None))).collect();
+        let rest: Vec<Cancellation> = left.iter().map(|&at| batch[at].clone()).collect();
+        let rest = &rest;
+        let runs = runs_of(rest);
+        let judged = self.around_held(&runs, deadline, |positions| {
+            let part: Vec<Cancellation> = positions.into_iter().map(|at| rest[at].clone()).collect();
+            async move { self.cancel_rest(&part, LockWait::Short).await }
+        });
+        let mut answers: Vec<Option<Cancelled>> = pending.into_iter().map(Option::flatten).collect();
+        for (at, answer) in left.into_iter().zip(judged.await?) {
+            answers[at] = answer;
+        }
+        Ok(answers.into_iter().map(|answer| answer.unwrap_or(Cancelled::Busy)).collect())
     }
 
     /// The same, with a limit on the wait for a row that another open transaction holds.
@@ -150,6 +168,10 @@ impl Store {
         .await
         .map_err(StoreError::doing(DOING))
     }
+}
+
+fn runs_of(batch: &[Cancellation]) -> Vec<&str> {
+    batch.iter().map(|one| one.run_id.as_str()).collect()
 }
 
 /// The position in the batch of the answer with this ordinal, counted from 1.

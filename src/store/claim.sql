@@ -21,8 +21,9 @@ where p.ctid = any (array(
         -- Never beyond the horizon, not even when a clock that stepped back leaves the watermark ahead.
         and candidate.probe_at <= least(wanted.high, statement_timestamp() + $5::int * interval '1 millisecond')
         and (candidate.lease_expires_at is null or candidate.lease_expires_at <= statement_timestamp()
-          -- No lease is longer than a minute: the clock stepped back since it began.
-          or candidate.lease_expires_at > statement_timestamp() + interval '60 seconds')
+          -- No lease is longer than a minute: the clock stepped back since it began. The rest is for a claim that
+          -- began a moment after this one.
+          or candidate.lease_expires_at > statement_timestamp() + interval '65 seconds')
       order by candidate.probe_at
       limit wanted.quota
       for update skip locked

@@ -14,17 +14,17 @@ use super::{Store, StoreError};
 pub(super) const HELD_MAX: Duration = Duration::from_secs(2);
 
 impl Store {
-    /// Runs `statement`, which waits shortly for rows, on the elements of a batch. `None`: the element's row stayed
-    /// held for [`HELD_MAX`].
+    /// Runs `statement`, which waits shortly for rows and writes all or nothing, on the elements of a batch. `None`:
+    /// the element's row stayed held until the deadline.
     pub(super) async fn around_held<A, F>(
         &self,
         runs: &[&str],
+        deadline: Instant,
         statement: impl Fn(Vec<usize>) -> F,
     ) -> Result<Vec<Option<A>>, StoreError>
     where
         F: Future<Output = Result<Vec<A>, StoreError>>,
     {
-        let deadline = Instant::now() + HELD_MAX;
         let mut answers: Vec<Option<A>> = runs.iter().map(|_| None).collect();
         let mut groups = VecDeque::from([(0..runs.len()).collect::<Vec<usize>>()]);
         while let Some(group) = groups.pop_front() {
@@ -38,11 +38,11 @@ impl Store {
                     match (held.is_empty(), free.len()) {
                         // Its row was just inserted by another transaction, which has not committed it yet.
                         (true, 1) if again => groups.push_back(free),
-                        (true, 0 | 1) => {}
-                        (true, count) => {
+                        (true, count) if count > 1 && again => {
                             groups.push_front(free.split_off(count / 2));
                             groups.push_front(free);
                         }
+                        (true, _) => {}
                         (false, count) => {
                             if count > 0 {
                                 groups.push_front(free);

@@ -8,10 +8,12 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use sqlx::{AssertSqlSafe, PgConnection, Row};
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::connect::{LockWait, Terms};
 use super::error::{again_on_deadlock, patiently};
+use super::held::HELD_MAX;
 use super::{Store, StoreError, millis, waves};
 use crate::domain::ids::VerificationId;
 use crate::domain::verification::{NewVerification, ScheduleRefusal, ScheduleResult, Scheduled};
@@ -57,15 +59,28 @@ impl Store {
         default_delay: Duration,
     ) -> Result<Vec<ScheduleAnswer>, StoreError> {
         let prepared: Vec<_> = batch.iter().map(|new| self.prepared(new)).collect();
-        let prepared = &prepared;
-        let runs: Vec<&str> = prepared.iter().map(Prepared::run_id).collect();
-        let answers = self.around_held(&runs, |positions| async move {
-            let part: Vec<&Prepared<'_>> = positions.into_iter().map(|at| &prepared[at]).collect();
-            self.schedule_waiting(&part, default_delay, LockWait::Short).await
+        let deadline = Instant::now() + HELD_MAX;
+        let all: Vec<&Prepared<'_>> = prepared.iter().collect();
+        let runs = runs_of(&all);
+        let fresh = self.around_held(&runs, deadline, |positions| {
+            let part: Vec<&Prepared<'_>> = positions.into_iter().map(|at| all[at]).collect();
+            async move { self.schedule_fresh(&part, default_delay, LockWait::Short).await }
         });
+        // What is answered here is on disk, also if the rest fails.
+        let fresh = fresh.await?;
+        let left: Vec<usize> = (0..all.len()).filter(|&at| matches!(fresh[at], Some(None))).collect();
+        let rest: Vec<&Prepared<'_>> = left.iter().map(|&at| all[at]).collect();
+        let runs = runs_of(&rest);
+        let judged = self.around_held(&runs, deadline, |positions| {
+            let part: Vec<&Prepared<'_>> = positions.into_iter().map(|at| rest[at]).collect();
+            async move { self.schedule_rest(&part, default_delay, LockWait::Short).await }
+        });
+        let mut answers: Vec<Option<ScheduleAnswer>> = fresh.into_iter().map(Option::flatten).collect();
+        for (at, answer) in left.into_iter().zip(judged.await?) {
+            answers[at] = answer;
+        }
         let busy = |new: &NewVerification| Err(ScheduleRefusal::Busy(new.dispatch.run_id.clone()));
-        let answers = answers.await?.into_iter().zip(batch);
-        Ok(answers.map(|(answer, new)| answer.unwrap_or_else(|| busy(new))).collect())
+        Ok(answers.into_iter().zip(batch).map(|(answer, new)| answer.unwrap_or_else(|| busy(new))).collect())
     }
 
     /// The same, with a limit on the wait for a row that another open transaction holds.
@@ -348,6 +363,10 @@ fn answer(row: &Answer, new: &NewVerification) -> Result<ScheduleAnswer, StoreEr
         (Some(id), Some(due_at)) => Ok(Ok(Scheduled { result, id: VerificationId(id), due_at })),
         _ => Err(unreadable("id", "it is null")),
     }
+}
+
+fn runs_of<'a>(batch: &[&'a Prepared<'_>]) -> Vec<&'a str> {
+    batch.iter().map(|prepared| prepared.run_id()).collect()
 }
 
 fn waves_of(batch: &[&Prepared<'_>]) -> Vec<Vec<usize>> {

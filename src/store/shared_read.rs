@@ -24,11 +24,13 @@ pub struct SharedRead<T> {
 struct State<T> {
     latest: Option<(Instant, Arc<T>)>,
     under_way: Option<watch::Receiver<Option<Answer<T>>>>,
+    /// How often the latest answer was forgotten: a reading that began before does not bring it back.
+    forgotten: u64,
 }
 
 impl<T> Default for SharedRead<T> {
     fn default() -> Self {
-        Self { state: Arc::new(Mutex::new(State { latest: None, under_way: None })) }
+        Self { state: Arc::new(Mutex::new(State { latest: None, under_way: None, forgotten: 0 })) }
     }
 }
 
@@ -54,9 +56,13 @@ impl<T: Send + Sync + 'static> SharedRead<T> {
     {
         let mut answer = {
             let mut state = lock(&self.state);
+            // One whose task is gone without an answer is begun again.
             match &state.under_way {
-                Some(under_way) => under_way.clone(),
-                None => state.under_way.insert(self.begin(read())).clone(),
+                Some(under_way) if under_way.has_changed().is_ok() => under_way.clone(),
+                Some(_) | None => {
+                    let begun = self.begin(state.forgotten, read());
+                    state.under_way.insert(begun).clone()
+                }
             }
         };
         let answered = answer.wait_for(Option::is_some).await;
@@ -67,6 +73,7 @@ impl<T: Send + Sync + 'static> SharedRead<T> {
 
     fn begin(
         &self,
+        forgotten: u64,
         reading: impl Future<Output = Result<T, StoreError>> + Send + 'static,
     ) -> watch::Receiver<Option<Answer<T>>> {
         let (sender, receiver) = watch::channel(None);
@@ -74,7 +81,9 @@ impl<T: Send + Sync + 'static> SharedRead<T> {
         tokio::spawn(async move {
             let answer = reading.await.map(Arc::new).map_err(Arc::new);
             let mut state = lock(&state);
-            if let Ok(latest) = &answer {
+            if let Ok(latest) = &answer
+                && state.forgotten == forgotten
+            {
                 state.latest = Some((Instant::now(), Arc::clone(latest)));
             }
             state.under_way = None;
@@ -86,7 +95,9 @@ impl<T: Send + Sync + 'static> SharedRead<T> {
 
     /// Makes the next request read again.
     pub fn forget(&self) {
-        lock(&self.state).latest = None;
+        let mut state = lock(&self.state);
+        state.latest = None;
+        state.forgotten += 1;
     }
 }
 

@@ -1,12 +1,13 @@
 //! Upkeep of the tables: partitions ahead of time, old ones dropped, counts folded, old windows dropped.
 //!
 //! Any worker or api may run it, one at a time; a process that finds another at work skips it. Each part is a
-//! transaction of its own, so that a failed part does not stop the others. Pending rows are never touched,
-//! and no count is ever lost: everything is counted before it is dropped.
+//! transaction of its own, so that a failed part does not stop the others. Of pending rows it ends only those that
+//! no worker will ever claim, and no count is ever lost: everything is counted before it is dropped.
 
 use std::time::Duration;
 
 use super::connect::{LockWait, Terms, Tx, Work};
+use super::fleet::SILENT_AFTER_SECONDS;
 use super::{Store, StoreError};
 
 mod rounds;
@@ -21,6 +22,11 @@ const PARTITIONS: Terms = Terms::DURABLE.waiting(LockWait::AtMost(Duration::from
 const FOLD_MAX: i64 = 50_000;
 /// Such statements in a round. The next round folds the rest; counts stay exact.
 const FOLDS_MAX: usize = 40;
+/// How long a verification of a pool without a worker is overdue before it ends: as long as a worker may be
+/// configured to act on one.
+const UNSERVED_AFTER_SECONDS: u32 = 86_400;
+/// Such verifications of a pool that end in a round.
+const UNSERVED_MAX: i32 = 1000;
 /// Days dropped in a round. More wait only after retention was shortened.
 const DROPS_MAX: usize = 3;
 /// Gathering statistics may take this long; a day later it is tried again.
@@ -241,6 +247,18 @@ impl Store {
 
 async fn drop_leftovers(tx: &mut Tx, retention_days: Option<u32>) -> Result<(), StoreError> {
     let failed = StoreError::doing(DOING);
+    let expired = sqlx::query_scalar!(
+        r#"select expire_unserved($1 * interval '1 second', $2 * interval '1 second', $3) as "expired!""#,
+        f64::from(SILENT_AFTER_SECONDS),
+        f64::from(UNSERVED_AFTER_SECONDS),
+        UNSERVED_MAX,
+    )
+    .fetch_one(&mut *tx)
+    .await
+    .map_err(&failed)?;
+    if expired > 0 {
+        tracing::warn!(expired, "verifications ended that no running worker serves");
+    }
     sqlx::query!("delete from outcome_minute where minute < statement_timestamp() - interval '2 days'")
         .execute(&mut *tx)
         .await

@@ -5,7 +5,7 @@
 //! watermark per pool keeps the scan short when a long transaction pins dead rows. A
 //! rare sweep scans below it, and so finds expired leases and rows that were committed late.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -133,6 +133,10 @@ impl ClaimAhead {
         let clock = self.clock(shared).await?;
         let sweeping = Instant::now() >= self.sweep_at;
         let wanted = self.wanted(shared, sweeping, room);
+        // A worker that falls sick while the claim is under way gives back what that brings.
+        let sick =
+            wanted.iter().map(|asked| &asked.pool).filter(|pool| shared.limits[*pool].sickness.tries());
+        let trying: BTreeSet<PoolName> = sick.cloned().collect();
 
         let asked = Instant::now();
         let terms = ClaimTerms {
@@ -152,7 +156,9 @@ impl ClaimAhead {
         let read = claims.iter().map(|claim| claim.claimed_at).max();
         let clock = read.map_or(clock, |read| clock.or_nearer(DbClock::new(read, Instant::now())));
         self.clock = Some(clock);
-        for in_flight in shared.in_flight.take(claims, &shared.limits, asked, shared.config.lease, clock) {
+        for in_flight in
+            shared.in_flight.take(claims, &shared.limits, &trying, asked, shared.config.lease, clock)
+        {
             verifications.spawn(verify::run(Arc::clone(shared), in_flight, rng.random()));
         }
         if sweeping && !full {

@@ -14,6 +14,7 @@
 
 use std::time::Duration;
 
+use chrono::TimeDelta;
 use tokio::time::Instant;
 use tracing::Instrument;
 
@@ -31,6 +32,10 @@ use crate::store::fall_back::{Count, Fenced, Permit, StoredMessage};
 use crate::store::lease::Release;
 use crate::telemetry::{metrics, traces};
 use crate::workload::{CreateError, CreateRequest, Created, next_name};
+
+/// A loss without a place waits one more pause between two probes for each of these seconds, up to a bound.
+const NO_PLACE_GROWS_SECONDS: f64 = 10.0;
+const NO_PLACE_PAUSES_MAX: f64 = 4.0;
 
 /// Acts on a loss that `probing` has just seen.
 pub(super) async fn fall_back(
@@ -144,9 +149,12 @@ fn deferred(in_flight: &InFlight, reason: HoldReason) -> Next {
 /// The permit stays, and a worker with room probes again.
 fn no_place(shared: &Shared, in_flight: &InFlight, probing: &Probing) -> Next {
     metrics::held(&in_flight.claim.pool, HoldReason::NoPlace);
+    let waits = probing.lost_at.map_or(TimeDelta::zero(), |lost_at| in_flight.clock.now() - lost_at);
+    let pauses = (1.0 + waits.as_seconds_f64().max(0.0) / NO_PLACE_GROWS_SECONDS).min(NO_PLACE_PAUSES_MAX);
     Next::Release(Release {
-        // Later than a usual probe, and at random: every waiting loss probes again meanwhile.
-        probe_again_in: Some(shared.config.hold_retry.mul_f64(rand::random_range(2.0..=5.0))),
+        // Later than a usual probe, the later the longer it waits, and at random: every waiting loss probes again
+        // meanwhile, beside the first probes of others.
+        probe_again_in: Some(shared.config.hold_retry.mul_f64(rand::random_range(2.0..=5.0) * pauses)),
         probes: probing.probes,
         hold_reason: Some(HoldReason::NoPlace),
         ..Release::untouched(in_flight.claim.key.clone())

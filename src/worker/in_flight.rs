@@ -4,7 +4,7 @@
 //! the worker measures from the moment *before* it asked. So it stops acting on a claim
 //! before another worker can take it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -104,6 +104,7 @@ impl InFlightRegister {
         self: &Arc<Self>,
         claims: Vec<Claim>,
         limits: &BTreeMap<PoolName, Arc<Limits>>,
+        trying: &BTreeSet<PoolName>,
         asked: Instant,
         lease: Duration,
         clock: DbClock,
@@ -119,7 +120,7 @@ impl InFlightRegister {
                 let probe_at = arrived + claim.probe_in();
                 let limits = Arc::clone(&limits[&claim.pool]);
                 limits.claim_taken();
-                let is_trial = limits.sickness.claimed();
+                let is_trial = trying.contains(&claim.pool);
                 InFlight { clock, probe_at, claim, limits, is_trial, register: Arc::clone(self) }
             })
             .collect()

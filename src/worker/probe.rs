@@ -14,6 +14,7 @@ use crate::config::worker::WorkerConfig;
 use crate::domain::dispatch::ColdStartRequest;
 use crate::domain::outcome::{Ending, Settlement};
 use crate::domain::verdict::{Dispatched, Observation, ProbeFailure, Verdict, judge};
+use crate::store::StoreError;
 use crate::store::fall_back::Fenced;
 use crate::store::lease::Release;
 use crate::telemetry::{metrics, traces};
@@ -93,10 +94,14 @@ pub(super) async fn probe_and_judge(
 /// The attempt that was dispatched, from the stored message; `None` inside if the message cannot be read, and
 /// outside if the claim is lost.
 async fn dispatched_attempt(shared: &Shared, in_flight: &InFlight, seed: u64) -> Option<Option<u32>> {
-    match repeat(in_flight, seed, || shared.store.message(&in_flight.claim.key)).await? {
-        Fenced::Ours(stored) => {
-            Some(ColdStartRequest::parse(&stored.message).ok().map(|request| request.run.attempt_number))
-        }
+    let read = async || match shared.store.message(&in_flight.claim.key).await {
+        Err(StoreError::Corrupt { .. }) => Ok(Fenced::Ours(None)),
+        Ok(Fenced::Ours(stored)) => Ok(Fenced::Ours(ColdStartRequest::parse(&stored.message).ok())),
+        Ok(Fenced::Stale) => Ok(Fenced::Stale),
+        Err(error) => Err(error),
+    };
+    match repeat(in_flight, seed, read).await? {
+        Fenced::Ours(request) => Some(request.map(|request| request.run.attempt_number)),
         Fenced::Stale => None,
     }
 }

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use crate::domain::backoff::Backoff;
 
 /// How long a sick worker waits before it tries again.
-const TRY_AGAIN: Backoff = Backoff { base: Duration::from_secs(2), max: Duration::from_mins(1) };
+const TRY_AGAIN: Backoff = Backoff { base: Duration::from_secs(2), max: Duration::from_secs(10) };
 /// A worker that was well for so long begins anew when it falls sick.
 const WELL_AFTER: Duration = Duration::from_mins(2);
 
@@ -56,7 +56,7 @@ impl Sickness {
             .map_or(1, |(_, tries)| tries.saturating_add(1));
         let try_at = Instant::now() + TRY_AGAIN.delay(tries, rand::random());
         *sick = Some(Sick { failure: failure.to_owned(), tries, try_at });
-        drop(sick);
+        // Under the lock, so that it always says the same as the state.
         self.is_sick.send_replace(true);
         true
     }
@@ -72,7 +72,6 @@ impl Sickness {
         }
         *self.recovered.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), sick.tries));
         *state = None;
-        drop(state);
         self.is_sick.send_replace(false);
         true
     }
@@ -86,9 +85,9 @@ impl Sickness {
         }
     }
 
-    /// Rows were claimed. While the worker is sick they are claimed to try, and no more are until they ended or as
-    /// much time is over again. Answers whether it is sick.
-    pub(super) fn claimed(&self) -> bool {
+    /// Rows are about to be claimed. While the worker is sick they are claimed to try, and no more are until as much
+    /// time is over again. Answers whether it is sick.
+    pub(super) fn tries(&self) -> bool {
         match self.lock().as_mut() {
             None => false,
             Some(sick) => {
@@ -128,7 +127,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_sick_worker_claims_one_row_at_a_time_with_growing_pauses_until_a_probe_is_answered() {
         let sickness = Sickness::default();
-        assert_eq!((sickness.claimable(100), sickness.claimed()), (100, false));
+        assert_eq!((sickness.claimable(100), sickness.tries()), (100, false));
         assert!(sickness.found("timeout"));
         assert!(!sickness.found("timeout"), "it is known");
         sickness.falls_sick().await;
@@ -141,7 +140,7 @@ mod tests {
                 tokio::time::advance(Duration::from_secs(1)).await;
             }
             longest = began.elapsed();
-            assert_eq!((sickness.claimable(100), sickness.claimed()), (1, true));
+            assert_eq!((sickness.claimable(100), sickness.tries()), (1, true));
             assert_eq!(sickness.claimable(100), 0, "one row to try at a time");
             assert!(!sickness.tried(false));
         }

@@ -1,11 +1,13 @@
 //! The rarer ways a verification ends.
 
-use warmproof::domain::ids::RunId;
+use warmproof::domain::ids::{PoolName, RunId};
 use warmproof::domain::outcome::{FallbackResult, OutcomeKind, Reason};
 use warmproof::store::lease::Release;
 use warmproof_lab::simulator::{GatewayAnswer, GatewayEffect, GatewayFault, Rule};
 
-use warmproof_testkit::dispatch::{claim, everything};
+use warmproof::store::upkeep::UpkeepTerms;
+use warmproof_testkit::db::{db, keep_up};
+use warmproof_testkit::dispatch::{claim, everything, fresh, schedule};
 use warmproof_testkit::stage::Stage;
 
 /// Shifts a row into the past, as if no worker had claimed it for `so_long`.
@@ -42,6 +44,41 @@ async fn a_verification_claimed_long_after_it_was_due_only_ends() {
         assert!(stage.platform.simulator.creates(&hit.run).is_empty(), "and nothing is started");
     }
     stage.audit(&[unseen, lost], vec![a]).await;
+}
+
+#[tokio::test]
+async fn what_no_worker_serves_ends_a_day_after_it_was_due() {
+    let db = db().await;
+    db.run("insert into pool (name) values ('served'), ('removed')").await;
+    db.run(
+        "insert into worker (name, version, in_flight, pools, backends, problems)
+         values ('w', '1', 0, array['served'], array['gateway'], array[null])",
+    )
+    .await;
+    for (run, pool) in
+        [("run_old", "default"), ("run_lost", "removed"), ("run_young", "default"), ("run_served", "served")]
+    {
+        let mut new = fresh(run, "snapshot_1");
+        new.pool = PoolName::parse(pool).unwrap();
+        let _ = schedule(&db.store, new).await;
+    }
+    let _ = db.store.mark_lost(&claim(&db.store, everything("removed", 1)).await[0].key, 1).await.unwrap();
+    db.run("update pending set lease_expires_at = null, fence = null, worker = null").await;
+    for (runs, age) in [("'run_old', 'run_lost', 'run_served'", "25 hours"), ("'run_young'", "23 hours")] {
+        let back = ["dequeued_at", "scheduled_at", "due_at", "probe_at", "lost_at"];
+        let back = back.map(|column| format!("{column} = {column} - interval '{age}'")).join(", ");
+        db.run(&format!("update pending set {back} where run_id in ({runs})")).await;
+    }
+    db.run("delete from pool where name = 'removed'").await;
+    let _ = keep_up(&db.store, UpkeepTerms { days_ahead: 1, retention_days: None }).await;
+    let ended: Vec<String> = db
+        .value("select array_agg(concat_ws(' ', run_id, outcome, fallback_result, error) order by run_id) from outcome")
+        .await;
+    let error = "expired: no running worker serves the pool";
+    assert_eq!(ended, [format!("run_lost fallback failed {error}"), format!("run_old probe_error {error}")]);
+    let left: Vec<String> = db.value("select array_agg(run_id order by run_id) from pending").await;
+    assert_eq!(left, ["run_served", "run_young"]);
+    db.assert_conserved().await;
 }
 
 #[tokio::test]

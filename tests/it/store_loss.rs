@@ -157,8 +157,30 @@ async fn after_the_failures_only_those_are_held_whose_runner_tried_to_start_mean
             assert!(waits < 30.0, "{waits}");
         }
     }
-    // While probes fail, every loss is held.
+    // Another fault meanwhile does not end the hold of the first one.
     let db = db().await;
+    let (between, later) = (lost(&db, "run_a").await, lost(&db, "run_b").await);
+    db.run(
+        "insert into brown_out (pool, seen_at, began_at, failed_at, ends_at)
+         select 'default', now() - interval '10 s', now() - interval '22 s', now() - interval '10 s', now() + interval '19 s'",
+    )
+    .await;
+    tally(&db, 20, 20).await;
+    let aged = "update brown_out set began_at = now() - interval '4 s', failed_at = now() - interval '4 s', ends_at = now() + interval '1 s'";
+    db.run(aged).await;
+    for (run, scheduled) in [("run_a", 15), ("run_b", 1)] {
+        db.run(&format!(
+            "update pending set scheduled_at = now() - interval '{scheduled} s' where run_id = '{run}'"
+        ))
+        .await;
+    }
+    assert_eq!(
+        permit(&db.store, &between).await,
+        Fenced::Ours(Permit::Deferred { reason: HoldReason::BrownOut })
+    );
+    assert_eq!(permit(&db.store, &later).await, Fenced::Ours(Permit::Granted));
+    // While probes fail, every loss is held.
+    let db = warmproof_testkit::db::db().await;
     let claim = lost(&db, "run_a").await;
     tally(&db, 20, 20).await;
     db.run("update pending set scheduled_at = now() - interval '40 s'").await;

@@ -59,3 +59,35 @@ async fn a_bad_value_is_reported_and_nothing_is_written() {
     }
     assert!(page.audited().await.iter().all(|(_, action, _, _)| action != "pool.change"));
 }
+
+#[tokio::test]
+async fn cold_starts_of_one_pool_or_of_all_are_stopped_at_once_and_audited() {
+    let page = page().await;
+    page.db.run("insert into pool (name, cap) values ('batch', 7), ('stopped', 0)").await;
+    let mut browser = page.signed_in(OPERATOR).await;
+    let caps = "select string_agg(name || ' ' || coalesce(cap::text, 'none'), ', ' order by name) from pool";
+    let one = browser.submit("/pools", "/pools/stop", &[("pool", "batch")]).await;
+    assert_eq!(one.header("location"), "/pools?stopped=1");
+    assert_eq!(page.db.value::<String>(caps).await, "batch 0, default none, stopped 0");
+    let all = browser.submit("/pools", "/pools/stop", &[("all", "yes")]).await;
+    assert_eq!(all.header("location"), "/pools?stopped=1", "the others were stopped before");
+    assert_eq!(page.db.value::<String>(caps).await, "batch 0, default 0, stopped 0");
+    let shown = browser.get("/pools?stopped=1").await.text;
+    assert!(shown.contains("Stop all cold starts") && shown.contains("its cap is 0"), "{shown}");
+    for (pool, cap) in [("default", json!(null)), ("batch", json!(7))] {
+        let noted =
+            page.audited().await.into_iter().find(|(_, _, target, _)| target.as_deref() == Some(pool));
+        let (actor, action, _, detail) = noted.unwrap();
+        assert_eq!((actor.as_str(), action.as_str()), ("operator", "pool.stop"));
+        assert_eq!(detail, json!({ "cap_before": cap }));
+    }
+    for bad in [
+        &[("pool", "none")][..],
+        &[("pool", "a\0b")],
+        &[],
+        &[("all", "no")],
+        &[("pool", "batch"), ("all", "yes")],
+    ] {
+        assert_eq!(browser.submit("/pools", "/pools/stop", bad).await.status, 422, "{bad:?}");
+    }
+}

@@ -108,6 +108,27 @@ async fn a_run_that_another_transaction_has_just_inserted_is_busy_too() {
 }
 
 #[tokio::test]
+async fn what_was_written_beside_a_held_row_is_answered_as_written() {
+    let api = api().await;
+    let _ = schedule(&api.db.store, fresh("run_held", "snapshot_1")).await;
+    let permitted = "update pending set lost_at = clock_timestamp(), create_permitted_at = clock_timestamp()";
+    api.db.run(permitted).await;
+    let _ = schedule(&api.db.store, fresh("run_b", "snapshot_1")).await;
+    let mut caller = api.db.pool().begin().await.unwrap();
+    hold(&mut caller, &["run_held".to_owned()]).await;
+    let array = json!([hit("run_new", "snapshot_1"), hit("run_held", "snapshot_2")]);
+    let answer = api.post("/v1/verifications", array.to_string()).await;
+    assert_eq!(results(&answer.json()), [("created", true), ("busy", false)]);
+    let array = json!([{"run_id": "run_b", "reason": "miss"}, {"run_id": "run_held", "reason": "miss"}]);
+    let answer = api.cancel(&array).await;
+    assert_eq!(results(&answer.json()), [("cancelled", true), ("busy", false)]);
+    caller.rollback().await.unwrap();
+    let answer = api.cancel(&array).await;
+    assert_eq!(results(&answer.json()), [("not_found", false), ("too_late", true)]);
+    api.db.assert_conserved().await;
+}
+
+#[tokio::test]
 async fn a_cancel_by_filter_skips_what_is_held_and_says_how_many() {
     let (api, _, caller) = held().await;
     let filter = json!({"filter": {"pool": PoolName::default_pool().as_str()}});
