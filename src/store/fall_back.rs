@@ -11,15 +11,12 @@ use chrono::{DateTime, Utc};
 use serde_json::json;
 
 use super::audit::{self, Actor};
-use super::connect::{LockWait, Terms};
+use super::connect::Terms;
 use super::lease::Keys;
 use super::{Store, StoreError, codec};
 use crate::domain::claim::ClaimKey;
 use crate::domain::ids::RunId;
 use crate::domain::status::HoldReason;
-
-/// How long a batch of permits waits for the row of its window: other workers hold it for a commit at a time.
-const WINDOW_WAIT: LockWait = LockWait::AtMost(Duration::from_secs(2));
 
 /// The answer to a fenced step of a fallback.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -114,7 +111,7 @@ impl Store {
             &columns.fences,
             super::millis(hold),
         )
-        .fetch_all(self.db().on(Terms::DURABLE.waiting(WINDOW_WAIT)))
+        .fetch_all(self.durable())
         .await
         .map_err(StoreError::doing(doing))?;
         let mut answers: Vec<_> = keys.iter().map(|_| Err(StoreError::Held { doing })).collect();
