@@ -42,6 +42,8 @@ async fn losses(stage: &Stage, count: usize) -> Vec<Dispatched> {
 
 async fn cap(stage: &Stage, cap: i64, window_ms: i64) {
     stage.db.run(&format!("update pool set cap = {cap}, cap_window_ms = {window_ms}")).await;
+    // As every statement that changes a cap does.
+    stage.db.run("select line_up_again('default')").await;
 }
 
 async fn until_ended(stage: &Stage, count: usize) {
