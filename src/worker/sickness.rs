@@ -4,10 +4,10 @@
 //! what it has claimed of the pool, without a failure on the row, and claims no more. From time to time it claims
 //! one row to try, and is well again when a probe is answered.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::domain::backoff::Backoff;
@@ -18,10 +18,11 @@ const TRY_AGAIN: Backoff = Backoff { base: Duration::from_secs(2), max: Duration
 const WELL_AFTER: Duration = Duration::from_mins(2);
 
 /// Whether this worker can probe one pool.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Sickness {
     sick: Mutex<Option<Sick>>,
-    is_sick: watch::Sender<bool>,
+    /// Whether `sick` holds something, for each probe that is due.
+    is_sick: AtomicBool,
     /// When the worker was well again, and how often it had tried: one that falls sick again soon goes on from there.
     recovered: Mutex<Option<(Instant, u32)>>,
 }
@@ -31,12 +32,6 @@ struct Sick {
     failure: String,
     tries: u32,
     try_at: Instant,
-}
-
-impl Default for Sickness {
-    fn default() -> Self {
-        Self { sick: Mutex::default(), is_sick: watch::Sender::new(false), recovered: Mutex::default() }
-    }
 }
 
 impl Sickness {
@@ -57,7 +52,7 @@ impl Sickness {
         let try_at = Instant::now() + TRY_AGAIN.delay(tries, rand::random());
         *sick = Some(Sick { failure: failure.to_owned(), tries, try_at });
         // Under the lock, so that it always says the same as the state.
-        self.is_sick.send_replace(true);
+        self.is_sick.store(true, Ordering::Relaxed);
         true
     }
 
@@ -72,7 +67,7 @@ impl Sickness {
         }
         *self.recovered.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), sick.tries));
         *state = None;
-        self.is_sick.send_replace(false);
+        self.is_sick.store(false, Ordering::Relaxed);
         true
     }
 
@@ -99,13 +94,7 @@ impl Sickness {
 
     /// Whether the worker is sick.
     pub(super) fn is_sick(&self) -> bool {
-        *self.is_sick.borrow()
-    }
-
-    /// Waits until the worker is sick.
-    pub(super) async fn falls_sick(&self) {
-        // Ends without an error: the sender is ours.
-        let _ = self.is_sick.subscribe().wait_for(|is_sick| *is_sick).await;
+        self.is_sick.load(Ordering::Relaxed)
     }
 
     /// What to tell people, while the worker is sick.
@@ -130,7 +119,7 @@ mod tests {
         assert_eq!((sickness.claimable(100), sickness.tries()), (100, false));
         assert!(sickness.found("timeout"));
         assert!(!sickness.found("timeout"), "it is known");
-        sickness.falls_sick().await;
+        assert!(sickness.is_sick());
         assert!(sickness.problem().unwrap().contains("timeout"));
         let mut longest = Duration::ZERO;
         for _ in 0..8 {
