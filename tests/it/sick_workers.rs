@@ -106,11 +106,41 @@ async fn is_brown_out(db: &Db) -> bool {
     .await
 }
 
+/// As if what is reported had been so long ago.
+async fn seconds_pass(db: &Db, seconds: u32) {
+    let past = format!("update probe_tally set counted_at = counted_at - interval '{seconds} s'");
+    db.run(&past).await;
+}
+
+#[tokio::test]
+async fn no_worker_is_sick_because_it_reports_the_first_failures_of_a_brown_out() {
+    for (first, second) in [((3, 2), (2, 0)), ((10, 6), (9, 1)), ((30, 30), (30, 5)), ((300, 180), (280, 60))]
+    {
+        let db = db().await;
+        for _ in 0..5 {
+            for worker in ["first", "second"] {
+                assert!(!tell(&db, worker, 20, 0).await);
+            }
+            seconds_pass(&db, 1).await;
+        }
+        // Each second covers what was before it for the one that reported just before.
+        for (at, of_first, of_second) in [(0, first, second), (1, first, (20, 12)), (2, (20, 12), (20, 12))] {
+            assert!(!tell(&db, "first", of_first.0, of_first.1).await, "{first:?} {second:?}, second {at}");
+            assert!(
+                !tell(&db, "second", of_second.0, of_second.1).await,
+                "{first:?} {second:?}, second {at}"
+            );
+            seconds_pass(&db, 1).await;
+        }
+        assert!(is_brown_out(&db).await);
+    }
+}
+
 #[tokio::test]
 async fn what_most_workers_see_is_a_brown_out_and_what_one_sees_is_its_own() {
     // Probes and failures of each worker; which of them are sick; whether it is a brown-out.
     type Case = (&'static [(u32, u32)], &'static [bool], bool);
-    let cases: [Case; 8] = [
+    let cases: [Case; 10] = [
         (&[(20, 20)], &[false], true),
         (&[(20, 20), (20, 0)], &[true, false], false),
         (&[(20, 20), (20, 20)], &[false, false], true),
@@ -120,13 +150,18 @@ async fn what_most_workers_see_is_a_brown_out_and_what_one_sees_is_its_own() {
         (&[(20, 10), (20, 0), (20, 0), (20, 0), (20, 0)], &[true, false, false, false, false], false),
         // All see about the same.
         (&[(20, 3), (20, 5), (20, 6)], &[false, false, false], true),
-        // Two probes say nothing.
+        // Two probes say nothing, and few may fail by chance.
         (&[(20, 0), (2, 2)], &[false, false], false),
+        (&[(4, 0), (4, 3)], &[false, false], false),
+        (&[(4, 0), (6, 6)], &[false, true], false),
     ];
     for (reports, sick, brown_out) in cases {
         let db = db().await;
-        for (worker, (probes, failures)) in reports.iter().enumerate() {
-            let _ = tell(&db, &format!("worker-{worker}"), *probes, *failures).await;
+        for _ in 0..2 {
+            seconds_pass(&db, 2).await;
+            for (worker, (probes, failures)) in reports.iter().enumerate() {
+                let _ = tell(&db, &format!("worker-{worker}"), *probes, *failures).await;
+            }
         }
         db.run("delete from brown_out").await;
         for (worker, is_sick) in sick.iter().enumerate() {
