@@ -8,6 +8,7 @@ pub mod migrate;
 mod output;
 mod pending;
 mod pools;
+mod probe_now;
 pub mod process;
 mod report;
 mod show;
@@ -46,6 +47,8 @@ enum Command {
     Show(show::ShowArgs),
     /// Cancel verifications: of one run, or all that match a filter.
     Cancel(pending::CancelArgs),
+    /// Probe a run now; before it is due, only report what the probe sees.
+    ProbeNow(probe_now::ProbeNowArgs),
     /// Report loss rates with their intervals, in total, by key and over time.
     Report(report::ReportArgs),
     /// Show the latest losses, run by run.
@@ -91,6 +94,7 @@ pub fn run(cli: Cli) -> ExitCode {
             Command::Pending(args) => pending::pending(args).await,
             Command::Show(args) => show::show(args).await,
             Command::Cancel(args) => pending::cancel(args).await,
+            Command::ProbeNow(args) => probe_now::probe_now(args).await,
             Command::Report(args) => report::report(args).await,
             Command::Losses(args) => losses::losses(args).await,
             Command::Pools(args) => pools::pools(args).await,

@@ -13,6 +13,7 @@ pub mod coalesce;
 pub mod codec;
 pub mod connect;
 pub mod doctor;
+pub mod early;
 pub mod error;
 pub mod fall_back;
 pub mod fleet;

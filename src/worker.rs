@@ -22,6 +22,7 @@ mod follow_up;
 mod in_flight;
 mod limits;
 mod listen;
+mod observe;
 mod permits;
 mod probe;
 mod release;

@@ -116,10 +116,10 @@ impl Latest {
             supervisor: shown::or_dash(lost.supervisor.as_ref().map(SupervisorName::as_str)),
             version: shown::or_dash(lost.deployment_version.as_deref()),
             came_of_it: format!(
-                "{}: {}{}",
+                "{}: {result}{}{}",
                 lost.outcome.as_str(),
-                result,
-                if lost.late { ", late" } else { "" }
+                if lost.late { ", late" } else { "" },
+                if lost.early { ", early" } else { "" }
             ),
         }
     }

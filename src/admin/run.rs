@@ -15,8 +15,10 @@ use super::page::{self, Chrome, Tab};
 use super::shown;
 use super::timeline::{self, Moment};
 use super::visitor::Reading;
+use crate::domain::claim::EarlyProbe;
 use crate::domain::ids::{RegionName, RunId, SupervisorName, VerificationId};
 use crate::domain::outcome::Outcome;
+use crate::store::early::ProbeNow;
 use crate::store::follow_up::FollowUpRecord;
 use crate::store::lookup::Pending;
 
@@ -47,6 +49,8 @@ struct RunPage {
     run_id: String,
     /// The dispatch of the pending verification. A cancel applies only to this dispatch.
     pending_snapshot: Option<String>,
+    /// Whether that one is not due yet.
+    is_early: bool,
     verifications: Vec<Reported>,
 }
 
@@ -111,6 +115,7 @@ pub(super) async fn page(
     page::write(&RunPage {
         chrome: chrome.with_notice(notice(&fields)),
         run_id: run_id.to_string(),
+        is_early: pending.as_ref().is_some_and(|pending| pending.due_at > now),
         pending_snapshot: pending.map(|pending| pending.snapshot_id),
         verifications,
     })
@@ -123,8 +128,13 @@ pub(super) async fn probe_now(
     operating: Operating,
 ) -> Result<Response, PageError> {
     let run_id = parse(run)?;
-    let moved = admin.store.probe_now(&run_id, &operating.actor).await?;
-    let reported = if moved { "now" } else { "not" };
+    let early = if operating.fields.get("act").is_some() { EarlyProbe::Act } else { EarlyProbe::Observe };
+    let reported = match admin.store.probe_now(&run_id, early, &operating.actor).await? {
+        ProbeNow::Nothing => "not",
+        ProbeNow::Due => "now",
+        ProbeNow::Early(EarlyProbe::Observe) => "observed",
+        ProbeNow::Early(EarlyProbe::Act) => "early",
+    };
     Ok(redirect(&format!("{}/runs/{run_id}?probes={reported}", admin.config.address.base)))
 }
 
@@ -138,6 +148,10 @@ pub(super) fn parse(run: Result<Path<String>, PathRejection>) -> Result<RunId, P
 fn notice(fields: &Fields) -> Option<String> {
     let reported = match fields.get("probes")? {
         "now" => "It is probed now.",
+        "observed" => "It is probed now. It is not due yet, so what the probe sees changes nothing.",
+        "early" => {
+            "It is probed now, before it is due, and acts on what it sees. No rate counts the outcome."
+        }
         _ => "Nothing changed: a worker has the verification in flight already, or it has ended.",
     };
     Some(reported.to_owned())

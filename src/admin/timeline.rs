@@ -111,6 +111,9 @@ pub(super) fn present(pending: &Pending, now: DateTime<Utc>) -> Vec<Moment> {
         );
     }
     moments.extend(steps(pending.connected_at, pending.lost_at, pending.create_permitted_at));
+    moments.extend(pending.observed().map(|(at, what)| {
+        Moment::new(at, "info", "Observed early").reported([Some(what), Some("nothing changed".to_owned())])
+    }));
     if pending.create_count > 0 {
         moments.push(Moment::new(None, "warn", "Cold start requested").reported([
             pending.workload.as_ref().map(|name| format!("workload {name}")),
@@ -190,6 +193,9 @@ fn end(outcome: &Outcome) -> Moment {
         outcome
             .late
             .then(|| "late: the probe may have seen the redriven dispatch, so no rate counts it".to_owned()),
+        outcome
+            .early
+            .then(|| "early: an operator asked for it before it was due, so no rate counts it".to_owned()),
         outcome
             .workload
             .as_ref()

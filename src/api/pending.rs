@@ -13,8 +13,10 @@ use super::body;
 use super::openapi::{BodyRefusals, Invalid, Refusals};
 use super::problem::{FieldError, Problem, parsed_name};
 use crate::caller::Caller;
+use crate::domain::claim::EarlyProbe;
 use crate::domain::ids::{RunId, parse_name};
 use crate::domain::status::Status;
+use crate::store::early::ProbeNow;
 use crate::store::lookup::Pending;
 use crate::store::pending::{PageKey, PendingFilter};
 
@@ -169,24 +171,45 @@ pub(super) struct Moved {
     run_id: RunId,
     /// False if the run has no pending verification, or a worker has it in flight already.
     probes_now: bool,
+    /// Present if the verification is not due yet: whether the probe observes and changes nothing, or acts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    early: Option<EarlyProbe>,
 }
 
-/// Probes a run now instead of later.
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct ProbeNowQuery {
+    /// Judge and act even if the verification is not due yet. Its outcome is then `early`, outside all rates.
+    #[serde(default)]
+    act: bool,
+}
+
+/// Probes a run now instead of later. Before it is due, the probe changes nothing: what it saw is the `observation` of
+/// the pending verification.
 #[utoipa::path(
     post, path = "/v1/runs/{run}/probe-now", tag = "operators", security(("token" = ["operate"])),
-    params(("run" = RunId, Path, description = "The run")),
+    params(("run" = RunId, Path, description = "The run"), ProbeNowQuery),
     responses((status = 200, body = Moved, description = "Whether the probe was moved"), Refusals, Invalid)
 )]
 pub(super) async fn probe_now(
     State(api): State<Api>,
     Extension(caller): Extension<Caller>,
     run: Result<Path<String>, PathRejection>,
+    asked: Result<Query<ProbeNowQuery>, QueryRejection>,
 ) -> Result<Json<Moved>, Problem> {
     let Path(run) = run.map_err(|_| invalid("run", "must be UTF-8"))?;
     let run_id = RunId::parse(run).map_err(|error| invalid("run", &error.to_string()))?;
-    let probes_now =
-        api.store.probe_now(&run_id, &caller.actor()).await.map_err(|error| Problem::database(&error))?;
-    Ok(Json(Moved { run_id, probes_now }))
+    let Query(asked) =
+        asked.map_err(|error| Problem::invalid(vec![FieldError::new("query", error.body_text())]))?;
+    let early = if asked.act { EarlyProbe::Act } else { EarlyProbe::Observe };
+    let answer = api.store.probe_now(&run_id, early, &caller.actor()).await;
+    let (probes_now, early) = match answer.map_err(|error| Problem::database(&error))? {
+        ProbeNow::Nothing => (false, None),
+        ProbeNow::Due => (true, None),
+        ProbeNow::Early(early) => (true, Some(early)),
+    };
+    Ok(Json(Moved { run_id, probes_now, early }))
 }
 
 /// What is wrong with the names that have no type of their own: the database accepts no other texts, not even to

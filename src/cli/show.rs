@@ -120,6 +120,8 @@ fn present(pending: &Pending) -> Vec<Moment> {
     ];
     moments.extend(steps(pending.connected_at, pending.lost_at, pending.create_permitted_at));
     moments
+        .extend(pending.observed().map(|(at, what)| Moment { at, what: format!("observed early: {what}") }));
+    moments
 }
 
 fn dequeued(at: DateTime<Utc>) -> Moment {
@@ -164,6 +166,7 @@ fn ended(outcome: &Outcome) -> String {
             outcome.claim_count, outcome.probe_count, outcome.create_count
         )),
         outcome.late.then(|| "late: the probe may have seen the redriven dispatch".to_owned()),
+        outcome.early.then(|| "early: an operator asked for it before it was due".to_owned()),
         outcome.error.as_ref().map(|error| format!("error: {error}")),
     ];
     for fact in facts.into_iter().flatten() {

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use rand::Rng;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::ids::{PoolName, RegionName, RunId, SnapshotId, SupervisorName, VerificationId};
 use super::verification::Intent;
@@ -46,6 +48,28 @@ pub struct ClaimKey {
     pub fence: Fence,
 }
 
+/// A probe that an operator asked for before it was due.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema, sqlx::Type)]
+#[serde(rename_all = "snake_case")]
+#[sqlx(type_name = "text", rename_all = "snake_case")]
+pub enum EarlyProbe {
+    /// It reports what it sees and changes nothing: a runner that is not dead may not have started yet.
+    Observe,
+    /// It judges as if the verification were due. The outcome is outside all rates.
+    Act,
+}
+
+impl EarlyProbe {
+    /// The word in SQL, API and events.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Observe => "observe",
+            Self::Act => "act",
+        }
+    }
+}
+
 /// One claimed verification, as the claim statement returned it.
 #[derive(Debug, Clone)]
 pub struct Claim {
@@ -81,6 +105,8 @@ pub struct Claim {
     pub create_count: u32,
     /// Times that a create could not be prepared.
     pub prepare_failures: u32,
+    /// What an operator asked of a probe before it was due, if one did.
+    pub early: Option<EarlyProbe>,
     /// When a probe first saw the loss.
     pub lost_at: Option<DateTime<Utc>>,
     /// The name the next create asks for, if a failed one changed it.
@@ -104,6 +130,12 @@ impl Claim {
     #[must_use]
     pub fn probe_in(&self) -> Duration {
         (self.probe_at - self.claimed_at).to_std().unwrap_or_default()
+    }
+
+    /// Whether a probe at `now` (database clock) is to change nothing.
+    #[must_use]
+    pub fn only_observes(&self, now: DateTime<Utc>) -> bool {
+        self.early == Some(EarlyProbe::Observe) && now < self.due_at
     }
 
     /// Whether an observation at `now` (database clock) may already show the redriven dispatch.
@@ -148,6 +180,7 @@ mod tests {
             probe_failures: 0,
             create_count: 0,
             prepare_failures: 0,
+            early: None,
             lost_at: None,
             workload: None,
             traceparent: None,

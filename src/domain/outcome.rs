@@ -207,6 +207,8 @@ pub struct Outcome {
     pub fallback_result: Option<FallbackResult>,
     /// Outside the rates: it may show the redriven dispatch.
     pub late: bool,
+    /// Outside the rates: an operator asked for the verdict before it was due.
+    pub early: bool,
     /// The fence of the claim that settled; `None` for a cancel or a supersede. Not shown outside.
     #[serde(skip)]
     pub fence: Option<i64>,

@@ -21,7 +21,8 @@ with now as materialized (
     i.ordinal, i.reason as cancel_reason,
     p.id, p.run_id, p.snapshot_id, p.pool, p.supervisor, p.region, p.deployment_version, p.intent,
     p.dequeued_at, p.scheduled_at, p.due_at, p.claim_count, p.probe_count, p.create_count, p.lost_at,
-    p.workload, p.last_error, p.traceparent
+    p.workload, p.last_error, p.traceparent,
+    is_early(p.early, p.lost_at, p.due_at) as early
 ), judged as (
   select
     gone.*, now.moment,
@@ -30,6 +31,7 @@ with now as materialized (
     case when lost_at is not null then loss_cancelled_by(cancel_reason) end as fallback_result,
     is_late_loss(lost_at, dequeued_at, redrive_of(pool)) as late,
     case
+      when early then null
       when lost_at is not null then latency_bucket(lost_at - due_at)
       when cancel_reason = 'connected' then latency_bucket(moment - scheduled_at)
     end as bucket
@@ -37,10 +39,10 @@ with now as materialized (
 ), recorded as (
   insert into outcome (
     settled_at, id, run_id, snapshot_id, pool, supervisor, region, deployment_version, intent,
-    dequeued_at, scheduled_at, due_at, outcome, reason, fallback_result, late,
+    dequeued_at, scheduled_at, due_at, outcome, reason, fallback_result, late, early,
     claim_count, probe_count, create_count, connected_at, lost_at, workload, error, traceparent)
   select moment, id, run_id, snapshot_id, pool, supervisor, region, deployment_version, intent,
-    dequeued_at, scheduled_at, due_at, outcome, reason, fallback_result, late,
+    dequeued_at, scheduled_at, due_at, outcome, reason, fallback_result, late, early,
     claim_count, probe_count, create_count,
     case when cancel_reason = 'connected' then moment end, lost_at, workload, last_error, traceparent
   from judged
@@ -48,9 +50,9 @@ with now as materialized (
   insert into outcome_count (
     minute, pool, supervisor, region, deployment_version, intent, outcome, reason, fallback_result, late, n, latencies)
   select date_trunc('minute', moment), pool, supervisor, region, deployment_version, intent, outcome, reason,
-    fallback_result, late, count(*), array_agg(bucket) filter (where bucket is not null)
+    fallback_result, late or early, count(*), array_agg(bucket) filter (where bucket is not null)
   from judged
   group by date_trunc('minute', moment), pool, supervisor, region, deployment_version, intent, outcome, reason,
-    fallback_result, late
+    fallback_result, late or early
 )
 select ordinal as "ordinal!", id as "id!" from gone

@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::connect::Terms;
 use super::{Store, StoreError};
-use crate::domain::claim::{Claim, ClaimKey, Fence, REDRIVE_DEFAULT};
+use crate::domain::claim::{Claim, ClaimKey, EarlyProbe, Fence, REDRIVE_DEFAULT};
 use crate::domain::ids::{
     IdError, PoolName, RegionName, RunId, SnapshotId, SupervisorName, VerificationId, WorkerName,
 };
@@ -74,6 +74,7 @@ struct Row {
     probe_failures: i32,
     create_count: i32,
     prepare_failures: i32,
+    early: Option<EarlyProbe>,
     lost_at: Option<DateTime<Utc>>,
     workload: Option<String>,
     traceparent: Option<String>,
@@ -143,6 +144,7 @@ impl Row {
             probe_failures: self.probe_failures.unsigned_abs(),
             create_count: self.create_count.unsigned_abs(),
             prepare_failures: self.prepare_failures.unsigned_abs(),
+            early: self.early,
             lost_at: self.lost_at,
             workload: self.workload,
             traceparent: self.traceparent,

@@ -31,4 +31,4 @@ where p.ctid = any (array(
 returning
   p.id, p.run_id, p.snapshot_id, p.pool, p.supervisor, p.region, p.intent as "intent: Intent",
   left_queue_at(p.dequeued_at, p.scheduled_at) as "left_queue_at!", p.dequeued_at, p.due_at, p.probe_at, statement_timestamp() as "claimed_at!",
-  p.claim_count, p.probe_failures, p.create_count, p.prepare_failures, p.lost_at, p.workload, p.traceparent
+  p.claim_count, p.probe_failures, p.create_count, p.prepare_failures, p.early as "early: EarlyProbe", p.lost_at, p.workload, p.traceparent

@@ -28,6 +28,8 @@ pub struct Lost {
     pub fallback_result: Option<FallbackResult>,
     /// Seen too late to know which dispatch was lost; outside all rates.
     pub late: bool,
+    /// An operator asked for the verdict before it was due; outside all rates.
+    pub early: bool,
 }
 
 impl Lost {
@@ -51,7 +53,7 @@ impl Store {
             r#"select latest.settled_at, latest.run_id, latest.pool, latest.supervisor as "supervisor: SupervisorName",
                latest.deployment_version,
                latest.outcome as "outcome: OutcomeKind", latest.reason as "reason: Reason",
-               latest.fallback_result as "fallback_result: FallbackResult", latest.late
+               latest.fallback_result as "fallback_result: FallbackResult", latest.late, latest.early
              from pool
              cross join lateral (
                select lost.* from outcome lost

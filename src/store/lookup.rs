@@ -6,6 +6,7 @@ use sqlx::types::Uuid;
 use utoipa::ToSchema;
 
 use super::{Store, StoreError};
+use crate::domain::claim::EarlyProbe;
 use crate::domain::ids::{RegionName, RunId, SupervisorName, VerificationId};
 use crate::domain::outcome::{FallbackResult, Outcome, OutcomeKind, Reason};
 use crate::domain::status::{HoldReason, Status};
@@ -62,6 +63,26 @@ pub struct Pending {
     pub workload: Option<String>,
     /// The last error.
     pub last_error: Option<String>,
+    /// What an operator asked of the next probe, if that comes before the verification is due.
+    pub early: Option<EarlyProbe>,
+    /// What the last such probe saw that changed nothing: `not_started`, the word for what acted on the run, or
+    /// `failed` and why.
+    pub observation: Option<String>,
+    /// When it saw that.
+    pub observed_at: Option<DateTime<Utc>>,
+}
+
+impl Pending {
+    /// When a probe that changes nothing last saw the run, and what it saw.
+    #[must_use]
+    pub fn observed(&self) -> Option<(DateTime<Utc>, String)> {
+        let observation = match self.observation.as_deref()? {
+            "not_started" => "the run has not started yet".to_owned(),
+            failure if failure.starts_with("failed") => failure.replacen("failed", "the probe failed", 1),
+            acted => format!("the run was {acted}"),
+        };
+        Some((self.observed_at?, observation))
+    }
 }
 
 /// Scheduled less pending less ended, in one snapshot.
@@ -112,7 +133,8 @@ impl Store {
                dequeued_at, scheduled_at, due_at, probe_at,
                pending_status(lease_expires_at, probe_at, lost_at, hold_reason) as "status!: Status",
                hold_reason as "hold_reason: HoldReason", lease_expires_at, worker, claim_count, probe_count, create_count,
-               connected_at, lost_at, create_permitted_at, workload, last_error
+               connected_at, lost_at, create_permitted_at, workload, last_error, early as "early: EarlyProbe",
+               observation, observed_at
              from pending where run_id = $1"#,
             run_id.as_str()
         )
@@ -131,7 +153,7 @@ impl Store {
             r#"select settled_at, id, run_id, snapshot_id, pool, supervisor as "supervisor: SupervisorName",
                region as "region: RegionName", deployment_version, intent as "intent: Intent",
                dequeued_at, scheduled_at, due_at, outcome as "outcome: OutcomeKind",
-               reason as "reason: Reason", fallback_result as "fallback_result: FallbackResult", late, fence, worker,
+               reason as "reason: Reason", fallback_result as "fallback_result: FallbackResult", late, early, fence, worker,
                claim_count, probe_count, create_count, connected_at, lost_at, create_permitted_at,
                probe_ms, workload, error, traceparent
              from outcome where run_id = $1 order by settled_at desc, id desc limit $2"#,

@@ -9,6 +9,7 @@ use super::audit::{self, Actor};
 use super::connect::Terms;
 use super::lookup::Pending;
 use super::{Store, StoreError};
+use crate::domain::claim::EarlyProbe;
 use crate::domain::ids::{RegionName, RunId, SnapshotId, SupervisorName};
 use crate::domain::status::{HoldReason, Status};
 use crate::domain::verification::{CancelReason, Cancellation, Cancelled, Intent};
@@ -141,7 +142,8 @@ impl Store {
                  page.hold_reason as "hold_reason: HoldReason", page.lease_expires_at, page.worker,
                  page.claim_count as "claim_count!", page.probe_count as "probe_count!",
                  page.create_count as "create_count!", page.connected_at, page.lost_at, page.create_permitted_at,
-                 page.workload, page.last_error
+                 page.workload, page.last_error, page.early as "early: EarlyProbe", page.observation,
+                 page.observed_at
                from pool
                cross join lateral (
                  select *, pending_status(p.lease_expires_at, p.probe_at, p.lost_at, p.hold_reason) as status
@@ -310,31 +312,6 @@ impl Store {
         let detail = json!({ "filter": filter, "cancelled": all.cancelled, "busy": all.busy });
         self.note(actor, "cancel.filter", filter.pool.as_deref(), &detail).await?;
         done.map(|()| all)
-    }
-
-    /// Moves a run's next probe to now; `false` if it has no verification that waits.
-    ///
-    /// # Errors
-    /// The database could not be reached.
-    pub async fn probe_now(&self, run_id: &RunId, actor: &Actor) -> Result<bool, StoreError> {
-        let doing = "probe now";
-        let (run_id, actor) = (run_id.clone(), actor.clone());
-        self.db().transaction(doing, Terms::PATIENT, move |tx| {
-            Box::pin(async move {
-                let moved = sqlx::query!(
-                    "update pending set probe_at = least(probe_at, statement_timestamp())
-                     where run_id = $1 and (lease_expires_at is null or lease_expires_at <= statement_timestamp())",
-                    run_id.as_str()
-                )
-                .execute(&mut *tx)
-                .await
-                .map_err(StoreError::doing(doing))?
-                .rows_affected();
-                if moved > 0 {
-                    audit::note(tx, &actor, "probe_now", Some(run_id.as_str()), &json!({})).await?;
-                }
-                Ok(moved > 0)
-            })}).await
     }
 
     async fn note(

@@ -105,7 +105,7 @@ pub struct LossRates {
     pub withdrawn: i64,
     /// Replaced by a newer dispatch.
     pub superseded: i64,
-    /// Seen too late to know which dispatch started.
+    /// Outside all rates: seen too late to know which dispatch started, or asked for early by an operator.
     pub late: i64,
     /// `fallback` and `requeued`.
     pub lost: i64,

@@ -145,7 +145,7 @@ impl Store {
             r#"select settled_at, id, run_id, snapshot_id, pool, supervisor as "supervisor: SupervisorName",
                region as "region: RegionName", deployment_version,
                intent as "intent: Intent", dequeued_at, scheduled_at, due_at, outcome as "outcome: OutcomeKind",
-               reason as "reason: Reason", fallback_result as "fallback_result: FallbackResult", late, fence, worker,
+               reason as "reason: Reason", fallback_result as "fallback_result: FallbackResult", late, early, fence, worker,
                claim_count, probe_count, create_count, connected_at, lost_at, create_permitted_at,
                probe_ms, workload, error, traceparent
              from outcome

@@ -13,6 +13,7 @@ with said as (
     p.id, p.run_id, p.snapshot_id, p.pool, p.supervisor, p.region, p.deployment_version, p.intent,
     p.dequeued_at, p.scheduled_at, p.due_at, p.fence, p.worker, p.claim_count, p.probe_count, p.create_count,
     p.connected_at, p.lost_at, p.create_permitted_at, p.traceparent,
+    is_early(p.early, coalesce(p.lost_at, statement_timestamp()), p.due_at) as early,
     coalesce(s.workload, p.workload) as workload,
     -- An earlier error does not count when the end went well.
     case when s.verdict = 'delivered' or s.result in ('created', 'existed') then s.error
@@ -36,12 +37,12 @@ with said as (
 ), recorded as (
   insert into outcome (
     settled_at, id, run_id, snapshot_id, pool, supervisor, region, deployment_version, intent,
-    dequeued_at, scheduled_at, due_at, outcome, reason, fallback_result, late, fence, worker,
+    dequeued_at, scheduled_at, due_at, outcome, reason, fallback_result, late, early, fence, worker,
     claim_count, probe_count, create_count, connected_at, lost_at, create_permitted_at,
     probe_ms, workload, error, traceparent)
   select
     statement_timestamp(), id, run_id, snapshot_id, pool, supervisor, region, deployment_version, intent,
-    dequeued_at, scheduled_at, due_at, outcome, reason, fallback_result, late, fence, worker,
+    dequeued_at, scheduled_at, due_at, outcome, reason, fallback_result, late, early, fence, worker,
     claim_count, probe_count + probes, create_count, connected_at, lost_at, create_permitted_at,
     probe_ms, workload, error, traceparent
   from judged
@@ -51,12 +52,12 @@ with said as (
     minute, pool, supervisor, region, deployment_version, intent, outcome, reason, fallback_result, late, n, latencies)
   select
     date_trunc('minute', settled_at), pool, supervisor, region, deployment_version, intent, outcome, reason,
-    fallback_result, late, count(*),
+    fallback_result, late or early, count(*),
     -- When the verdict was on disk: at the mark of a loss, or now. A row for each would cost ten times as much.
-    array_agg(latency_bucket(coalesce(lost_at, settled_at) - due_at))
+    array_agg(latency_bucket(coalesce(lost_at, settled_at) - due_at)) filter (where not early)
   from recorded
   group by date_trunc('minute', settled_at), pool, supervisor, region, deployment_version, intent, outcome, reason,
-    fallback_result, late
+    fallback_result, late or early
 ), followed_up as (
   -- A created workload does not prove that its run started: a follow-up probes once more.
   insert into follow_up (verification_id, run_id, snapshot_id, pool, dequeued_at, settled_at, probe_at)
@@ -71,6 +72,6 @@ select
   supervisor as "supervisor: SupervisorName", region as "region: RegionName", deployment_version, intent as "intent!: Intent", dequeued_at as "dequeued_at!",
   scheduled_at as "scheduled_at!", due_at as "due_at!", outcome as "outcome!: OutcomeKind",
   reason as "reason: Reason", fallback_result as "fallback_result: FallbackResult",
-  late as "late!", fence, worker, claim_count as "claim_count!", probe_count as "probe_count!",
+  late as "late!", early as "early!", fence, worker, claim_count as "claim_count!", probe_count as "probe_count!",
   create_count as "create_count!", connected_at, lost_at, create_permitted_at, probe_ms, workload, error, traceparent
 from recorded

@@ -44,6 +44,7 @@ pub(super) fn settled(
         .with("fallback_result", outcome.fallback_result.map(FallbackResult::as_str))
         .with("workload", outcome.workload.as_deref())
         .with("late", outcome.late)
+        .with("early", outcome.early)
         .with("lag_ms", fine_millis(probed_at - claim.probe_at))
         .with("overdue_ms", millis(probed_at - outcome.due_at))
         .with("actual_delay_ms", millis(probed_at - outcome.scheduled_at))

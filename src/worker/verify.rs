@@ -6,6 +6,7 @@ use tokio::time::{Instant, sleep_until};
 use tracing::Instrument;
 
 use super::in_flight::InFlight;
+use super::observe::observe;
 use super::probe::{Next, Probing, conclude, probe_and_judge};
 use super::{Shared, fallback, settle};
 use crate::domain::outcome::{Ending, FallbackResult, Settlement};
@@ -36,6 +37,9 @@ async fn verify(shared: &Shared, in_flight: &InFlight, probing: &mut Probing, se
     }
     if in_flight.clock.now() > in_flight.claim.due_at + shared.config.expire_after {
         return Next::Settle(expired(in_flight, probing));
+    }
+    if in_flight.claim.only_observes(in_flight.clock.now()) {
+        return Box::pin(observe(shared, in_flight, probing, seed)).await;
     }
     match probe_and_judge(shared, in_flight, probing, seed).await {
         // Boxed, as is everything that few claims need: thousands wait for their probe at a time.

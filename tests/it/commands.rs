@@ -10,19 +10,19 @@ use warmproof_testkit::dispatch::{cancellation, claimed, fresh, schedule, settle
 use warmproof_testkit::process::Program;
 
 /// The exit code and output of a command.
-struct Answer {
-    code: Option<i32>,
-    out: String,
-    err: String,
+pub struct Answer {
+    pub code: Option<i32>,
+    pub out: String,
+    pub err: String,
 }
 
 impl Answer {
-    fn json(&self) -> Value {
+    pub fn json(&self) -> Value {
         serde_json::from_str(&self.out).unwrap_or_else(|error| panic!("{error}: {}{}", self.out, self.err))
     }
 }
 
-async fn run(db: &Db, args: &[&str]) -> Answer {
+pub async fn run(db: &Db, args: &[&str]) -> Answer {
     // A migration wants a session of its own.
     let (url, pooler) = match args {
         ["migrate", ..] => (db.direct_url(), Some("false")),

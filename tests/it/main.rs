@@ -14,6 +14,7 @@ mod coalesce;
 mod commands;
 mod disabled;
 mod drain;
+mod early;
 mod five_behaviours;
 mod follow_up;
 mod gateway_uncertainty;

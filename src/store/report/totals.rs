@@ -26,7 +26,7 @@ pub struct Total {
     pub overtaken: i64,
     /// Ended without an observation.
     pub probe_error: i64,
-    /// Seen too late to know which dispatch started.
+    /// Outside all rates: seen too late to know which dispatch started, or asked for early by an operator.
     pub late: i64,
     /// `lost` of `observed`.
     pub loss_rate: Option<f64>,

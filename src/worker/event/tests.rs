@@ -16,7 +16,7 @@ const SECRETS: [&str; 4] =
     ["tr_wgt_plantedtoken", "planted-managed-secret", "planted-gateway-token", "planted-password"];
 
 /// The keys of the platform's own verifier in its order, then ours.
-const KEYS: [&str; 36] = [
+const KEYS: [&str; 37] = [
     "msg",
     "request_id",
     "trace_id",
@@ -43,6 +43,7 @@ const KEYS: [&str; 36] = [
     "fallback_result",
     "workload",
     "late",
+    "early",
     "lag_ms",
     "overdue_ms",
     "actual_delay_ms",
@@ -101,6 +102,7 @@ fn claim() -> Claim {
         probe_failures: 1,
         create_count: 1,
         prepare_failures: 0,
+        early: None,
         lost_at: None,
         workload: None,
         traceparent: None,
@@ -125,6 +127,7 @@ fn failed_fallback(claim: &Claim, error: &str) -> Outcome {
         reason: None,
         fallback_result: Some(FallbackResult::Failed),
         late: false,
+        early: false,
         fence: None,
         worker: Some("worker-1".to_owned()),
         claim_count: 2,

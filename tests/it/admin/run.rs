@@ -71,8 +71,11 @@ async fn an_operator_can_ask_for_a_probe_now() {
     let _ = schedule(&page.db.store, fresh("run_a", "snapshot_1")).await;
     let mut browser = page.signed_in(OPERATOR).await;
     let asked = browser.submit("/runs/run_a", "/runs/run_a/probe-now", &[]).await;
-    assert_eq!(asked.header("location"), "/runs/run_a?probes=now");
-    assert!(browser.get("/runs/run_a?probes=now").await.text.contains("It is probed now"));
+    assert_eq!(asked.header("location"), "/runs/run_a?probes=observed");
+    let text = browser.get("/runs/run_a?probes=observed").await.text;
+    assert!(text.contains("what the probe sees changes nothing"), "{text}");
+    let acts = browser.submit("/runs/run_a", "/runs/run_a/probe-now", &[("act", "yes")]).await;
+    assert_eq!(acts.header("location"), "/runs/run_a?probes=early");
     let none = browser.submit("/runs/run_a", "/runs/run_z/probe-now", &[]).await;
     assert_eq!(none.header("location"), "/runs/run_z?probes=not");
     let (actor, action, target, _) = page.audited().await.swap_remove(0);

@@ -136,7 +136,7 @@ async fn an_operator_can_ask_for_a_probe_now() {
     let api = api().await;
     api.schedule(&hit("run_a", "snapshot_1")).await;
     let answer = api.post("/v1/runs/run_a/probe-now", "").await.json();
-    assert_eq!(answer, json!({"run_id": "run_a", "probes_now": true}));
+    assert_eq!(answer, json!({"run_id": "run_a", "probes_now": true, "early": "observe"}));
     let moved: bool =
         api.db.value("select probe_at <= clock_timestamp() and due_at > probe_at from pending").await;
     assert!(moved, "`due_at` never changes");

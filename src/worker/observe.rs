@@ -1,0 +1,26 @@
+//! Observe: a probe that an operator asked for before it was due. It reports what it saw and changes nothing: the run
+//! of a runner that is not dead may not have started yet.
+
+use super::Shared;
+use super::in_flight::InFlight;
+use super::probe::{Next, Probing, probe_and_judge};
+use super::repeat::repeat;
+use crate::domain::verdict::Verdict;
+use crate::store::lease::Release;
+
+/// Probes once and records what was seen; the claim is given back until the verification is due.
+pub(super) async fn observe(shared: &Shared, in_flight: &InFlight, probing: &mut Probing, seed: u64) -> Next {
+    let observation = match probe_and_judge(shared, in_flight, probing, seed).await {
+        Some(Verdict::Lost) => "not_started".to_owned(),
+        Some(Verdict::Acted { acted, .. }) => acted.as_str().to_owned(),
+        Some(Verdict::Unknown(failure)) => format!("failed: {failure}"),
+        None if shared.stop.is_cancelled() => {
+            return Next::Release(Release::untouched(in_flight.claim.key.clone()));
+        }
+        None => return Next::Drop,
+    };
+    // Where it cannot be recorded, the lease ends, and another worker observes again.
+    let _ =
+        repeat(in_flight, seed, || shared.store.record_observation(&in_flight.claim.key, &observation)).await;
+    Next::Drop
+}
