@@ -17,7 +17,7 @@ use super::page::{self, Chrome, Tab};
 use super::shown;
 use super::visitor::Reading;
 use crate::store::fleet::{PoolService, WorkerSeen};
-use crate::store::gauges::PoolGauges;
+use crate::store::gauges::{Account, PoolGauges};
 use crate::store::lookup::Conservation;
 use crate::store::pool::Pool;
 use crate::store::report::{Latency, LatencyOfAll, LossBy, LossRates, Quantiles, Step, totals};
@@ -65,7 +65,7 @@ struct OverviewPage {
 /// The readings for the page. None of them slows down as history grows.
 struct Readings {
     gauges: Vec<PoolGauges>,
-    conservation: Conservation,
+    account: Account,
     minutes: Vec<LossRates>,
     lag: Option<LatencyOfAll>,
     lags: Vec<Quantiles>,
@@ -83,9 +83,9 @@ pub(super) async fn page(
     let chrome = Chrome::live(&admin, &visitor, Tab::Overview).await?;
     let now = chrome.clock();
     let (store, hour_ago) = (&admin.store, now - TimeDelta::hours(1));
-    let (gauges, conservation, minutes, lag, lags, connects, workers, served, settings) = tokio::try_join!(
+    let (gauges, account, minutes, lag, lags, connects, workers, served, settings) = tokio::try_join!(
         store.pool_gauges(),
-        store.conservation_soon(),
+        store.account_soon(),
         store.losses(chart::begin(now), Step::Minute, LossBy::Nothing),
         store.latency_of_all(Latency::Verdict, hour_ago),
         store.latencies(Latency::Verdict, hour_ago),
@@ -94,7 +94,7 @@ pub(super) async fn page(
         store.pools_served(),
         store.pool_settings(),
     )?;
-    let facts = Readings { gauges, conservation, minutes, lag, lags, connects, workers, served, settings };
+    let facts = Readings { gauges, account, minutes, lag, lags, connects, workers, served, settings };
     page::write(&OverviewPage {
         warnings: warnings::of(&facts),
         tiles: tiles(&facts),
@@ -205,14 +205,17 @@ fn workers(facts: &Readings) -> Tile {
 }
 
 fn conservation(facts: &Readings) -> Tile {
-    let Conservation { scheduled, pending, ended, unaccounted } = facts.conservation;
+    let Conservation { scheduled, pending, ended, unaccounted } = facts.account.conservation;
     let numbers = [scheduled, pending, ended].map(shown::number);
     let [scheduled, pending, ended] = numbers;
     Tile {
         id: "conservation",
         label: "Unaccounted for",
         value: shown::number(unaccounted),
-        reported: format!("{scheduled} scheduled − {pending} pending − {ended} ended"),
+        reported: format!(
+            "{scheduled} scheduled − {pending} pending − {ended} ended, counted at {}",
+            shown::instant(facts.account.checked_at)
+        ),
         level: if unaccounted == 0 { "" } else { "bad" },
         path: "/losses",
         gauge: None,

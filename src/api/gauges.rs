@@ -16,9 +16,9 @@ use crate::store::gauges::PoolGauges;
 use crate::store::{Store, StoreError};
 use crate::telemetry::metrics::{self, names};
 
-/// How long a reading of the pools is good. One statement over what is pending.
+/// How long a reading of the pools is good. One statement over what is due soon and what is lost.
 const POOLS_EVERY: Duration = Duration::from_secs(5);
-/// How long a reading of the account is good. It adds up all counts ever made.
+/// How long a reading of the account is good; upkeep counts anew every few minutes.
 const CONSERVATION_EVERY: Duration = Duration::from_secs(30);
 
 /// How long a reading may take, including the wait for a connection. Two readings fit into a scrape's usual
@@ -66,8 +66,8 @@ impl Gauges {
             last.pools_at = Some(Instant::now());
         }
         if old(last.conservation_at, CONSERVATION_EVERY) {
-            let read = soon("conservation", store.conservation_soon()).await;
-            metrics::unaccounted(read.map_or(f64::NAN, |read| count(read.unaccounted)));
+            let read = soon("conservation", store.account_soon()).await;
+            metrics::unaccounted(read.map_or(f64::NAN, |read| count(read.conservation.unaccounted)));
             last.conservation_at = Some(Instant::now());
         }
     }
@@ -110,6 +110,7 @@ fn show(pool: &PoolGauges) {
         (names::OVERDUE_LONGEST, pool.overdue_longest_seconds),
         (names::LOST, count(pool.lost)),
         (names::HELD, count(pool.held)),
+        (names::FOLLOW_UPS_WAITING, count(pool.follow_ups_waiting)),
         (names::WORKERS, count(pool.workers)),
         (names::PAUSED, f64::from(u8::from(pool.paused))),
         (names::BROWN_OUT, f64::from(u8::from(pool.brown_out))),
@@ -127,6 +128,7 @@ fn show_unknown(pool: &str) {
         names::OVERDUE_LONGEST,
         names::LOST,
         names::HELD,
+        names::FOLLOW_UPS_WAITING,
         names::WORKERS,
         names::PAUSED,
         names::BROWN_OUT,

@@ -6,6 +6,10 @@ with taken as (
   insert into outcome_total as t (outcome, n)
   select outcome, sum(n) from taken group by outcome
   on conflict (outcome) do update set n = t.n + excluded.n
+), pools as (
+  insert into pool_total as t (pool, pending)
+  select pool, sum(case when outcome = 'scheduled' then n else -n end) from taken group by pool
+  on conflict (pool) do update set pending = t.pending + excluded.pending
 ), hours as (
   insert into outcome_hour as h (
     hour, pool, supervisor, region, deployment_version, intent, outcome, reason, fallback_result, late, n)

@@ -16,6 +16,10 @@ use crate::domain::ids::{PoolName, RunId, SnapshotId, VerificationId};
 /// How long a worker has for a follow-up it took, and how long a failed one waits, in seconds.
 const TAKEN_FOR_SECONDS: f64 = 10.0;
 
+/// How long after its time a follow-up may still be probed, in seconds. By then the platform's redrive has had its
+/// turn, and the run's state says nothing of the fallback.
+const GOOD_FOR_SECONDS: f64 = 120.0;
+
 /// What a follow-up saw.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema, sqlx::Type)]
 #[serde(rename_all = "snake_case")]
@@ -25,7 +29,7 @@ pub enum FollowUpResult {
     Confirmed,
     /// The run had not moved, or the platform's redrive took it: the fallback did not help.
     NotStarted,
-    /// No probe was answered.
+    /// No probe was answered, or none was made in time.
     Unknown,
 }
 
@@ -71,33 +75,34 @@ struct Row {
 }
 
 impl Store {
-    /// Takes at most `limit` follow-ups that are due in these pools.
+    /// Takes follow-ups that are due, of each pool at most as many as wanted.
     ///
     /// # Errors
     /// The database could not be reached.
-    pub async fn take_follow_ups(&self, pools: &[PoolName], limit: u32) -> Result<Vec<FollowUp>, StoreError> {
+    pub async fn take_follow_ups(&self, wanted: &[(PoolName, u32)]) -> Result<Vec<FollowUp>, StoreError> {
         let doing = "take follow-ups";
-        let pools: Vec<&str> = pools.iter().map(PoolName::as_str).collect();
+        let pools: Vec<&str> = wanted.iter().map(|(pool, _)| pool.as_str()).collect();
+        let quotas: Vec<i32> = wanted.iter().map(|(_, quota)| super::count(*quota)).collect();
         let rows = sqlx::query_as!(
             Row,
             r#"update follow_up s
                set probe_at = statement_timestamp() + $3 * interval '1 second', probe_count = s.probe_count + 1
                where s.verification_id = any (array(
                    select due.verification_id
-                   from unnest($1::text[]) as asked (pool)
+                   from unnest($1::text[], $2::int[]) as asked (pool, quota)
                    cross join lateral (
                      select candidate.verification_id
                      from follow_up candidate
                      where candidate.pool = asked.pool and candidate.result is null
                        and candidate.probe_at <= statement_timestamp()
                      order by candidate.probe_at
-                     limit $2
+                     limit asked.quota
                      for update skip locked
                    ) as due))
                returning s.verification_id, s.run_id, s.snapshot_id, s.pool, s.dequeued_at, s.probe_count,
                  statement_timestamp() as "taken_at!""#,
             &pools as &[&str],
-            i64::from(limit),
+            &quotas,
             TAKEN_FOR_SECONDS,
         )
         .fetch_all(self.db().on(Terms::RELAXED))
@@ -119,6 +124,50 @@ impl Store {
                 })
             })
             .collect()
+    }
+
+    /// Records as unknown, and late, at most `limit` follow-ups of each pool that were not probed in time; answers
+    /// the pool of each.
+    ///
+    /// # Errors
+    /// The database could not be reached.
+    pub async fn drop_late_follow_ups(
+        &self,
+        pools: &[PoolName],
+        limit: u32,
+    ) -> Result<Vec<PoolName>, StoreError> {
+        let doing = "drop late follow-ups";
+        let pools: Vec<&str> = pools.iter().map(PoolName::as_str).collect();
+        let dropped = sqlx::query_scalar!(
+            "update follow_up f
+             set result = 'unknown', late = true, probed_at = statement_timestamp(),
+               error = 'late: no worker had a probe free for it in time'
+             where f.verification_id = any (array(
+                 select late.verification_id
+                 from pool
+                 cross join lateral (
+                   select candidate.verification_id
+                   from follow_up candidate
+                   where candidate.pool = pool.name and candidate.result is null
+                     and candidate.probe_at <= statement_timestamp()
+                     and candidate.settled_at < statement_timestamp() - $3 * interval '1 second'
+                       - coalesce(pool.follow_up_after_ms, 0) * interval '1 millisecond'
+                   order by candidate.probe_at
+                   limit $2
+                   for update skip locked
+                 ) as late
+                 where pool.name = any ($1)))
+             returning f.pool",
+            &pools as &[&str],
+            i64::from(limit),
+            GOOD_FOR_SECONDS,
+        )
+        .fetch_all(self.db().on(Terms::RELAXED))
+        .await
+        .map_err(StoreError::doing(doing))?;
+        let unreadable = |problem: String| StoreError::Corrupt { doing, column: "pool", problem };
+        let parse = |pool| PoolName::parse(pool).map_err(|error| unreadable(error.to_string()));
+        dropped.into_iter().map(parse).collect()
     }
 
     /// Records what a follow-up saw, once.

@@ -1,13 +1,22 @@
-//! Gauges: the numbers of each pool, in one statement with a short time limit.
+//! Gauges: the numbers of each pool, in one statement with a short time limit, from what is little.
 //!
 //! For a scrape every few seconds. A server in trouble must not be asked for more than this.
 
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
+
 use super::connect::Terms;
 use super::fleet::SILENT_AFTER_SECONDS;
 use super::lookup::Conservation;
 use super::{Store, StoreError};
+
+/// How far ahead a worker may be configured to claim: what is due later is in flight at none.
+const CLAIMED_AHEAD_SECONDS: f64 = 5.0;
+/// Rows of a pool that are read for its numbers: what is due soon, and as many losses.
+pub const READ_MAX: i64 = 100_000;
+/// How long an account is good. Upkeep makes one more often.
+const ACCOUNT_GOOD_SECONDS: f64 = 600.0;
 
 /// The time limit of such a statement.
 const EARLY: Terms = Terms::PATIENT.within(Duration::from_secs(2));
@@ -31,51 +40,76 @@ pub struct PoolGauges {
     pub held: i64,
     /// How long the one that is overdue longest is, in seconds; 0 if none is.
     pub overdue_longest_seconds: f64,
+    /// Follow-ups that are due and were not probed yet.
+    pub follow_ups_waiting: i64,
     /// Running workers that serve it.
     pub workers: i64,
     /// Whether its losses are held for a brown-out.
     pub brown_out: bool,
 }
 
+/// The last full count of what is pending, against what was scheduled and has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Account {
+    /// What was counted.
+    pub conservation: Conservation,
+    /// When.
+    pub checked_at: DateTime<Utc>,
+}
+
 impl Store {
-    /// The numbers of each pool, by name.
+    /// The numbers of each pool, by name. Reads what comes due soon and what is lost, at most [`READ_MAX`] rows of
+    /// either in a pool: a number that reaches it means so many or more. Rows that only wait are not read; all that
+    /// are pending come from the counts.
     ///
     /// # Errors
     /// The database could not be reached, or did not answer in time.
     pub async fn pool_gauges(&self) -> Result<Vec<PoolGauges>, StoreError> {
-        sqlx::query_as!(
+        sqlx::query_file_as!(
             PoolGauges,
-            r#"select p.name as pool, p.paused,
-                 coalesce(t.pending, 0) as "pending!", coalesce(t.claimed, 0) as "claimed!",
-                 coalesce(t.overdue, 0) as "overdue!", coalesce(t.lost, 0) as "lost!",
-                 coalesce(t.held, 0) as "held!", coalesce(t.overdue_longest_seconds, 0) as "overdue_longest_seconds!",
-                 (select count(*) from worker w
-                   where p.name = any (w.pools) and w.seen_at > statement_timestamp() - $1 * interval '1 second')
-                   as "workers!",
-                 exists (select 1 from brown_out b where b.pool = p.name
-                   and brown_out_over_at(b, p.cool_down_ms) > statement_timestamp()) as "brown_out!"
-               from pool p
-               left join pending_counts t on t.pool = p.name
-               order by p.name"#,
+            "src/store/gauges.sql",
             f64::from(SILENT_AFTER_SECONDS),
+            CLAIMED_AHEAD_SECONDS,
+            READ_MAX,
         )
         .fetch_all(self.db().on(EARLY))
         .await
         .map_err(StoreError::doing("read the gauges of pools"))
     }
 
-    /// [`Store::conservation`] with a short time limit.
+    /// The account of upkeep. Where there is none of the last minutes, it is counted now.
     ///
     /// # Errors
     /// The database could not be reached, or did not answer in time.
-    pub async fn conservation_soon(&self) -> Result<Conservation, StoreError> {
-        sqlx::query_as!(
-            Conservation,
-            r#"select scheduled as "scheduled!", pending as "pending!", ended as "ended!",
-                 unaccounted as "unaccounted!" from conservation"#
+    pub async fn account_soon(&self) -> Result<Account, StoreError> {
+        let doing = StoreError::doing("check conservation");
+        let last = sqlx::query!(
+            "select checked_at, scheduled, pending, ended from account
+             where checked_at > statement_timestamp() - $1 * interval '1 second'",
+            ACCOUNT_GOOD_SECONDS,
+        )
+        .fetch_optional(self.db().on(EARLY))
+        .await
+        .map_err(&doing)?;
+        if let Some(last) = last {
+            let (scheduled, pending, ended) = (last.scheduled, last.pending, last.ended);
+            let unaccounted = scheduled - ended - pending;
+            let conservation = Conservation { scheduled, pending, ended, unaccounted };
+            return Ok(Account { conservation, checked_at: last.checked_at });
+        }
+        let now = sqlx::query!(
+            r#"select statement_timestamp() as "checked_at!", scheduled as "scheduled!", pending as "pending!",
+                 ended as "ended!", unaccounted as "unaccounted!" from conservation"#
         )
         .fetch_one(self.db().on(EARLY))
         .await
-        .map_err(StoreError::doing("check conservation"))
+        .map_err(&doing)?;
+        let conservation = Conservation {
+            scheduled: now.scheduled,
+            pending: now.pending,
+            ended: now.ended,
+            unaccounted: now.unaccounted,
+        };
+        Ok(Account { conservation, checked_at: now.checked_at })
     }
 }

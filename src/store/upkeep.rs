@@ -10,6 +10,7 @@ use super::connect::{LockWait, Terms, Tx, Work};
 use super::fleet::SILENT_AFTER_SECONDS;
 use super::{Store, StoreError};
 
+mod account;
 mod rounds;
 
 pub use rounds::keep;
@@ -72,12 +73,14 @@ pub enum Part {
     Retention,
     /// The planner's statistics.
     Statistics,
+    /// The full count of what is pending.
+    Account,
 }
 
 impl Part {
     /// All parts, in the order of a round.
-    pub const ALL: [Self; 5] =
-        [Self::Partitions, Self::Counts, Self::Leftovers, Self::Retention, Self::Statistics];
+    pub const ALL: [Self; 6] =
+        [Self::Partitions, Self::Counts, Self::Leftovers, Self::Retention, Self::Statistics, Self::Account];
 
     /// The word in logs and metrics.
     #[must_use]
@@ -88,6 +91,7 @@ impl Part {
             Self::Leftovers => "leftovers",
             Self::Retention => "retention",
             Self::Statistics => "statistics",
+            Self::Account => "account",
         }
     }
 }
@@ -120,6 +124,8 @@ impl Store {
         }
         let analyzed = self.analyze_outcomes().await;
         round.analyzed = round.done(Part::Statistics, analyzed.map(Some)).unwrap_or_default();
+        let account = self.take_account().await;
+        round.done(Part::Account, account);
         round
     }
 
@@ -203,23 +209,29 @@ impl Store {
     ///
     /// Outside the turn, because it may take a while. The first process that records the start does it.
     async fn analyze_outcomes(&self) -> Result<bool, StoreError> {
-        let failed = StoreError::doing(DOING);
-        let ours = sqlx::query!(
-            "insert into upkeep_done as d (task, done_at) values ('analyze outcome', statement_timestamp())
-             on conflict (task) do update set done_at = excluded.done_at
-             where d.done_at < excluded.done_at - interval '1 day'"
-        )
-        .execute(self.patient())
-        .await
-        .map_err(&failed)?
-        .rows_affected();
-        if ours > 0 {
+        let ours = self.begins("analyze outcome", Duration::from_hours(24)).await?;
+        if ours {
             sqlx::query!("select analyze_outcomes()::text as done")
                 .fetch_one(self.db().on(ANALYZE))
                 .await
-                .map_err(&failed)?;
+                .map_err(StoreError::doing(DOING))?;
         }
-        Ok(ours > 0)
+        Ok(ours)
+    }
+
+    /// Records that a rare task begins, unless it began less than `every` ago; answers whether it is ours.
+    async fn begins(&self, task: &str, every: Duration) -> Result<bool, StoreError> {
+        let begun = sqlx::query!(
+            "insert into upkeep_done as d (task, done_at) values ($1, statement_timestamp())
+             on conflict (task) do update set done_at = excluded.done_at
+             where d.done_at < excluded.done_at - $2 * interval '1 second'",
+            task,
+            every.as_secs_f64(),
+        )
+        .execute(self.patient())
+        .await
+        .map_err(StoreError::doing(DOING))?;
+        Ok(begun.rows_affected() > 0)
     }
 
     /// A transaction in which no other process keeps the tables up; `None` if another one does. The turn ends

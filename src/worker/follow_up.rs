@@ -2,46 +2,102 @@
 //!
 //! It changes nothing. An operator learns of fallbacks that did not help.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 use super::Shared;
 use super::in_flight::DbClock;
+use super::limits::Limits;
 use super::probe::slot;
 use crate::domain::claim::late_after;
+use crate::domain::ids::PoolName;
 use crate::domain::verdict::{Acted, Dispatched, Verdict, judge};
+use crate::store::StoreError;
 use crate::store::follow_up::{FollowUp, FollowUpResult};
 use crate::telemetry::metrics;
 
-/// How often due follow-ups are asked for, and how many are taken at most.
+/// How often due follow-ups are asked for, and how soon again while more are due than could be taken.
 const ROUND: Duration = Duration::from_secs(5);
-const TAKE_MAX: u32 = 50;
+const AGAIN: Duration = Duration::from_millis(200);
+/// How many a worker takes, for each that it may probe at a time: even if none is answered, all are probed while they
+/// are its own. The rest is left to other workers.
+const TAKEN_FOR_A_SLOT: usize = 4;
+/// How many that are late are dropped in a round.
+const DROP_MAX: u32 = 1000;
 /// Probes that may fail before the result is recorded as unknown.
 const PROBES_MAX: u32 = 3;
 
 /// Probes until the worker stops. Another worker repeats a probe that is dropped then.
 pub(super) async fn keep(shared: Arc<Shared>) {
+    let room = |(pool, limits): (&PoolName, &Arc<Limits>)| {
+        let room = limits.follow_ups.available_permits() * TAKEN_FOR_A_SLOT;
+        (pool.clone(), Arc::new(Semaphore::new(room)))
+    };
+    let rooms: BTreeMap<PoolName, Arc<Semaphore>> = shared.limits.iter().map(room).collect();
     let pools = shared.pool_names();
     let probes = TaskTracker::new();
+    let mut wait = ROUND;
+    let mut dropped_at: Option<Instant> = None;
     loop {
-        let pause = ROUND.mul_f64(rand::random_range(0.9..=1.0));
         tokio::select! {
             biased;
             () = shared.stop.cancelled() => return,
-            () = tokio::time::sleep(pause) => {}
+            () = tokio::time::sleep(wait.mul_f64(rand::random_range(0.9..=1.0))) => {}
         }
-        match shared.store.take_follow_ups(&pools, TAKE_MAX).await {
-            Ok(taken) => {
-                let arrived = Instant::now();
-                for one in taken {
-                    probes.spawn(probe_and_judge(Arc::clone(&shared), one, arrived));
-                }
+        if dropped_at.is_none_or(|at| at.elapsed() >= ROUND) {
+            dropped_at = Some(Instant::now());
+            drop_late(&shared, &pools).await;
+        }
+        wait = match take(&shared, &rooms, &probes).await {
+            Ok(true) => AGAIN,
+            Ok(false) => ROUND,
+            Err(error) => {
+                tracing::warn!(%error, "could not take follow-ups");
+                ROUND
             }
-            Err(error) => tracing::warn!(%error, "could not take follow-ups"),
+        };
+    }
+}
+
+/// Takes as many as there is room for, and answers whether more may be due.
+async fn take(
+    shared: &Arc<Shared>,
+    rooms: &BTreeMap<PoolName, Arc<Semaphore>>,
+    probes: &TaskTracker,
+) -> Result<bool, StoreError> {
+    let wanted: Vec<(PoolName, u32)> = rooms
+        .iter()
+        .filter_map(|(pool, room)| Some((pool.clone(), u32::try_from(room.available_permits()).ok()?)))
+        .collect();
+    let mut left: BTreeMap<PoolName, u32> = wanted.iter().cloned().collect();
+    let taken = shared.store.take_follow_ups(&wanted).await?;
+    let arrived = Instant::now();
+    for one in taken {
+        if let Some(left) = left.get_mut(&one.pool) {
+            *left = left.saturating_sub(1);
         }
+        let room = rooms.get(&one.pool).and_then(|room| Arc::clone(room).try_acquire_owned().ok());
+        let shared = Arc::clone(shared);
+        probes.spawn(async move {
+            let _room = room;
+            probe_and_judge(shared, one, arrived).await;
+        });
+    }
+    Ok(left.values().any(|left| *left == 0))
+}
+
+/// What it shows says nothing of the fallback any more, and first probes are more urgent.
+async fn drop_late(shared: &Shared, pools: &[PoolName]) {
+    match shared.store.drop_late_follow_ups(pools, DROP_MAX).await {
+        Ok(dropped) => dropped.iter().for_each(|pool| {
+            metrics::follow_up(pool, FollowUpResult::Unknown.as_str());
+        }),
+        Err(error) => tracing::warn!(%error, "could not drop late follow-ups"),
     }
 }
 

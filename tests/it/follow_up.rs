@@ -93,3 +93,62 @@ async fn a_pool_may_switch_follow_ups_off_and_delivered_runs_get_none() {
     assert_eq!(follow_ups, 0);
     stage.audit(&[delivered, lost], vec![worker]).await;
 }
+
+/// Follow-ups that are due, settled so long ago.
+async fn due_since(stage: &Stage, count: u32, settled: &str) {
+    let rows = format!(
+        "insert into follow_up (verification_id, run_id, snapshot_id, pool, dequeued_at, settled_at, probe_at)
+         select gen_random_uuid(), 'run_' || n, 'snapshot_1', 'default', at, at, at
+         from generate_series(1, {count}) as n, lateral (select now() - interval '{settled}' as at) as settled"
+    );
+    stage.db.run(&rows).await;
+}
+
+#[tokio::test]
+async fn a_worker_takes_no_more_follow_ups_than_it_can_probe_in_time() {
+    let stage = Stage::set().await;
+    due_since(&stage, 100, "31 s").await;
+    stage.platform.simulator.faults().probe.add(Rule::always(ProbeFault::Hang));
+    let worker = stage.worker("a").may_warn(&["probes failed"]).start();
+    let taken = "select count(*) from follow_up where probe_count > 0";
+    let first = until("some are taken", async || {
+        let taken: i64 = stage.db.value(taken).await;
+        (taken > 0).then_some(taken)
+    })
+    .await;
+    // Two of ten probes, and four taken for each.
+    assert_eq!(first, 8);
+    let waiting = stage.db.store.pool_gauges().await.unwrap()[0].follow_ups_waiting;
+    assert!((80..=92).contains(&waiting), "{waiting} are counted as waiting");
+    stage.platform.simulator.faults().probe.clear();
+    stage.platform.simulator.faults().release();
+    until("all have been probed", async || {
+        let open: i64 = stage.db.value("select count(*) from follow_up where probe_count = 0").await;
+        (open == 0).then_some(())
+    })
+    .await;
+    stage.end(vec![worker]).await;
+}
+
+#[tokio::test]
+async fn a_late_follow_up_is_recorded_as_unknown_without_a_probe() {
+    let stage = Stage::set().await;
+    due_since(&stage, 30, "3 minutes").await;
+    let worker = stage.worker("a").may_warn(&["a fallback did not visibly help"]).start();
+    until("all are recorded", async || {
+        let open: i64 = stage.db.value("select count(*) from follow_up where result is null").await;
+        (open == 0).then_some(())
+    })
+    .await;
+    let (_, counted) = get(&format!("{}/metrics", listens_at(&worker).await)).await;
+    assert!(
+        counted.contains(r#"warmproof_follow_ups_total{pool="default",result="unknown"} 30"#),
+        "{counted}"
+    );
+    let late: i64 = stage
+        .db
+        .value("select count(*) from follow_up where late and error like 'late:%' and probe_count = 0")
+        .await;
+    assert_eq!(late, 30);
+    stage.end(vec![worker]).await;
+}

@@ -37,8 +37,12 @@ async fn one_of_each(db: &Db) {
             db.run(&format!("update pending set {change} where run_id = '{run}'")).await;
         }
     }
-    db.run("update pending set lease_expires_at = now() + interval '50 s' where run_id = 'run_claimed'")
-        .await;
+    // As a worker claims it: soon before it is due.
+    db.run(
+        "update pending set lease_expires_at = now() + interval '50 s', probe_at = now() + interval '1 s'
+         where run_id = 'run_claimed'",
+    )
+    .await;
 }
 
 fn expected(status: Status) -> i64 {

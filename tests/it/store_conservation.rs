@@ -247,3 +247,38 @@ proptest! {
         });
     }
 }
+
+#[tokio::test]
+async fn upkeep_takes_an_account_and_corrects_totals_that_another_program_left_behind() {
+    let db = db().await;
+    for run in ["run_a", "run_b", "run_c"] {
+        let _ = schedule(&db.store, fresh(run, "snapshot_1")).await;
+    }
+    // A program of before folds without the totals of pools.
+    db.run(
+        "with taken as (delete from outcome_count returning *)
+         insert into outcome_total (outcome, n) select outcome, sum(n) from taken group by outcome",
+    )
+    .await;
+    assert_eq!(db.store.pool_gauges().await.unwrap()[0].pending, 0);
+    let before = db.store.account_soon().await.unwrap();
+    assert_eq!((before.conservation.pending, before.conservation.unaccounted), (3, 0), "counted at once");
+    let _ = keep_up(&db.store, upkeep_terms(1)).await;
+    assert_eq!(db.store.pool_gauges().await.unwrap()[0].pending, 3);
+    db.assert_conserved().await;
+
+    // Readers have the account of upkeep, until it is old.
+    let _ = db.store.cancel(&[cancellation("run_a", None, CancelReason::Miss)]).await.unwrap();
+    let read = db.store.account_soon().await.unwrap();
+    let recorded: DateTime<Utc> = db.value("select checked_at from account").await;
+    assert_eq!((read.conservation.pending, read.checked_at), (3, recorded));
+    db.run("update account set checked_at = checked_at - interval '11 minutes'").await;
+    assert_eq!(db.store.account_soon().await.unwrap().conservation.pending, 2);
+    // Nor is one taken in every round.
+    let _ = keep_up(&db.store, upkeep_terms(1)).await;
+    assert_eq!(db.store.account_soon().await.unwrap().conservation.pending, 2);
+    db.run("update upkeep_done set done_at = done_at - interval '4 minutes'").await;
+    let _ = keep_up(&db.store, upkeep_terms(1)).await;
+    assert_eq!(db.value::<i64>("select pending from account").await, 2);
+    db.assert_conserved().await;
+}

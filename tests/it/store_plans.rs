@@ -66,6 +66,46 @@ async fn no_statement_of_a_worker_or_a_caller_reads_the_table_whole() {
     assert_eq!(scans().await - before, 0, "whole reads of a table of 20 000 rows");
 }
 
+#[tokio::test]
+async fn the_numbers_of_a_pool_are_read_without_the_rows_that_wait() {
+    let db = db().await;
+    db.audit.rows_are_made_up();
+    let store = one_connection(&db).await;
+    for statement in [
+        "insert into pending (id, run_id, snapshot_id, pool, intent, dequeued_at, scheduled_at, due_at, probe_at,
+           lost_at, codec, message)
+         select gen_random_uuid(), 'run_' || n, 'snapshot_1', 'default', 'hit', now(), now(), now() + interval '50 s',
+           now() + case when n <= 7 then interval '-9 s' else interval '50 s' end, case when n > 19990 then now() end,
+           0, '' from generate_series(1, 20000) as n",
+        "insert into outcome_count (minute, pool, intent, outcome, n) values (now(), 'default', 'hit', 'scheduled', 20000)",
+        "vacuum analyze pending",
+    ] {
+        sqlx::query(statement).execute(db.pool()).await.unwrap();
+    }
+    let read = async || {
+        sqlx::query("select pg_stat_force_next_flush()")
+            .execute(store.db().on(Terms::DURABLE))
+            .await
+            .unwrap();
+        sqlx::query("select pg_stat_force_next_flush()")
+            .execute(store.db().on(Terms::RELAXED))
+            .await
+            .unwrap();
+        db.value::<i64>(
+            "select (select sum(idx_tup_read) from pg_stat_user_indexes where relname = 'pending')::bigint
+               + (select seq_tup_read from pg_stat_user_tables where relname = 'pending')",
+        )
+        .await
+    };
+    let before = read().await;
+    let gauges = store.pool_gauges().await.unwrap();
+    let read = read().await - before;
+    let pool = &gauges[0];
+    assert_eq!((pool.pending, pool.overdue, pool.lost), (20_000, 7, 10));
+    assert!((9.0..20.0).contains(&pool.overdue_longest_seconds), "{pool:?}");
+    assert!(read < 100, "{read} rows were read for 17 that count");
+}
+
 /// The number of index entries read to find losses, and of outcome rows read without an index.
 async fn read_of_losses(store: &Store) -> (i64, i64) {
     sqlx::query("select pg_stat_force_next_flush()").execute(store.db().on(Terms::DURABLE)).await.unwrap();

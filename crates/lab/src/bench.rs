@@ -22,6 +22,7 @@ pub mod limit;
 pub mod load;
 pub mod memory;
 pub mod message;
+pub mod neighbour;
 pub mod pace;
 pub mod platform;
 pub mod probe;

@@ -87,6 +87,19 @@ impl Db {
         assert_eq!(conservation.unaccounted, 0, "{conservation:?}");
         let outcomes: i64 = self.value("select count(*) from outcome").await;
         assert_eq!(conservation.ended, outcomes, "counts and outcome rows differ");
+        let differ: i64 = self
+            .value(
+                "select count(*) from (
+                   select pool from (
+                     select pool, pending as n from pool_total
+                     union all
+                     select pool, case when outcome = 'scheduled' then n else -n end from outcome_count
+                     union all
+                     select pool, -1 from pending) as every
+                   group by pool having sum(n) <> 0) as differing",
+            )
+            .await;
+        assert_eq!(differ, 0, "pools whose counts and rows differ");
         let twice: i64 = self.value("select count(*) - count(distinct id) from outcome").await;
         assert_eq!(twice, 0, "a verification has two outcomes");
         let revived: i64 = self.value("select count(*) from pending join outcome using (id)").await;

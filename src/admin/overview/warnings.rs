@@ -16,10 +16,10 @@ pub(super) fn of(facts: &Readings) -> Vec<Warning> {
     let mut warnings = Vec::new();
     let mut add =
         |level, what, reported: String, path| warnings.push(Warning { level, what, reported, path });
-    if facts.conservation.unaccounted != 0 {
+    if facts.account.conservation.unaccounted != 0 {
         let reported = format!(
             "{} verifications are unaccounted for. This is a defect: keep the log and run `warmproof doctor`",
-            facts.conservation.unaccounted
+            facts.account.conservation.unaccounted
         );
         add("bad", "conservation", reported, None);
     }

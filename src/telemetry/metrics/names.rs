@@ -209,6 +209,13 @@ pub const HELD: Metric = metric(
     &["pool"],
     "Pending verifications whose cold start is deferred: paused, brown-out, cap or no room.",
 );
+/// Follow-ups that wait.
+pub const FOLLOW_UPS_WAITING: Metric = metric(
+    "warmproof_follow_ups_waiting",
+    Gauge,
+    &["pool"],
+    "Follow-ups that are due and were not probed yet. After two minutes one is recorded as unknown.",
+);
 /// Workers of a pool.
 pub const WORKERS: Metric =
     metric("warmproof_workers_running", Gauge, &["pool"], "Running workers that serve the pool.");
@@ -237,7 +244,7 @@ pub const UNACCOUNTED: Metric = metric(
 );
 
 /// All of them, in the order of the documentation.
-pub const ALL: [Metric; 31] = [
+pub const ALL: [Metric; 32] = [
     SCHEDULES,
     CANCELLATIONS,
     OUTCOMES,
@@ -264,6 +271,7 @@ pub const ALL: [Metric; 31] = [
     OVERDUE_LONGEST,
     LOST,
     HELD,
+    FOLLOW_UPS_WAITING,
     WORKERS,
     PAUSED,
     BROWN_OUT,

@@ -34,12 +34,13 @@ const fn most(what: &'static str, phase: &'static str, figure: &'static str, bou
 }
 
 /// All bars.
-pub const BARS: [Bar; 21] = [
+pub const BARS: [Bar; 22] = [
     least("life through the batch API / in the server", "life", "life_to_limit", 0.70),
     least("single schedule, 256 callers / bulk", "schedule", "single_to_bulk", 0.80),
     most("single schedule, 256 callers, p99 ms", "schedule", "single_p99_ms", 15.0),
     least("plain single-row, 16 callers / commit limit", "schedule", "plain_to_commit_limit", 0.75),
     most("lag p99 at 5 000/s, 4 workers / bare timers", "lag", "lag_p99_to_timers", 2.0),
+    most("lag p99 beside a pool with a slow platform / without", "neighbour", "neighbour_p99_ratio", 2.0),
     most("burst of 50 000, last verdict, seconds", "burst", "burst_50000_seconds", 6.0),
     most("cancel-heavy through the api, call p99 ms", "cancel_heavy", "cancel_heavy_call_p99_ms", 10.0),
     most("cancel-heavy, lateness of the rest, p99 ms", "cancel_heavy", "cancel_heavy_late_p99_ms", 5.0),

@@ -66,6 +66,21 @@ pub async fn insert(
     pace: Pace,
     naming: Naming,
 ) -> anyhow::Result<Duration> {
+    insert_into(db, "default", drafts, start_at, pace, naming).await
+}
+
+/// The same in a pool.
+///
+/// # Errors
+/// The server refused.
+pub async fn insert_into(
+    db: &PgPool,
+    pool: &str,
+    drafts: &[Draft],
+    start_at: DateTime<Utc>,
+    pace: Pace,
+    naming: Naming,
+) -> anyhow::Result<Duration> {
     let began = std::time::Instant::now();
     let mut rng = StdRng::from_os_rng();
     let mut nth = 0;
@@ -81,7 +96,7 @@ pub async fn insert(
                 Naming::AfterDue => after_due(due_at, &mut rng),
             });
         }
-        insert_batch(db, batch, &run_ids, &dues).await?;
+        insert_batch(db, pool, batch, &run_ids, &dues).await?;
     }
     Ok(began.elapsed())
 }
@@ -99,6 +114,7 @@ pub fn due_micros(run_id: &RunId) -> Option<i64> {
 
 async fn insert_batch(
     db: &PgPool,
+    pool: &str,
     batch: &[Draft],
     run_ids: &[String],
     dues: &[DateTime<Utc>],
@@ -116,14 +132,14 @@ async fn insert_batch(
         "with made as (
            insert into pending (id, run_id, snapshot_id, pool, supervisor, region, deployment_version, intent,
              dequeued_at, scheduled_at, due_at, probe_at, traceparent, codec, message)
-           select id, run_id, snapshot_id, 'default', 'supervisor-1', 'eu-central-1', version, 'hit',
+           select id, run_id, snapshot_id, $9, 'supervisor-1', 'eu-central-1', version, 'hit',
              due - interval '10 s', due - interval '10 s', due, due, traceparent, codec, message
            from unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::timestamptz[], $6::text[], $7::bytea[], $8::smallint[])
              as t (id, run_id, snapshot_id, version, due, traceparent, message, codec)
            returning 1
          )
          insert into outcome_count (minute, pool, supervisor, region, intent, outcome, n)
-         select date_trunc('minute', clock_timestamp()), 'default', 'supervisor-1', 'eu-central-1', 'hit',
+         select date_trunc('minute', clock_timestamp()), $9, 'supervisor-1', 'eu-central-1', 'hit',
            'scheduled', count(*)
          from made",
     );
@@ -136,6 +152,7 @@ async fn insert_batch(
         .bind(traceparents)
         .bind(messages)
         .bind(codecs)
+        .bind(pool)
         .execute(db)
         .await?;
     Ok(())
@@ -156,10 +173,20 @@ pub async fn clock(db: &PgPool) -> anyhow::Result<DateTime<Utc>> {
 /// # Errors
 /// The server refused.
 pub async fn drained(db: &PgPool, patience: Duration) -> anyhow::Result<bool> {
+    drained_of(db, "%", patience).await
+}
+
+/// The same of the pools whose names are like this.
+///
+/// # Errors
+/// The server refused.
+pub async fn drained_of(db: &PgPool, pools: &str, patience: Duration) -> anyhow::Result<bool> {
     let began = std::time::Instant::now();
     loop {
         #[expect(clippy::disallowed_methods, reason = "a benchmark's own query")]
-        let pending: bool = sqlx::query_scalar("select exists (select 1 from pending)").fetch_one(db).await?;
+        let pending =
+            sqlx::query_scalar("select exists (select 1 from pending where pool like $1)").bind(pools);
+        let pending: bool = pending.fetch_one(db).await?;
         if !pending {
             return Ok(true);
         }

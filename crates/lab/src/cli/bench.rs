@@ -23,7 +23,7 @@ use crate::postgres::{Home, Options, PrivatePostgres};
 /// Options of `bench`.
 #[derive(Debug, Args)]
 pub struct BenchArgs {
-    /// Small loads, under two minutes in all, without `reading`; the default
+    /// Small loads, under two minutes in all, without `reading` and `neighbour`; the default
     #[arg(long, conflicts_with = "full")]
     quick: bool,
     /// Loads as long as the figures need
@@ -47,10 +47,11 @@ pub struct BenchArgs {
 }
 
 impl BenchArgs {
-    /// Pages and reports over few outcomes show nothing, so a quick run skips them unless they are named.
+    /// Pages and reports over few outcomes show nothing, nor does lateness over few probes, so a quick run skips them
+    /// unless they are named.
     fn wants(&self, phase: Phase) -> bool {
         match self.phases.as_slice() {
-            [] => self.full || phase != Phase::Reading,
+            [] => self.full || !matches!(phase, Phase::Reading | Phase::Neighbour),
             named => named.contains(&phase),
         }
     }
@@ -77,6 +78,8 @@ enum Phase {
     Memory,
     /// How late probes are, by rate, worker processes and shape, compared with bare timers
     Lag,
+    /// How late the probes of a pool are beside another one whose platform is slow, and without it
+    Neighbour,
     /// Many rows due in one instant, with real HTTP probes
     Burst,
     /// Real HTTP probes at a steady rate, and against a slow platform
@@ -105,6 +108,7 @@ impl Phase {
             Self::Idle => "idle",
             Self::Memory => "memory",
             Self::Lag => "lag",
+            Self::Neighbour => "neighbour",
             Self::Burst => "burst",
             Self::Probe => "probe",
             Self::Depth => "depth",
@@ -126,6 +130,7 @@ impl Phase {
             Self::Idle => bench::idle::run(context).await,
             Self::Memory => bench::memory::run(context).await,
             Self::Lag => bench::lag::run(context).await,
+            Self::Neighbour => bench::neighbour::run(context).await,
             Self::Burst => bench::burst::run(context).await,
             Self::Probe => bench::probe::run(context).await,
             Self::Depth => bench::depth::run(context).await,

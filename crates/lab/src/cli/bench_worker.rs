@@ -24,7 +24,7 @@ use warmproof::cli::process::Lifetime;
 use warmproof::config::WorkerSettings;
 use warmproof::config::environment::Environment;
 use warmproof::config::verify::Switch;
-use warmproof::domain::ids::{RunId, SnapshotId};
+use warmproof::domain::ids::{PoolName, RunId, SnapshotId};
 use warmproof::domain::verdict::{LatestSnapshot, Observation};
 use warmproof::store::Store;
 use warmproof::store::connect::Role;
@@ -49,6 +49,9 @@ pub(super) struct BenchWorkerArgs {
     /// The snapshot that every probe observes
     #[arg(long, default_value = "snapshot_moved")]
     snapshot: String,
+    /// Answer the probes of this pool after so many milliseconds: `NAME=MS`
+    #[arg(long, value_parser = slow_pool)]
+    slow: Option<(PoolName, Duration)>,
     /// No worker, but bare timers: this process, of how many, start in microseconds, rate, seconds, group
     #[arg(long, value_delimiter = ',', num_args = 1)]
     timers: Option<Vec<i64>>,
@@ -79,9 +82,12 @@ async fn work(args: &BenchWorkerArgs, stop: CancellationToken) -> anyhow::Result
     let (noted, mut probes) = mpsc::unbounded_channel();
     let mut pools = Served::set_up(&settings.pools)?;
     if !args.http {
-        let probe = Probe::Custom(Arc::new(Timed { latest: moved_on(&args.snapshot)?, probes: noted }));
-        for served in pools.values_mut() {
-            served.probe = probe.clone();
+        let latest = moved_on(&args.snapshot)?;
+        for (pool, served) in &mut pools {
+            let slow = args.slow.as_ref().filter(|(slow, _)| slow == pool);
+            let answers_after = slow.map_or(Duration::ZERO, |(_, after)| *after);
+            let timed = Timed { latest: latest.clone(), answers_after, probes: noted.clone() };
+            served.probe = Probe::Custom(Arc::new(timed));
         }
     }
     let events = Arc::new(Kept::default());
@@ -106,10 +112,17 @@ async fn work(args: &BenchWorkerArgs, stop: CancellationToken) -> anyhow::Result
     Ok(account)
 }
 
+fn slow_pool(text: &str) -> Result<(PoolName, Duration), String> {
+    let (pool, ms) = text.split_once('=').ok_or("must be `NAME=MS`")?;
+    let ms = ms.parse().map_err(|error: std::num::ParseIntError| error.to_string())?;
+    Ok((PoolName::parse(pool).map_err(|error| error.to_string())?, Duration::from_millis(ms)))
+}
+
 /// Answers every probe with the same snapshot and sends the instant at which the probe began.
 #[derive(Debug)]
 struct Timed {
     latest: LatestSnapshot,
+    answers_after: Duration,
     probes: mpsc::UnboundedSender<(RunId, Instant)>,
 }
 
@@ -117,7 +130,13 @@ impl ProbeSource for Timed {
     fn latest_snapshot<'a>(&'a self, run_id: &'a RunId) -> BoxFuture<'a, Observation> {
         // The receiver may be gone at the end of a benchmark.
         let _ = self.probes.send((run_id.clone(), Instant::now()));
-        Box::pin(ready(Ok(self.latest.clone())))
+        if self.answers_after.is_zero() {
+            return Box::pin(ready(Ok(self.latest.clone())));
+        }
+        Box::pin(async {
+            tokio::time::sleep(self.answers_after).await;
+            Ok(self.latest.clone())
+        })
     }
 }
 
