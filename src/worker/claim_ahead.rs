@@ -29,6 +29,10 @@ use crate::telemetry::metrics;
 const WATERMARK_MARGIN: TimeDelta = TimeDelta::milliseconds(500);
 /// How often the database's clock is read, so that a step of it or a drift of ours stays small.
 const READ_CLOCK_EVERY: Duration = Duration::from_secs(10);
+/// How soon it is read again after no answer was quick.
+const READ_CLOCK_AGAIN: Duration = Duration::from_secs(1);
+/// How long a reading is used for want of a quick one. Two clocks drift apart by less than 2 ms meanwhile.
+const FORGET_CLOCK_AFTER: Duration = Duration::from_secs(30);
 /// An answer this quick is good enough. A busy worker notices some answers milliseconds after they came.
 const QUICK_ANSWER: Duration = Duration::from_millis(1);
 /// How often the clock is read at most for a quick answer, and for how long: claims wait meanwhile.
@@ -106,6 +110,7 @@ struct ClaimAhead {
     watermarks: HashMap<PoolName, DateTime<Utc>>,
     clock: Option<DbClock>,
     read_clock_at: Instant,
+    forget_clock_at: Instant,
     sweep_at: Instant,
     failures: u32,
 }
@@ -118,6 +123,7 @@ impl ClaimAhead {
             watermarks: HashMap::new(),
             clock: None,
             read_clock_at: now,
+            forget_clock_at: now,
             sweep_at: now + sweep_interval(shared),
             failures: 0,
         }
@@ -176,15 +182,21 @@ impl ClaimAhead {
         })
     }
 
-    /// The database's clock, read again at intervals; a new reading replaces the old one.
+    /// The database's clock, read again at intervals. A quick reading replaces the old one; until one comes, a slow one
+    /// does so only if it is nearer.
     async fn clock(&mut self, shared: &Shared) -> Result<DbClock, StoreError> {
-        match self.clock {
-            Some(clock) if Instant::now() < self.read_clock_at => Ok(clock),
-            _ => {
-                self.read_clock_at = Instant::now() + READ_CLOCK_EVERY;
-                Ok(*self.clock.insert(read_clock(shared).await?))
-            }
+        let now = Instant::now();
+        let known = self.clock.filter(|_| now < self.forget_clock_at);
+        if let Some(clock) = known.filter(|_| now < self.read_clock_at) {
+            return Ok(clock);
         }
+        let (reading, is_quick) = read_clock(shared).await?;
+        if is_quick || known.is_none() {
+            self.forget_clock_at = now + FORGET_CLOCK_AFTER;
+        }
+        self.read_clock_at = now + if is_quick { READ_CLOCK_EVERY } else { READ_CLOCK_AGAIN };
+        let nearest = known.filter(|_| !is_quick).map_or(reading, |known| known.or_nearer(reading));
+        Ok(*self.clock.insert(nearest))
     }
 
     /// The pools of which more rows may be claimed, each with how many.
@@ -256,8 +268,8 @@ fn scattered(interval: Duration, rng: &mut StdRng) -> Duration {
 }
 
 /// Reads the clock until an answer was quick, and keeps the nearest reading: all probes of the next seconds are late by
-/// as long as its answer took.
-async fn read_clock(shared: &Shared) -> Result<DbClock, StoreError> {
+/// as long as its answer took. Answers also whether that was quick.
+async fn read_clock(shared: &Shared) -> Result<(DbClock, bool), StoreError> {
     let began = Instant::now();
     let mut nearest: Option<DbClock> = None;
     let mut readings = 0;
@@ -268,9 +280,9 @@ async fn read_clock(shared: &Shared) -> Result<DbClock, StoreError> {
         let reading = DbClock::new(read, arrived);
         readings += 1;
         let best = nearest.map_or(reading, |nearest| nearest.or_nearer(reading));
-        if arrived - asked <= QUICK_ANSWER || readings == READINGS_MAX || began.elapsed() >= READINGS_TOOK_MAX
-        {
-            return Ok(best);
+        let is_quick = arrived - asked <= QUICK_ANSWER;
+        if is_quick || readings == READINGS_MAX || began.elapsed() >= READINGS_TOOK_MAX {
+            return Ok((best, is_quick));
         }
         nearest = Some(best);
     }
