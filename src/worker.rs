@@ -16,6 +16,7 @@
 
 mod beat;
 mod claim_ahead;
+mod db_clock;
 mod event;
 mod fallback;
 mod follow_up;

@@ -15,7 +15,7 @@ use rand::rngs::StdRng;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
-use super::in_flight::DbClock;
+use super::db_clock::{DbClock, Readings};
 use super::limits::Limits;
 use super::{PARTING_MAX, Shared, verify};
 use crate::domain::backoff::Backoff;
@@ -27,17 +27,6 @@ use crate::telemetry::metrics;
 
 /// How far the watermark stays behind: a claim still sees rows that commit this late.
 const WATERMARK_MARGIN: TimeDelta = TimeDelta::milliseconds(500);
-/// How often the database's clock is read, so that a step of it or a drift of ours stays small.
-const READ_CLOCK_EVERY: Duration = Duration::from_secs(10);
-/// How soon it is read again after no answer was quick.
-const READ_CLOCK_AGAIN: Duration = Duration::from_secs(1);
-/// How long a reading is used for want of a quick one. Two clocks drift apart by less than 2 ms meanwhile.
-const FORGET_CLOCK_AFTER: Duration = Duration::from_secs(30);
-/// An answer this quick is good enough. A busy worker notices some answers milliseconds after they came.
-const QUICK_ANSWER: Duration = Duration::from_millis(1);
-/// How often the clock is read at most for a quick answer, and for how long: claims wait meanwhile.
-const READINGS_MAX: u32 = 5;
-const READINGS_TOOK_MAX: Duration = Duration::from_millis(20);
 /// Longest pause when nothing is due. A longer one saves little and claims rows at the last moment.
 const REST_MAX: Duration = Duration::from_millis(600);
 /// How often a sick worker checks whether it is time to try again.
@@ -108,9 +97,7 @@ struct ClaimAhead {
     /// How many more claims must fit before a claim is worth its query.
     room_wanted: usize,
     watermarks: HashMap<PoolName, DateTime<Utc>>,
-    clock: Option<DbClock>,
-    read_clock_at: Instant,
-    forget_clock_at: Instant,
+    clock: Readings,
     sweep_at: Instant,
     failures: u32,
 }
@@ -121,9 +108,7 @@ impl ClaimAhead {
         Self {
             room_wanted: 1,
             watermarks: HashMap::new(),
-            clock: None,
-            read_clock_at: now,
-            forget_clock_at: now,
+            clock: Readings::default(),
             sweep_at: now + sweep_interval(shared),
             failures: 0,
         }
@@ -141,7 +126,7 @@ impl ClaimAhead {
         if full {
             return Ok(Pace::Full);
         }
-        let clock = self.clock(shared).await?;
+        let clock = self.clock.read(&shared.store).await?;
         let sweeping = Instant::now() >= self.sweep_at;
         let wanted = self.wanted(shared, sweeping, room);
         // A worker that falls sick while the claim is under way gives back what that brings.
@@ -165,8 +150,7 @@ impl ClaimAhead {
         self.room_wanted = if full { shared.config.room_while_full() } else { 1 };
         // The clock is read for each row as it is claimed, so the last reading is the most recent.
         let read = claims.iter().map(|claim| claim.claimed_at).max();
-        let clock = read.map_or(clock, |read| clock.or_nearer(DbClock::new(read, Instant::now())));
-        self.clock = Some(clock);
+        let clock = read.map_or(clock, |read| self.clock.also(DbClock::new(read, Instant::now())));
         for in_flight in
             shared.in_flight.take(claims, &shared.limits, &trying, asked, shared.config.lease, clock)
         {
@@ -180,23 +164,6 @@ impl ClaimAhead {
             (false, true) => Pace::Idle,
             (false, false) => Pace::Tick,
         })
-    }
-
-    /// The database's clock, read again at intervals. A quick reading replaces the old one; until one comes, a slow one
-    /// does so only if it is nearer.
-    async fn clock(&mut self, shared: &Shared) -> Result<DbClock, StoreError> {
-        let now = Instant::now();
-        let known = self.clock.filter(|_| now < self.forget_clock_at);
-        if let Some(clock) = known.filter(|_| now < self.read_clock_at) {
-            return Ok(clock);
-        }
-        let (reading, is_quick) = read_clock(shared).await?;
-        if is_quick || known.is_none() {
-            self.forget_clock_at = now + FORGET_CLOCK_AFTER;
-        }
-        self.read_clock_at = now + if is_quick { READ_CLOCK_EVERY } else { READ_CLOCK_AGAIN };
-        let nearest = known.filter(|_| !is_quick).map_or(reading, |known| known.or_nearer(reading));
-        Ok(*self.clock.insert(nearest))
     }
 
     /// The pools of which more rows may be claimed, each with how many.
@@ -265,25 +232,4 @@ fn jittered(interval: Duration, rng: &mut StdRng) -> Duration {
 /// half of all.
 fn scattered(interval: Duration, rng: &mut StdRng) -> Duration {
     interval.mul_f64(rng.random_range(0.5..=1.0))
-}
-
-/// Reads the clock until an answer was quick, and keeps the nearest reading: all probes of the next seconds are late by
-/// as long as its answer took. Answers also whether that was quick.
-async fn read_clock(shared: &Shared) -> Result<(DbClock, bool), StoreError> {
-    let began = Instant::now();
-    let mut nearest: Option<DbClock> = None;
-    let mut readings = 0;
-    loop {
-        let asked = Instant::now();
-        let read = shared.store.clock().await?;
-        let arrived = Instant::now();
-        let reading = DbClock::new(read, arrived);
-        readings += 1;
-        let best = nearest.map_or(reading, |nearest| nearest.or_nearer(reading));
-        let is_quick = arrived - asked <= QUICK_ANSWER;
-        if is_quick || readings == READINGS_MAX || began.elapsed() >= READINGS_TOOK_MAX {
-            return Ok((best, is_quick));
-        }
-        nearest = Some(best);
-    }
 }

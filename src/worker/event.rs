@@ -2,7 +2,7 @@
 
 use chrono::TimeDelta;
 
-use super::in_flight::DbClock;
+use super::db_clock::DbClock;
 use super::probe::Probing;
 use crate::config::worker::WorkerConfig;
 use crate::domain::claim::Claim;

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 use super::Shared;
-use super::in_flight::DbClock;
+use super::db_clock::DbClock;
 use super::limits::Limits;
 use super::probe::slot;
 use crate::domain::claim::late_after;

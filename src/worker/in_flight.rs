@@ -8,52 +8,14 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use chrono::{DateTime, TimeDelta, Utc};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use super::db_clock::DbClock;
 use super::limits::Limits;
 use crate::domain::claim::{Claim, ClaimKey};
 use crate::domain::ids::PoolName;
 use crate::store::lease::Renewal;
-
-/// The database's clock, carried forward by our own stopwatch. It is never ahead of the database, except
-/// after a step back that is too small to tell from a slow answer.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct DbClock {
-    read: DateTime<Utc>,
-    at: Instant,
-}
-
-/// A reading this far behind the expected one means that the clock stepped back, and not only that the
-/// answer was slow: the earlier reading is dropped.
-const STEPPED_BACK: TimeDelta = TimeDelta::milliseconds(50);
-
-impl DbClock {
-    /// A reading of the database's clock that arrived at `at`.
-    pub(super) fn new(read: DateTime<Utc>, at: Instant) -> Self {
-        Self { read, at }
-    }
-
-    /// The better one of two readings, at this instant of the stopwatch.
-    ///
-    /// Each reading is behind by as long as its answer took, so the one that is further ahead is nearer.
-    pub(super) fn or_nearer(self, newer: Self) -> Self {
-        let expected = self.at(newer.at);
-        if expected > newer.read && expected - newer.read < STEPPED_BACK { self } else { newer }
-    }
-
-    /// The database's clock at an instant of ours.
-    pub(super) fn at(&self, instant: Instant) -> DateTime<Utc> {
-        let passed = instant.saturating_duration_since(self.at);
-        self.read + TimeDelta::from_std(passed).unwrap_or(TimeDelta::MAX)
-    }
-
-    /// The database's clock now.
-    pub(super) fn now(&self) -> DateTime<Utc> {
-        self.at(Instant::now())
-    }
-}
 
 /// One claim in flight. Dropping it takes it out of the register.
 #[derive(Debug)]
@@ -177,22 +139,5 @@ impl InFlightRegister {
                 Some(_) | None => {}
             }
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn of_two_readings_the_one_further_ahead_is_kept_unless_the_clock_stepped_back() {
-        let (noon, start) = (DateTime::UNIX_EPOCH, Instant::now());
-        let second = Duration::from_secs(1);
-        let read = |millis| DbClock::new(noon + TimeDelta::milliseconds(millis), start + second);
-        let known = DbClock::new(noon, start);
-        let at_two = |clock: DbClock| (clock.at(start + 2 * second) - noon).num_milliseconds();
-        assert_eq!(at_two(known.or_nearer(read(990))), 2000, "its answer took 10 ms");
-        assert_eq!(at_two(known.or_nearer(read(1010))), 2010, "nearer than what was known");
-        assert_eq!(at_two(known.or_nearer(read(-500))), 500, "the clock was set back");
     }
 }
