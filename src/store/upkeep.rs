@@ -23,6 +23,10 @@ const PARTITIONS: Terms = Terms::DURABLE.waiting(LockWait::AtMost(Duration::from
 const FOLD_MAX: i64 = 50_000;
 /// Such statements in a round. The next round folds the rest; counts stay exact.
 const FOLDS_MAX: usize = 40;
+/// Names of supervisors, regions and deployment versions, of each kind in a pool, that are counted by themselves.
+const NAMES_MAX: i64 = 1000;
+/// Lines of old hours that are folded to their pool in a round.
+const OLD_HOURS_MAX: i32 = 20_000;
 /// How long a verification of a pool without a worker is overdue before it ends: as long as a worker may be
 /// configured to act on one.
 const UNSERVED_AFTER_SECONDS: u32 = 86_400;
@@ -152,7 +156,7 @@ impl Store {
             let folded = self
                 .in_turn(Terms::PATIENT, |tx| {
                     Box::pin(async move {
-                        sqlx::query_file_scalar!("src/store/fold_counts.sql", FOLD_MAX)
+                        sqlx::query_file_scalar!("src/store/fold_counts.sql", FOLD_MAX, NAMES_MAX)
                             .fetch_one(tx)
                             .await
                             .map_err(StoreError::doing(DOING))
@@ -288,6 +292,17 @@ async fn drop_leftovers(tx: &mut Tx, retention_days: Option<u32>) -> Result<(), 
         .await
         .map_err(&failed)?;
     if let Some(days) = retention_days {
+        sqlx::query!("select fold_old_hours($1, $2)", super::count(days), OLD_HOURS_MAX)
+            .fetch_one(&mut *tx)
+            .await
+            .map_err(&failed)?;
+        sqlx::query!(
+            "delete from counted_name where seen_on < (statement_timestamp() - $1 * interval '1 day')::date",
+            f64::from(days)
+        )
+        .execute(&mut *tx)
+        .await
+        .map_err(&failed)?;
         sqlx::query!(
             "delete from follow_up where settled_at < statement_timestamp() - $1 * interval '1 day'",
             f64::from(days)

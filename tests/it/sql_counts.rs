@@ -143,7 +143,9 @@ async fn every_fold_keeps_every_sum_in_every_snapshot() {
     first_probe.await.unwrap();
     // In small steps, so that snapshots fall in between.
     let fold = include_str!("../../src/store/fold_counts.sql");
-    while sqlx::query_scalar::<_, i64>(fold).bind(7_i64).fetch_one(db.pool()).await.unwrap() > 0 {}
+    while sqlx::query_scalar::<_, i64>(fold).bind(7_i64).bind(1000_i64).fetch_one(db.pool()).await.unwrap()
+        > 0
+    {}
     assert!(observer.await.unwrap() > 1);
     assert_eq!(db.value::<String>(sums).await, before);
     let detail = "select (select sum(n) from outcome_minute) = (select sum(n) from outcome_hour)
@@ -287,4 +289,76 @@ async fn every_object_in_the_schema_has_a_comment() {
     assert_eq!(db.value::<String>(silent).await, "");
     db.run("create table warmproof.mute (word text)").await;
     assert_eq!(db.value::<String>(silent).await, "mute.word");
+}
+
+/// Deltas of this hour, with names made of a number.
+async fn named(db: &Db, kind: &str, from: u32, to: u32) {
+    let deltas = format!(
+        "insert into outcome_count (minute, pool, {kind}, intent, outcome, n)
+         select date_trunc('minute', now()), 'default', 'name-' || lpad(n::text, 5, '0'), 'hit', 'scheduled', 2
+         from generate_series({from}, {to}) as n"
+    );
+    db.run(&deltas).await;
+}
+
+#[tokio::test]
+async fn names_that_callers_make_up_are_counted_together_as_other() {
+    let db = db().await;
+    db.audit.rows_are_made_up();
+    let one = async |sql: &str| db.value::<i64>(sql).await;
+    for kind in ["supervisor", "region", "deployment_version"] {
+        named(&db, kind, 1, 990).await;
+        let _ = keep_up(&db.store, upkeep_terms(1)).await;
+        // Some are known, ten find room, and the rest does not.
+        named(&db, kind, 900, 1500).await;
+        let _ = keep_up(&db.store, upkeep_terms(1)).await;
+        for table in ["outcome_hour", "outcome_minute"] {
+            let names = format!("select count(distinct {kind}) from {table}");
+            assert_eq!(one(&names).await, 1001, "{kind} in {table}");
+            let other = format!("select sum(n)::bigint from {table} where {kind} = 'other'");
+            assert_eq!(one(&other).await, 1000, "{kind} in {table}");
+            let known = format!("select sum(n)::bigint from {table} where {kind} = 'name-00950'");
+            assert_eq!(one(&known).await, 4, "{kind} in {table}");
+            let all = format!("select sum(n)::bigint from {table} where {kind} is not null");
+            assert_eq!(one(&all).await, 2 * (990 + 601), "{kind} in {table}");
+        }
+    }
+    // A name that was not seen for as long as outcomes are kept makes room.
+    db.run("update counted_name set seen_on = seen_on - 31 where name <> 'name-00950'").await;
+    let _ = keep_up(&db.store, upkeep_terms(1)).await;
+    named(&db, "region", 5000, 5010).await;
+    let _ = keep_up(&db.store, upkeep_terms(1)).await;
+    assert_eq!(one("select sum(n)::bigint from outcome_hour where region = 'name-05000'").await, 2);
+}
+
+#[tokio::test]
+async fn hours_as_old_as_outcomes_are_kept_fold_to_their_pool() {
+    let db = db().await;
+    db.audit.rows_are_made_up();
+    db.run(
+        "insert into outcome_hour (hour, pool, supervisor, region, deployment_version, intent, outcome, reason, late, n)
+         select date_trunc('hour', now(), 'UTC') - (29 + d) * interval '1 day', 'default',
+           case when n % 2 = 0 then 'supervisor-' || n end, 'region-' || n, 'version-' || n, 'hit', 'delivered',
+           case when n % 5 = 0 then 'finished' else 'started' end, false, n
+         from generate_series(1, 20) as n, generate_series(0, 3) as d",
+    )
+    .await;
+    let sums = "select array_agg(text order by text) from (
+      select concat_ws(' ', hour, pool, intent, outcome, reason, late, sum(n)) as text
+      from outcome_hour group by hour, pool, intent, outcome, reason, late) as t";
+    let before: Vec<String> = db.value(sums).await;
+    let _ = keep_up(&db.store, upkeep_terms(1)).await;
+    let _ = keep_up(&db.store, upkeep_terms(1)).await;
+    assert_eq!(db.value::<Vec<String>>(sums).await, before, "no count is lost");
+    let lines: Vec<i64> = db
+        .value("select array_agg(n order by hour) from (select hour, count(*) as n from outcome_hour group by hour) as t")
+        .await;
+    assert_eq!(lines, [2, 2, 2, 20], "the older three of four days have two lines each");
+    let named: i64 = db
+        .value(
+            "select count(*) from outcome_hour where hour < now() - interval '30 days'
+                  and num_nonnulls(supervisor, region, deployment_version) > 0",
+        )
+        .await;
+    assert_eq!(named, 0);
 }

@@ -32,7 +32,8 @@ begin
     -- A table that a later version brings is closed to readers until it is named here.
     if thing.relkind = 'v' or thing.relname in (
       'pool', 'outcome_count', 'outcome_total', 'outcome_hour', 'outcome_minute', 'latency_count', 'fallback_window',
-      'probe_tally', 'brown_out', 'upkeep_done', 'refinery_schema_history', 'worker', 'follow_up')
+      'probe_tally', 'brown_out', 'upkeep_done', 'refinery_schema_history', 'worker', 'follow_up',
+      'pool_total', 'account', 'counted_name')
     then
       execute format('grant select on %I to %I', thing.relname, reader);
     end if;
