@@ -27,6 +27,7 @@ const DEQUEUED_AGO: TimeDelta = TimeDelta::milliseconds(20);
 pub struct Clock {
     read: DateTime<Utc>,
     at: Instant,
+    skew: TimeDelta,
 }
 
 impl Clock {
@@ -36,14 +37,20 @@ impl Clock {
     /// The database could not be reached.
     pub async fn read(store: &Bed) -> anyhow::Result<Self> {
         let at = Instant::now();
-        Ok(Self { read: store.clock().await?, at })
+        Ok(Self { read: store.clock().await?, at, skew: TimeDelta::zero() })
+    }
+
+    /// The same, for a platform whose clock is ahead of the database's by `skew`.
+    #[must_use]
+    pub fn skewed(self, skew: TimeDelta) -> Self {
+        Self { skew, ..self }
     }
 
     /// When a dispatch that is scheduled now was dequeued.
     #[must_use]
     pub fn dequeued_at(self) -> DateTime<Utc> {
         let passed = TimeDelta::from_std(self.at.elapsed()).unwrap_or_default();
-        self.read + passed - DEQUEUED_AGO
+        self.read + passed - DEQUEUED_AGO + self.skew
     }
 }
 
@@ -165,9 +172,21 @@ where
 /// # Errors
 /// The server refused.
 pub async fn warm_store(context: &Context, connections: u32, stock: &Stock) -> anyhow::Result<Bed> {
+    warm_store_by(stock.clock(), context, connections, stock).await
+}
+
+/// The same by a platform's clock.
+///
+/// # Errors
+/// The database refused.
+pub async fn warm_store_by(
+    clock: Clock,
+    context: &Context,
+    connections: u32,
+    stock: &Stock,
+) -> anyhow::Result<Bed> {
     let store = context.store(connections).await?;
     let warming = store.clone();
-    let clock = stock.clock();
     let items = stock.batches(64 * connections as usize, 8);
     share(items, connections as usize, move |batch| {
         let store = warming.clone();

@@ -1,10 +1,11 @@
 //! `schedule`: single calls through the coalescer, plain single calls, and batches.
 
+use chrono::TimeDelta;
 use serde_json::{Value, json};
 
 use super::context::Context;
 use super::figures::{Round, Rounds};
-use super::load::{DELAY, Stock, bulk, share, warm_store};
+use super::load::{Clock, DELAY, Stock, bulk, share, warm_store, warm_store_by};
 use super::{limit, server};
 use crate::bench::context::Bed;
 use warmproof::domain::verification::NewVerification;
@@ -22,9 +23,15 @@ const BATCHES: [usize; 2] = [100, 256];
 const CONNECTIONS: [u32; 3] = [1, 2, 4];
 
 const PLAIN: &str = "plain single-row, 16 callers";
+/// Differences of the platform's clock from the database's that are to cost nothing, in milliseconds.
+const SKEWS_MS: [i64; 2] = [-4500, 4500];
 
 fn coalesced(callers: usize) -> String {
     format!("single through the coalescer, {callers} callers")
+}
+
+fn skewed(skew_ms: i64) -> String {
+    format!("{}, platform's clock {skew_ms:+} ms", coalesced(CALLERS[1]))
 }
 
 fn batched(size: usize, connections: u32) -> String {
@@ -32,7 +39,7 @@ fn batched(size: usize, connections: u32) -> String {
 }
 
 /// The hit that a supervisor would report; its dispatch is dated now.
-fn hit(stock_clock: super::load::Clock, mut new: NewVerification) -> Hit {
+fn hit(stock_clock: Clock, mut new: NewVerification) -> Hit {
     new.dispatch.dequeued_at = stock_clock.dequeued_at();
     let hit = Hit::new(new.dispatch).pool(new.pool);
     let hit = match new.supervisor {
@@ -55,7 +62,17 @@ pub async fn singles(
     count: usize,
     callers: usize,
 ) -> anyhow::Result<Round> {
-    let (scheduler, clock) = (scheduler.clone(), stock.clock());
+    singles_by(stock.clock(), scheduler, stock, count, callers).await
+}
+
+async fn singles_by(
+    clock: Clock,
+    scheduler: &Scheduler,
+    stock: &Stock,
+    count: usize,
+    callers: usize,
+) -> anyhow::Result<Round> {
+    let scheduler = scheduler.clone();
     share(stock.take(count), callers, move |new| {
         let scheduler = scheduler.clone();
         async move {
@@ -91,6 +108,14 @@ pub async fn run(context: &Context) -> anyhow::Result<Value> {
     server::empty(&admin).await?;
     let product = warm_store(context, PRODUCT_CONNECTIONS, &stock).await?;
     let scheduler = Scheduler::new(&product, DELAY);
+    // A process learns the skew of its platform, so each has a store of its own.
+    let mut skewed_ones = Vec::new();
+    for skew_ms in SKEWS_MS {
+        server::empty(&admin).await?;
+        let clock = stock.clock().skewed(TimeDelta::milliseconds(skew_ms));
+        let store = warm_store_by(clock, context, PRODUCT_CONNECTIONS, &stock).await?;
+        skewed_ones.push((clock, skewed(skew_ms), Scheduler::new(&store, DELAY)));
+    }
     let mut stores = Vec::new();
     for connections in CONNECTIONS {
         server::empty(&admin).await?;
@@ -107,6 +132,10 @@ pub async fn run(context: &Context) -> anyhow::Result<Value> {
             server::empty_pending(&admin).await?;
             let count = if callers < 100 { few } else { many };
             rounds.add(&coalesced(callers), singles(&scheduler, &stock, count, callers).await?);
+        }
+        for (clock, variant, scheduler) in &skewed_ones {
+            server::empty_pending(&admin).await?;
+            rounds.add(variant, singles_by(*clock, scheduler, &stock, many, CALLERS[1]).await?);
         }
         for size in BATCHES {
             for (connections, store) in &stores {
@@ -132,6 +161,7 @@ fn report(rounds: &Rounds) -> Value {
         "variants": rounds.rows(),
         "best_bulk": best,
         "single_to_bulk_with_as_many_under_way": rounds.ratio(&single, &as_many),
+        "skewed_to_single": SKEWS_MS.map(|skew_ms| rounds.ratio(&skewed(skew_ms), &single)),
         "bars": {
             "single_to_bulk": best.and_then(|best| rounds.ratio(&single, best)),
             "single_p99_ms": rounds.call(&single, |calls| calls.p99),
