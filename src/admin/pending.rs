@@ -107,7 +107,7 @@ pub(super) async fn page(
     let after = after.transpose()?;
     let chrome = Chrome::live(&admin, &visitor, Tab::Pending).await?;
     let (totals, pools, rows) = tokio::try_join!(
-        admin.store.pending_counts(),
+        admin.store.pending_counts_soon(),
         admin.store.pools(),
         admin.store.pending_page(&filter, after.as_ref(), ROWS),
     )?;

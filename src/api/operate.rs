@@ -42,7 +42,7 @@ pub(super) async fn pools(State(api): State<Api>) -> Result<Json<Vec<PoolAnswer>
     let database = |error: StoreError| Problem::database(&error);
     let settings = api.store.pool_settings().await.map_err(database)?;
     let served = api.store.pools_served().await.map_err(database)?;
-    let counts = api.store.pending_counts().await.map_err(database)?;
+    let counts = api.store.pending_counts_soon().await.map_err(database)?;
     let of = |settings: Pool| PoolAnswer {
         served: served.iter().find(|served| served.pool == settings.name).cloned(),
         pending: counts.iter().find(|counts| counts.pool == settings.name).cloned(),

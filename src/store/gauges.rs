@@ -9,6 +9,7 @@ use chrono::{DateTime, Utc};
 use super::connect::Terms;
 use super::fleet::SILENT_AFTER_SECONDS;
 use super::lookup::Conservation;
+use super::pending::PendingCounts;
 use super::{Store, StoreError};
 
 /// How far ahead a worker may be configured to claim: what is due later is in flight at none.
@@ -48,6 +49,14 @@ pub struct PoolGauges {
     pub brown_out: bool,
 }
 
+impl From<PoolGauges> for PendingCounts {
+    fn from(pool: PoolGauges) -> Self {
+        let PoolGauges { pending, claimed, overdue, lost, held, overdue_longest_seconds, .. } = pool;
+        let waiting = (pending - claimed - overdue - lost - held).max(0);
+        Self { pool: pool.pool, pending, waiting, claimed, lost, held, overdue, overdue_longest_seconds }
+    }
+}
+
 /// The last full count of what is pending, against what was scheduled and has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Account {
@@ -75,6 +84,16 @@ impl Store {
         .fetch_all(self.db().on(EARLY))
         .await
         .map_err(StoreError::doing("read the gauges of pools"))
+    }
+
+    /// [`Store::pending_counts`] from the same numbers: of each pool in which something is pending, with the rows that
+    /// are not read as `waiting`.
+    ///
+    /// # Errors
+    /// The database could not be reached, or did not answer in time.
+    pub async fn pending_counts_soon(&self) -> Result<Vec<PendingCounts>, StoreError> {
+        let gauges = self.pool_gauges().await?;
+        Ok(gauges.into_iter().filter(|pool| pool.pending > 0).map(PendingCounts::from).collect())
     }
 
     /// The account of upkeep. Where there is none of the last minutes, it is counted now.

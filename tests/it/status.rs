@@ -80,6 +80,12 @@ async fn every_reader_gives_a_row_the_same_status() {
 
     let counts = db.store.pending_counts().await.unwrap();
     let gauges = db.store.pool_gauges().await.unwrap();
+    assert_eq!(counts.len(), 1);
+    let soon = db.store.pending_counts_soon().await.unwrap();
+    assert_eq!(
+        soon.iter().map(|pool| (pool.waiting, pool.pending)).collect::<Vec<_>>(),
+        [(counts[0].waiting, counts[0].pending)]
+    );
     let (counts, gauges) = (&counts[0], &gauges[0]);
     for (status, counted, gauged) in [
         (Status::Waiting, counts.waiting, None),
