@@ -7,7 +7,6 @@
 mod auth;
 mod body;
 mod cancel;
-mod connections;
 mod gauges;
 mod health;
 mod openapi;
@@ -16,6 +15,7 @@ mod pending;
 mod pools;
 mod problem;
 mod reports;
+mod request_id;
 mod room;
 mod schedule;
 mod verifications;
@@ -26,7 +26,7 @@ use std::time::Duration;
 
 use axum::error_handling::HandleErrorLayer;
 use axum::extract::DefaultBodyLimit;
-use axum::http::{HeaderName, Request, header};
+use axum::http::{HeaderName, HeaderValue, Request, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Router, middleware};
@@ -37,6 +37,7 @@ use tower::{BoxError, ServiceBuilder};
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::request_id::{MakeRequestUuid, PropagateRequestIdLayer, SetRequestIdLayer};
 use tower_http::sensitive_headers::SetSensitiveRequestHeadersLayer;
+use tower_http::set_header::SetResponseHeaderLayer;
 use tower_http::trace::TraceLayer;
 use utoipa::OpenApi as _;
 use utoipa_axum::router::OpenApiRouter;
@@ -46,6 +47,8 @@ use crate::caller::Tokens;
 use crate::config::api::ApiConfig;
 use crate::scheduler::Calls;
 use crate::store::Store;
+use crate::telemetry::metrics;
+use crate::transport::server::{self, Bounds};
 
 use problem::Problem;
 
@@ -82,19 +85,23 @@ pub async fn serve(
     default_delay: Duration,
     stop: CancellationToken,
 ) -> std::io::Result<()> {
-    serve_router(listener, router(store, config, default_delay), stop).await
+    let answer_max = config.request_timeout;
+    serve_router(listener, router(store, config, default_delay), answer_max, stop).await
 }
 
-/// Serves any routes like [`serve`].
+/// Serves any routes like [`serve`]. A connection on which nothing moves for longer than `answer_max`, and for longer
+/// than 75 s, is dropped.
 ///
 /// # Errors
-/// The listener failed.
+/// None at present: a listener that cannot accept tries again.
 pub async fn serve_router(
     listener: TcpListener,
     router: Router,
+    answer_max: Duration,
     stop: CancellationToken,
 ) -> std::io::Result<()> {
-    connections::serve(listener, router, stop).await
+    server::serve(listener, router, Bounds::of_process(answer_max, metrics::connection_dropped), stop).await;
+    Ok(())
 }
 
 /// The routes with their layers, for callers with a server of their own.
@@ -119,15 +126,23 @@ pub fn router(store: Store, config: ApiConfig, default_delay: Duration) -> Route
         .layer(
             ServiceBuilder::new()
                 .layer(SetSensitiveRequestHeadersLayer::new([header::AUTHORIZATION]))
+                .map_request(request_id::bound)
                 .layer(SetRequestIdLayer::new(request_id.clone(), MakeRequestUuid))
                 // The code that refuses a request logs why. A line at `error` for each 503 would repeat that.
                 .layer(TraceLayer::new_for_http().make_span_with(request_span).on_failure(()))
                 .layer(PropagateRequestIdLayer::new(request_id))
+                // Answers hold runs and names: no browser guesses their type, and no cache keeps them.
+                .layer(always(header::X_CONTENT_TYPE_OPTIONS, "nosniff"))
+                .layer(always(header::CACHE_CONTROL, "no-store"))
                 .layer(CatchPanicLayer::custom(after_panic))
                 .layer(HandleErrorLayer::new(async |error: BoxError| Problem::timeout(&error)))
                 .layer(tower::timeout::TimeoutLayer::new(timeout))
                 .layer(DefaultBodyLimit::max(limit)),
         )
+}
+
+fn always(name: HeaderName, value: &'static str) -> SetResponseHeaderLayer<HeaderValue> {
+    SetResponseHeaderLayer::overriding(name, HeaderValue::from_static(value))
 }
 
 /// The routes with their descriptions, and what each needs of a token.

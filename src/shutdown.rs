@@ -5,9 +5,8 @@ use std::io;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-/// A token that is cancelled by the first SIGTERM or SIGINT of this process.
-///
-/// Later signals change nothing: each process drains under a deadline of its own.
+/// A token that is cancelled by the first SIGTERM or SIGINT of this process. A second one ends the process at once:
+/// what it has in flight is left to its leases, as when it is killed.
 ///
 /// # Errors
 /// The process may not register signal handlers.
@@ -17,14 +16,26 @@ pub fn on_signal() -> io::Result<CancellationToken> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let stop = token.clone();
     tokio::spawn(async move {
-        let name = tokio::select! {
-            _ = terminate.recv() => "SIGTERM",
-            _ = interrupt.recv() => "SIGINT",
+        let mut next = async || {
+            tokio::select! {
+                _ = terminate.recv() => ("SIGTERM", SignalKind::terminate()),
+                _ = interrupt.recv() => ("SIGINT", SignalKind::interrupt()),
+            }
         };
+        let (name, _) = next().await;
         tracing::info!(signal = name, "stopping on signal");
         stop.cancel();
+        let (name, kind) = next().await;
+        tracing::warn!(signal = name, "a second signal: ending at once");
+        end(128 + kind.as_raw_value());
     });
     Ok(token)
+}
+
+/// Ends the process as a shell reports one that a signal ended.
+#[expect(clippy::exit, reason = "the operator does not want to wait for anything any more")]
+fn end(code: i32) -> ! {
+    std::process::exit(code)
 }
 
 /// Cancels `stop` when standard input ends, which is how a child learns that its parent died.

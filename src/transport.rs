@@ -4,6 +4,8 @@
 //! No error from this file holds a URL or a header, so that no log line and no stored
 //! error can hold a credential.
 
+pub(crate) mod server;
+
 use std::error::Error;
 use std::fmt::Write as _;
 use std::sync::Arc;

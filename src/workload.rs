@@ -19,7 +19,6 @@ mod correlation;
 #[cfg(feature = "docker")]
 mod docker;
 mod gateway;
-mod hs256;
 #[cfg(feature = "kubernetes")]
 mod kubernetes;
 #[cfg(not(all(feature = "docker", feature = "kubernetes")))]

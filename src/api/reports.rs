@@ -1,9 +1,11 @@
 //! `GET /v1/reports/silent-loss`: rates with their intervals, from counts.
 
+use std::ops::RangeInclusive;
+
 use axum::Json;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, Datelike, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
@@ -14,6 +16,8 @@ use crate::store::report::{LossBy, LossRates, Step};
 
 /// What is reported by default.
 const SINCE_DEFAULT: TimeDelta = TimeDelta::hours(1);
+/// Instants outside these years are no time of a report, and some of them none of the database either.
+const YEARS: RangeInclusive<i32> = 1..=9999;
 
 #[derive(Debug, Default, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
@@ -52,6 +56,10 @@ pub(super) async fn silent_loss(
         asked.map_err(|error| Problem::invalid(vec![FieldError::new("query", error.body_text())]))?;
     let database = |error| Problem::database(&error);
     let since = match asked.since {
+        Some(since) if !YEARS.contains(&since.year()) => {
+            let problem = format!("must be in the years {} to {}", YEARS.start(), YEARS.end());
+            return Err(Problem::invalid(vec![FieldError::new("since", problem)]));
+        }
         Some(since) => since,
         None => api.store.clock().await.map_err(database)? - SINCE_DEFAULT,
     };

@@ -33,7 +33,7 @@ pub(super) async fn api(lifetime: &Lifetime) -> anyhow::Result<()> {
         .await
         .with_context(|| format!("could not listen on {listen} (WARMPROOF_API_LISTEN)"))?;
     say_ready(&listener)?;
-    let token = settings.api.token.clone();
+    let (token, answer_max) = (settings.api.token.clone(), settings.api.request_timeout);
     // Where no worker runs, the API makes partitions and folds counts. It prunes nothing: only workers have
     // the retention setting.
     let upkeep = tokio::spawn(crate::store::upkeep::keep(store.clone(), None, stop.clone()));
@@ -43,7 +43,7 @@ pub(super) async fn api(lifetime: &Lifetime) -> anyhow::Result<()> {
         let store = people.insert(Store::connect_for_people(&settings.database, admin.statement_timeout));
         router = crate::admin::router(store.clone(), admin, token.as_ref(), router);
     }
-    crate::api::serve_router(listener, router, stop).await?;
+    crate::api::serve_router(listener, router, answer_max, stop).await?;
     upkeep.abort();
     store.close().await;
     if let Some(people) = people {

@@ -8,7 +8,7 @@ use rand::rngs::OsRng;
 use secrecy::{ExposeSecret, SecretString};
 
 use super::output;
-use crate::domain::ids::parse_name;
+use crate::domain::ids::parse_token_name;
 use crate::store::token::{Scope, StoredToken};
 
 /// The prefix of every token, so that people and scanners recognise one.
@@ -74,7 +74,7 @@ pub(super) async fn token(args: TokenArgs) -> anyhow::Result<ExitCode> {
 }
 
 async fn create(name: &str, scopes: &[ScopeArg], json: bool) -> anyhow::Result<ExitCode> {
-    parse_name(name).map_err(|error| anyhow::anyhow!("the name {error}"))?;
+    parse_token_name(name).map_err(|error| anyhow::anyhow!("the name {error}"))?;
     let mut scopes: Vec<Scope> = scopes
         .iter()
         .map(|scope| match scope {

@@ -67,7 +67,7 @@ fn read_listen(reader: &mut Reader<'_>) -> SocketAddr {
 fn read_token(reader: &mut Reader<'_>) -> Option<SecretString> {
     let variable = "WARMPROOF_API_TOKEN";
     let hint = "set it to 16 or more random characters, or to `file://<path>`";
-    let token = reader.optional_secret_or_file(variable)?;
+    let token = reader.optional_secret(variable)?;
     if token.expose_secret().chars().count() < TOKEN_CHARS_MIN {
         reader.fault(variable, "is shorter than 16 characters", hint);
     }

@@ -188,7 +188,7 @@ fn read_url(reader: &mut Reader<'_>) -> Option<(SecretString, Address, Option<Pa
     let variable = "WARMPROOF_DATABASE_URL";
     let hint = "set it to `postgres://user:password@host:5432/database`, or to `file://<path>`";
     let file = reader.file_of(variable);
-    let url = reader.secret_or_file(variable, hint)?;
+    let url = reader.secret(variable, hint)?;
     match Address::parse(url.expose_secret()) {
         Ok(address) => Some((url, address, file)),
         Err(AddressError { problem, remedy }) => {

@@ -110,7 +110,7 @@ impl RegistryConfig {
         let username = reader.optional_text(REGISTRY[0]);
         let password = reader.optional_secret(REGISTRY[1]);
         let url = reader.optional_text(REGISTRY[2]);
-        let keys = ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"].map(|name| reader.optional_secret(name));
+        let keys = ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"].map(|name| reader.optional_text(name));
         let sources = ["AWS_PROFILE", "AWS_ROLE_ARN", "AWS_WEB_IDENTITY_TOKEN_FILE"];
         // All are read, so that the list of known variables is complete.
         let sources = sources.map(|name| reader.optional_text(name));
@@ -123,6 +123,10 @@ impl RegistryConfig {
             (username, password, url) => {
                 let set = [username.is_some(), password.is_some(), url.is_some()];
                 for (variable, _) in REGISTRY.into_iter().zip(set).filter(|(_, is_set)| !is_set) {
+                    if reader.is_set(variable) {
+                        // It names a file that could not be read, which is a fault of its own.
+                        continue;
+                    }
                     let hint = "set all three `DOCKER_REGISTRY_*`, or none";
                     reader.fault(variable, "is not set, but others of its kind are", hint);
                 }

@@ -44,10 +44,8 @@ impl PlatformConfig {
         let api_url = reader
             .http_url("TRIGGER_API_URL", "set it to the platform's address, as the supervisor has it")
             .and_then(|text| Url::parse(text.strip_suffix('/').unwrap_or(&text)).ok());
-        let worker_token = reader.secret_or_file(
-            "TRIGGER_WORKER_TOKEN",
-            "set it to the worker group's token, or to `file://<path>`",
-        );
+        let worker_token = reader
+            .secret("TRIGGER_WORKER_TOKEN", "set it to the worker group's token, or to `file://<path>`");
         check_header(reader, "TRIGGER_WORKER_TOKEN", worker_token.as_ref());
         let managed_secret =
             reader.secret("MANAGED_WORKER_SECRET", "set it to the platform's managed worker secret");

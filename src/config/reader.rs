@@ -220,24 +220,14 @@ impl<'e> Reader<'e> {
         self.checked_http_url(variable, text)
     }
 
-    /// A secret; its value is never repeated.
+    /// A secret, or `file://` and the path of the file that holds it, read once and trimmed. Its value is never repeated.
     pub fn secret(&mut self, variable: &'static str, hint: &str) -> Option<SecretString> {
-        self.text(variable, hint).map(SecretString::from)
-    }
-
-    /// A secret that may be left out.
-    pub fn optional_secret(&mut self, variable: &'static str) -> Option<SecretString> {
-        self.optional_text(variable).map(SecretString::from)
-    }
-
-    /// A secret, or `file://` and the path of the file that holds it, read once and trimmed.
-    pub fn secret_or_file(&mut self, variable: &'static str, hint: &str) -> Option<SecretString> {
         let text = self.text(variable, hint)?;
         self.content(variable, text)
     }
 
-    /// A secret or a file with one, as with [`Self::secret_or_file`], that may be left out.
-    pub fn optional_secret_or_file(&mut self, variable: &'static str) -> Option<SecretString> {
+    /// The same, if it may be left out.
+    pub fn optional_secret(&mut self, variable: &'static str) -> Option<SecretString> {
         let text = self.optional_text(variable)?;
         self.content(variable, text)
     }

@@ -341,3 +341,38 @@ fn the_documentation_has_every_variable_with_its_default_and_bounds() {
         assert!(reader.asked().contains_key(variable), "nothing reads {variable}");
     }
 }
+
+#[test]
+fn every_secret_may_be_a_file() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("secret");
+    std::fs::write(&path, "of-the-file-0123456\n").expect("a file");
+    let (there, nowhere) = (format!("file://{}", path.display()), "file:///nowhere/hidden");
+    let registry =
+        [("DOCKER_REGISTRY_USERNAME", Some("puller")), ("DOCKER_REGISTRY_URL", Some("registry.example"))];
+
+    for variable in [
+        "TRIGGER_WORKER_TOKEN",
+        "MANAGED_WORKER_SECRET",
+        "WORKLOAD_TOKEN_SECRET",
+        "COMPUTE_GATEWAY_AUTH_TOKEN",
+    ] {
+        worker(&[(variable, Some(&there))]).expect(variable);
+        let errors = worker(&[(variable, Some(nowhere))]).expect_err(variable).to_string();
+        assert!(errors.contains(&format!("`{variable}` names a file that could not be read")), "{errors}");
+    }
+    let password = |file: &str| {
+        let changes = [registry[0], registry[1], ("DOCKER_REGISTRY_PASSWORD", Some(file))];
+        docker_of(&changes).map(|docker| docker.registry)
+    };
+    match password(&there) {
+        Ok(RegistryConfig::Static { password, .. }) => {
+            assert_eq!(password.expose_secret(), "of-the-file-0123456");
+        }
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(password(nowhere).expect_err("no file").variables(), ["DOCKER_REGISTRY_PASSWORD"]);
+    let api = complete_but(&[("WARMPROOF_API_TOKEN", Some(nowhere))]);
+    let errors = ApiSettings::from_environment(&api).expect_err("no file").to_string();
+    assert!(errors.contains("`WARMPROOF_API_TOKEN` names a file that could not be read"), "{errors}");
+}

@@ -59,12 +59,10 @@ impl WebhookConfig {
         let schemes = read_schemes(reader);
         let hosts = Hosts::read(reader);
         let url = reader.http_url(URL, "set it to the address that takes calls for cold starts");
-        let secret = reader.secret_or_file(
-            SECRET,
-            "set it to `whsec_` and 24 to 64 random bytes in base64, or to `file://<path>`",
-        );
+        let secret = reader
+            .secret(SECRET, "set it to `whsec_` and 24 to 64 random bytes in base64, or to `file://<path>`");
         check_key(reader, SECRET, secret.as_ref());
-        let secret_previous = reader.optional_secret_or_file(SECRET_PREVIOUS);
+        let secret_previous = reader.optional_secret(SECRET_PREVIOUS);
         check_key(reader, SECRET_PREVIOUS, secret_previous.as_ref());
         let timeout = reader.millis("WARMPROOF_WEBHOOK_TIMEOUT_MS", 10_000, 100..=60_000);
         let target = Target(Url::parse(&url?).ok()?);

@@ -29,6 +29,11 @@ pub enum IdError {
         /// The prefix that was expected, without its `_`.
         prefix: &'static str,
     },
+    /// The audit uses it for another kind of actor.
+    #[error(
+        "must not be `environment` or `system`, nor begin with `cli:` or `sql:`: the audit shows other actors so"
+    )]
+    Reserved,
     /// Nothing is there.
     #[error("must not be empty")]
     Empty,
@@ -69,6 +74,19 @@ pub fn parse_name(text: &str) -> Result<(), IdError> {
     }
     if text.chars().any(char::is_control) {
         return Err(IdError::Control);
+    }
+    Ok(())
+}
+
+/// Checks a token's name: a name whose entries in the audit cannot be taken for those of another kind of actor.
+///
+/// # Errors
+/// As [`parse_name`], and [`IdError::Reserved`].
+pub fn parse_token_name(text: &str) -> Result<(), IdError> {
+    parse_name(text)?;
+    let is_of_another_kind = ["cli:", "sql:"].iter().any(|prefix| text.starts_with(prefix));
+    if is_of_another_kind || ["environment", "system"].contains(&text) {
+        return Err(IdError::Reserved);
     }
     Ok(())
 }

@@ -153,6 +153,11 @@ pub fn follow_up(pool: &PoolName, result: &'static str) {
     counter!(names::FOLLOW_UPS.name, "pool" => pool, "result" => result).increment(1);
 }
 
+/// A connection of a caller was dropped.
+pub fn connection_dropped(reason: &'static str) {
+    counter!(names::CONNECTIONS_DROPPED.name, "reason" => reason).increment(1);
+}
+
 /// How many claims are in flight.
 pub fn in_flight(claims: usize) {
     #[expect(clippy::cast_precision_loss, reason = "a few thousand at most")]

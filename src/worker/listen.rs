@@ -21,6 +21,14 @@ use crate::store::fleet::WorkerPool;
 use crate::store::{Store, StoreError};
 use crate::telemetry::metrics;
 use crate::telemetry::readiness::{Check, Readiness};
+use crate::transport::server::{self, Bounds};
+
+/// A scraper and a few probes; all other descriptors are for probes of runs and the database.
+const BOUNDS: Bounds = Bounds {
+    connections_max: 64,
+    answer_max: Duration::from_secs(30),
+    count_dropped: metrics::connection_dropped,
+};
 
 /// What a worker knows about its own health.
 #[derive(Debug, Default)]
@@ -107,10 +115,7 @@ pub(super) async fn serve(listener: TcpListener, watched: Watched, done: Cancell
         .route("/readyz", get(readyz))
         .route("/metrics", get(show))
         .with_state(watched);
-    let served = done.run_until_cancelled(axum::serve(listener, router).into_future()).await;
-    if let Some(Err(error)) = served {
-        tracing::warn!(%error, "the listener for metrics failed");
-    }
+    let _ = done.run_until_cancelled(server::serve(listener, router, BOUNDS, CancellationToken::new())).await;
 }
 
 /// 200 while the latest claims succeed, else 503 with the reasons. Lists backends as well.

@@ -3,14 +3,18 @@
 //! The same deployment always gets the same bytes. The token leaves out an issue
 //! time on purpose, because the warm-start service matches runners by this value.
 
-use jsonwebtoken::{Algorithm, EncodingKey, Header};
+use base64::Engine as _;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use hmac::{Hmac, KeyInit, Mac};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Serialize;
+use sha2::Sha256;
 
 use crate::config::token::{SigningConfig, TokenConfig};
 use crate::domain::dispatch::ColdStartRequest;
 
-use super::hs256;
+/// The header of the platform's supervisor: it has no `typ`, and the bytes must be the same.
+const HEADER: &str = r#"{"alg":"HS256"}"#;
 
 /// Decides what a workload gets as `TRIGGER_DEPLOYMENT_ID`.
 #[derive(Debug, Clone)]
@@ -18,7 +22,7 @@ pub(super) enum DeploymentId {
     /// The deployment's friendly id.
     Plain,
     /// A token signed with this key.
-    Signed { key: EncodingKey, expires_at: i64 },
+    Signed { key: Hmac<Sha256>, expires_at: i64 },
 }
 
 /// The order of these fields is the order of the claims, and so part of the bytes.
@@ -41,11 +45,9 @@ impl DeploymentId {
         match config {
             TokenConfig::Disabled => Self::Plain,
             TokenConfig::Signed(SigningConfig { enforcement: _, secret, expires_at }) => {
-                hs256::install();
-                Self::Signed {
-                    key: EncodingKey::from_secret(secret.expose_secret().as_bytes()),
-                    expires_at: expires_at.timestamp(),
-                }
+                let key = Hmac::new_from_slice(secret.expose_secret().as_bytes())
+                    .expect("HMAC takes keys of any length");
+                Self::Signed { key, expires_at: expires_at.timestamp() }
             }
         }
     }
@@ -55,7 +57,7 @@ impl DeploymentId {
         &self,
         request: &ColdStartRequest,
         deployment: &str,
-    ) -> Result<SecretString, jsonwebtoken::errors::Error> {
+    ) -> serde_json::Result<SecretString> {
         match self {
             Self::Plain => Ok(SecretString::from(deployment)),
             Self::Signed { key, expires_at } => {
@@ -71,9 +73,10 @@ impl DeploymentId {
                     aud: "https://api.trigger.dev",
                     exp: *expires_at,
                 };
-                // The header of the platform's supervisor has no `typ`, and the bytes must be the same.
-                let header = Header { typ: None, ..Header::new(Algorithm::HS256) };
-                jsonwebtoken::encode(&header, &claims, key).map(SecretString::from)
+                let part = |bytes: &[u8]| BASE64_URL_SAFE_NO_PAD.encode(bytes);
+                let signed = format!("{}.{}", part(HEADER.as_bytes()), part(&serde_json::to_vec(&claims)?));
+                let signature = key.clone().chain_update(&signed).finalize().into_bytes();
+                Ok(SecretString::from(format!("{signed}.{}", part(&signature))))
             }
         }
     }

@@ -155,6 +155,14 @@ async fn a_token_is_shown_once_and_stored_as_a_hash() {
     assert!(listed.contains("schedule, read") && !listed.contains(&token), "{listed}");
     let stored: Vec<u8> = db.value("select hash from token").await;
     assert_eq!(stored, warmproof::store::token::hash(&token));
+    for reserved in ["cli:root", "sql:app", "environment", "system"] {
+        let refused = run(&db, &["token", "create", reserved, "--scope", "read"]).await;
+        assert!(
+            refused.code == Some(1) && refused.err.contains("the audit shows other actors so"),
+            "{}",
+            refused.err
+        );
+    }
     let again = run(&db, &["token", "create", "ci", "--scope", "read"]).await;
     assert!(again.code == Some(1) && again.err.contains("a token `ci` exists already"), "{}", again.err);
     assert_eq!(run(&db, &["token", "revoke", "ci"]).await.code, Some(0));

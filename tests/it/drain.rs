@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::Signal::SIGTERM;
+use nix::sys::signal::Signal::{SIGINT, SIGTERM};
 use warmproof::domain::outcome::FallbackResult;
 use warmproof_lab::simulator::{GatewayAnswer, GatewayEffect, GatewayFault, ProbeFault, Rule};
 
@@ -138,4 +138,28 @@ async fn a_database_that_hangs_never_keeps_a_worker_beyond_its_grace() {
     assert!(stage.pending(&lost.run).await.is_some(), "nothing is lost");
     stage.assert_sound().await;
     stage.db.audit.claims_are_left();
+}
+
+#[tokio::test]
+async fn a_second_signal_ends_a_worker_that_waits_for_what_is_in_flight() {
+    let stage = Stage::set().await;
+    // Without it the probe below would keep the worker for its whole grace period.
+    let mut a =
+        stage.worker("a").env("WARMPROOF_PROBE_TIMEOUT_MS", 10_000).may_warn(&["a second signal"]).start();
+    let probed = stage.platform.dispatch().await;
+    stage.platform.simulator.faults().probe.add(Rule::always(ProbeFault::Hang).of(&probed.run).times(1));
+    probed.schedule(&stage.db, SOON).await;
+    stage.platform.probe(&probed, 1).await;
+    a.signal(SIGTERM);
+    a.says("stopping on signal").await;
+    assert!(a.is_running(), "a probe is in flight");
+    a.signal(SIGINT);
+    assert_eq!(a.ended().await, Some(128 + 2));
+    // As after a kill, another worker goes on when the lease is over.
+    stage.platform.simulator.faults().release();
+    stage.platform.start_warm(&probed).await;
+    let b = stage.worker("b").start();
+    assert_eq!(stage.outcome(&probed.run).await.worker.as_deref(), Some("b"));
+    stage.end(vec![b]).await;
+    stage.assert_sound().await;
 }

@@ -12,6 +12,7 @@ mod api;
 mod clocks;
 mod coalesce;
 mod commands;
+mod connections;
 mod disabled;
 mod drain;
 mod early;

@@ -54,7 +54,7 @@ pub async fn serve_page(db: Db, store: Store, admin: AdminConfig) -> Page {
     let router = warmproof::admin::router(store, admin, token.as_ref(), rest);
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let url = format!("http://{}", listener.local_addr().expect("an address"));
-    tokio::spawn(warmproof::api::serve_router(listener, router, stop.clone()));
+    tokio::spawn(warmproof::api::serve_router(listener, router, Duration::from_secs(30), stop.clone()));
     Page { db, url, _stop: stop.drop_guard() }
 }
 

@@ -31,6 +31,8 @@ pub struct Program {
     announced: Vec<String>,
     reads_stdout: bool,
     reads_stderr: bool,
+    /// How many descriptors it may have; as many as this process if none.
+    descriptors: Option<u32>,
     arguments: Vec<String>,
     environment: BTreeMap<String, String>,
 }
@@ -48,6 +50,7 @@ impl Program {
             announced: Vec::new(),
             reads_stdout: true,
             reads_stderr: true,
+            descriptors: None,
             arguments,
             environment,
         }
@@ -81,6 +84,12 @@ impl Program {
         self
     }
 
+    /// Runs with so many descriptors at most.
+    pub fn descriptors(mut self, most: u32) -> Self {
+        self.descriptors = Some(most);
+        self
+    }
+
     /// Runs with a wall clock that is off by so much, such as `+1h`. The stopwatch stays true.
     pub fn clock(self, off: &str) -> Self {
         self.env("LD_PRELOAD", faketime()).env("FAKETIME", off).env("FAKETIME_DONT_FAKE_MONOTONIC", 1)
@@ -92,7 +101,15 @@ impl Program {
     }
 
     pub fn start(&self) -> Process {
-        let mut command = Command::new(built(self.file));
+        let mut command = match self.descriptors {
+            None => Command::new(built(self.file)),
+            Some(most) => {
+                // It becomes the program, under the same process id.
+                let mut limited = Command::new("prlimit");
+                limited.arg(format!("--nofile={most}:{most}")).arg(built(self.file));
+                limited
+            }
+        };
         command.args(&self.arguments).env_clear();
         if pooler::mode() == Some(PoolMode::Transaction) {
             command.env("WARMPROOF_DATABASE_POOLER", "true");

@@ -86,27 +86,19 @@ fn a_file_may_hold_a_secret() {
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("token");
     std::fs::write(&path, " tr_wgt_hidden\n").expect("a file");
-    let (secret, faults) =
-        with(&format!("file://{}", path.display()), |reader| reader.secret_or_file("X", "set it"));
+    let (secret, faults) = with(&format!("file://{}", path.display()), |reader| reader.secret("X", "set it"));
     assert_eq!(secret.expect("a secret").expose_secret(), "tr_wgt_hidden");
     assert_eq!(faults.len(), 0);
     std::fs::write(&path, "\n").expect("a file");
-    let (_, faults) =
-        with(&format!("file://{}", path.display()), |reader| reader.secret_or_file("X", "set it"));
+    let (_, faults) = with(&format!("file://{}", path.display()), |reader| reader.secret("X", "set it"));
     assert!(faults[0].starts_with("`X` names an empty file"), "{faults:?}");
 }
 
 #[test]
 fn an_unreadable_file_is_a_fault_without_its_path() {
-    let (_, faults) = with("file:///nowhere/hidden", |reader| reader.secret_or_file("X", "set it"));
+    let (_, faults) = with("file:///nowhere/hidden", |reader| reader.secret("X", "set it"));
     assert!(faults[0].starts_with("`X` names a file that could not be read: entity not found"), "{faults:?}");
     assert!(!faults[0].contains("hidden"), "{faults:?}");
-}
-
-#[test]
-fn a_plain_secret_that_resembles_a_file_stays_as_it_is() {
-    let (secret, _) = with("file:///nowhere", |reader| reader.secret("X", "set it"));
-    assert_eq!(secret.expect("a secret").expose_secret(), "file:///nowhere");
 }
 
 #[test]

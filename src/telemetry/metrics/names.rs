@@ -151,6 +151,13 @@ pub const FOLLOW_UPS: Metric = metric(
     &["pool", "result"],
     "Follow-ups after created fallbacks, by their result.",
 );
+/// Connections of callers that were dropped.
+pub const CONNECTIONS_DROPPED: Metric = metric(
+    "warmproof_http_connections_dropped_total",
+    Counter,
+    &["reason"],
+    "Connections of HTTP callers that were dropped: silent, stuck, too_many, or not_accepted for want of descriptors.",
+);
 /// Claims in flight.
 pub const IN_FLIGHT: Metric =
     metric("warmproof_claims_in_flight", Gauge, &[], "Verifications that this worker holds now.");
@@ -244,7 +251,7 @@ pub const UNACCOUNTED: Metric = metric(
 );
 
 /// All of them, in the order of the documentation.
-pub const ALL: [Metric; 32] = [
+pub const ALL: [Metric; 33] = [
     SCHEDULES,
     CANCELLATIONS,
     OUTCOMES,
@@ -260,6 +267,7 @@ pub const ALL: [Metric; 32] = [
     CREATE_DURATION,
     LOSSES_HELD,
     FOLLOW_UPS,
+    CONNECTIONS_DROPPED,
     IN_FLIGHT,
     DB_CONNECTIONS,
     DB_CONNECTIONS_MAX,

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use hyper_util::client::legacy;
 use k8s_openapi::jiff::Timestamp;
 use kube::client::Body;
-use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
 use kube::{Client, Config};
 use reqwest::StatusCode;
 use tokio::sync::Mutex;
@@ -146,11 +146,15 @@ async fn connect(access: &Access) -> Result<Client, String> {
     let options = KubeConfigOptions::default();
     let mut config = match access {
         Access::File(path) => {
-            let kubeconfig = Kubeconfig::read_from(path).map_err(|error| failed(&error))?;
-            Config::from_custom_kubeconfig(kubeconfig, &options).await.map_err(|error| failed(&error))?
+            let kubeconfig = Kubeconfig::read_from(path).map_err(|error| of_kubeconfig(&error))?;
+            Config::from_custom_kubeconfig(kubeconfig, &options)
+                .await
+                .map_err(|error| of_kubeconfig(&error))?
         }
         Access::InCluster => Config::incluster().map_err(|error| failed(&error))?,
-        Access::Kubeconfig => Config::from_kubeconfig(&options).await.map_err(|error| failed(&error))?,
+        Access::Kubeconfig => {
+            Config::from_kubeconfig(&options).await.map_err(|error| of_kubeconfig(&error))?
+        }
     };
     // The client must not repeat a create by itself: the caller decides whether to ask again.
     config.default_retry = false;
@@ -168,6 +172,17 @@ async fn connect(access: &Access) -> Result<Client, String> {
         // The program's output may hold the credentials.
         if matches!(error, kube::Error::Auth(_)) { CREDENTIALS.to_owned() } else { failed(&error) }
     })
+}
+
+/// The fault of a kubeconfig. The parser's own text repeats the lines around it, which may hold credentials.
+fn of_kubeconfig(error: &KubeconfigError) -> String {
+    let what = "could not set up the Kubernetes client";
+    if let KubeconfigError::Parse(_) = error {
+        return format!(
+            "{what}: the kubeconfig is not valid YAML of its kind; check it with `kubectl config view`"
+        );
+    }
+    format!("{what}: {error}")
 }
 
 const CREDENTIALS: &str = "could not get credentials for the Kubernetes API: check the kubeconfig's user or the service account's token";
@@ -196,4 +211,20 @@ fn chain(error: &kube::Error) -> String {
         cause = inner.source();
     }
     if text.is_empty() { error.to_string() } else { text }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_fault_of_a_kubeconfig_repeats_none_of_its_lines() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("kubeconfig");
+        for broken in ["users: [{name: a, user: {token: sesame", "token: sesame\n  b: [", "users: sesame\n"] {
+            std::fs::write(&path, broken).expect("a file");
+            let Err(error) = connect(&Access::File(path.clone())).await else { panic!("{broken} is valid") };
+            assert!(error.contains("the kubeconfig") && !error.contains("sesame"), "{error}");
+        }
+    }
 }

@@ -143,3 +143,33 @@ async fn an_operator_can_ask_for_a_probe_now() {
     let none = api.post("/v1/runs/run_z/probe-now", "").await.json();
     assert_eq!(none["probes_now"], false);
 }
+
+#[tokio::test]
+async fn a_report_over_no_possible_time_is_refused_by_its_field() {
+    let api = api().await;
+    for since in [
+        "0000-12-31T23:59:59Z",
+        "-0001-01-01T00:00:00Z",
+        "%2B10000-01-01T00:00:00Z",
+        "%2B262142-12-31T00:00:00Z",
+    ] {
+        let refused = api.get(&format!("/v1/reports/silent-loss?since={since}")).await;
+        assert_eq!((refused.status.as_u16(), refused.fields()), (422, vec!["since".to_owned()]), "{since}");
+    }
+    for since in ["0001-01-01T00:00:00Z", "9999-12-31T23:59:59Z"] {
+        assert_eq!(api.get(&format!("/v1/reports/silent-loss?since={since}")).await.status, 200, "{since}");
+    }
+}
+
+#[tokio::test]
+async fn answers_are_kept_by_no_cache_and_a_callers_id_is_short_and_printable() {
+    let api = api().await;
+    let ask = async |id: &str| send(api.request(Method::GET, "/v1/pools").header("x-request-id", id)).await;
+    let answer = ask(&"a".repeat(500)).await;
+    assert_eq!(answer.header("x-request-id"), "a".repeat(128));
+    assert_eq!(answer.header("x-content-type-options"), "nosniff");
+    assert_eq!(answer.header("cache-control"), "no-store");
+    assert_eq!(ask("req-1\u{a0}hidden").await.header("x-request-id"), "req-1");
+    let problem = api.get("/v1/none").await;
+    assert_eq!(problem.header("x-content-type-options"), "nosniff");
+}

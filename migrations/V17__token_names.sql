@@ -1,0 +1,4 @@
+-- A token's name is its actor in the audit. Until now it could be that of another kind of actor.
+
+alter table token add constraint token_name_not_reserved
+  check (name not in ('environment', 'system') and name not like 'cli:%' and name not like 'sql:%') not valid;
