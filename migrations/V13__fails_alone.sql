@@ -5,31 +5,42 @@ create function fails_alone(observed_pool text, observed_worker text, moment tim
 language sql stable
 set search_path from current
 as $$
-  with since as (
-    -- A report covers about a second, so the first that shows failures also covers what was before them.
-    select min(t.counted_at) + interval '1 second' as at from probe_tally t
-    where t.pool = observed_pool and t.worker = observed_worker and t.failures > 0
-      and t.counted_at > moment - interval '30 seconds'
-  ), by_worker as (
-    select t.worker, sum(t.probes)::double precision as probes, sum(t.failures)::double precision as failures
-    from probe_tally t cross join since s
-    where t.pool = observed_pool and t.counted_at > s.at
-    -- Fewer than three probes say nothing about a worker.
-    group by t.worker having sum(t.probes) >= 3
-  ), healthy as (
-    select count(*) as workers, sum(h.probes) as probes, sum(h.failures) as failures
-    from by_worker h where h.failures * 5 < h.probes
-  )
-  -- Half of the workers seem healthy, and this one fails three times as often as they do. By chance that is rare: the
-  -- shares are three standard errors of their difference apart.
+  -- The last seconds show a worker that has just fallen sick, the whole window one that probes seldom.
   select exists (
-    select 1 from by_worker l cross join healthy h
-    where l.worker = observed_worker and l.failures * 2 >= l.probes
-      and h.workers * 2 >= (select count(*) from by_worker)
-      and l.failures * h.probes >= 3 * h.failures * l.probes
-      and power(l.failures / l.probes - h.failures / h.probes, 2)
-        > 9 * ((l.failures + h.failures) / (l.probes + h.probes))
-            * (1 - (l.failures + h.failures) / (l.probes + h.probes)) * (1 / l.probes + 1 / h.probes))
+    select 1
+    from (values (interval '8 seconds'), (interval '30 seconds')) as span (length)
+    cross join lateral (
+      -- A report covers about a second, so the first that shows failures also covers what was before them.
+      select greatest(min(t.counted_at) + interval '1 second', moment - span.length) as at
+      from probe_tally t
+      where t.pool = observed_pool and t.worker = observed_worker and t.failures > 0
+        and t.counted_at > moment - interval '30 seconds'
+    ) as since
+    cross join lateral (
+      select
+        max(w.probes) filter (where w.worker = observed_worker) as probes,
+        max(w.failures) filter (where w.worker = observed_worker) as failures,
+        count(*) as workers,
+        count(*) filter (where w.failures * 5 < w.probes) as healthy,
+        sum(w.probes) filter (where w.failures * 5 < w.probes) as healthy_probes,
+        sum(w.failures) filter (where w.failures * 5 < w.probes) as healthy_failures
+      from (
+        select t.worker, sum(t.probes)::double precision as probes, sum(t.failures)::double precision as failures
+        from probe_tally t
+        where t.pool = observed_pool and t.counted_at > since.at
+        -- Fewer than three probes say nothing about a worker.
+        group by t.worker having sum(t.probes) >= 3
+      ) as w
+    ) as c
+    cross join lateral (
+      select (c.failures + c.healthy_failures) / (c.probes + c.healthy_probes) as share
+    ) as pooled
+    -- Half of the workers seem healthy, and this one fails three times as often as they do. By chance that is rare: the
+    -- shares are more than three standard errors of their difference apart.
+    where c.failures * 2 >= c.probes and c.healthy * 2 >= c.workers
+      and c.failures * c.healthy_probes >= 3 * c.healthy_failures * c.probes
+      and power(c.failures / c.probes - c.healthy_failures / c.healthy_probes, 2)
+        > 12 * pooled.share * (1 - pooled.share) * (1 / c.probes + 1 / c.healthy_probes))
 $$;
 comment on function fails_alone is
   'Whether a worker''s probes of a pool fail, since they began to, while those of other workers succeed.';

@@ -4,7 +4,7 @@
 alter table pending add column early text collate "C";
 alter table pending add column observation text;
 alter table pending add column observed_at timestamptz;
-alter table pending add constraint pending_early_known check (early in ('observe', 'act'));
+alter table pending add constraint pending_early_known check (early in ('observe', 'act')) not valid;
 comment on column pending.early is
   'An operator asked for a probe before due_at: observe, it changes nothing, or act, it judges as if the verification were due.';
 comment on column pending.observation is 'What the last probe that changes nothing saw.';

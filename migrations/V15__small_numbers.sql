@@ -25,9 +25,6 @@ comment on column account.pending is 'Verifications pending, each counted.';
 comment on column account.ended is 'Verifications ended.';
 comment on column account.is_last is 'Always true: there is one row.';
 
-create index pending_lost on pending (pool) where lost_at is not null;
-comment on index pending_lost is 'Losses are counted without the rows that wait.';
-
 create function count_pool_totals() returns void
 language sql
 set search_path from current
@@ -45,6 +42,4 @@ as $$
   group by every.pool
   on conflict (pool) do update set pending = excluded.pending
 $$;
-comment on function count_pool_totals is 'Counts anew what is pending in each pool.';
-
-select count_pool_totals();
+comment on function count_pool_totals is 'Counts anew what is pending in each pool; upkeep does so with its first account.';

@@ -16,13 +16,14 @@ comment on column counted_name.kind is 'Whose name it is: supervisor, region or 
 comment on column counted_name.name is 'The name.';
 comment on column counted_name.seen_on is 'The last day (UTC) on which it was counted.';
 
--- Names that are counted already keep their lines.
+-- Names that are counted already keep their lines, until they are as old as outcomes are kept.
 insert into counted_name (pool, kind, name, seen_on)
-select distinct h.pool, v.kind, v.name, statement_timestamp()::date
+select h.pool, v.kind, v.name, max(h.hour)::date
 from outcome_hour h
 cross join lateral (values
   ('supervisor', h.supervisor), ('region', h.region), ('deployment_version', h.deployment_version)) as v (kind, name)
-where v.name is not null;
+where v.name is not null
+group by h.pool, v.kind, v.name;
 
 create index outcome_hour_named on outcome_hour (hour)
   where supervisor is not null or region is not null or deployment_version is not null;

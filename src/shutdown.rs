@@ -1,9 +1,14 @@
 //! Turns SIGTERM and SIGINT into a token that any task may watch.
 
 use std::io;
+use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+
+/// Signals that come within this time of the first are the same one.
+const SAME_SIGNAL: Duration = Duration::from_secs(1);
 
 /// A token that is cancelled by the first SIGTERM or SIGINT of this process. A second one ends the process at once:
 /// what it has in flight is left to its leases, as when it is killed.
@@ -25,7 +30,14 @@ pub fn on_signal() -> io::Result<CancellationToken> {
         let (name, _) = next().await;
         tracing::info!(signal = name, "stopping on signal");
         stop.cancel();
-        let (name, kind) = next().await;
+        let first = Instant::now();
+        let (name, kind) = loop {
+            let signal = next().await;
+            // Some shells and supervisors pass one signal on twice.
+            if first.elapsed() > SAME_SIGNAL {
+                break signal;
+            }
+        };
         tracing::warn!(signal = name, "a second signal: ending at once");
         end(128 + kind.as_raw_value());
     });

@@ -135,7 +135,7 @@ impl Claim {
     /// Whether a probe at `now` (database clock) is to change nothing.
     #[must_use]
     pub fn only_observes(&self, now: DateTime<Utc>) -> bool {
-        self.early == Some(EarlyProbe::Observe) && now < self.due_at
+        self.early == Some(EarlyProbe::Observe) && self.lost_at.is_none() && now < self.due_at
     }
 
     /// Whether an observation at `now` (database clock) may already show the redriven dispatch.

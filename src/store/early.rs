@@ -15,7 +15,7 @@ use crate::domain::ids::RunId;
 pub enum ProbeNow {
     /// Nothing of the run is pending, or a worker has it in flight.
     Nothing,
-    /// It was due already: a worker probes and judges as usual.
+    /// It was due already, or is marked lost: a worker probes and judges as usual.
     Due,
     /// It is not due yet: a worker probes so.
     Early(EarlyProbe),
@@ -41,10 +41,10 @@ impl Store {
                     let moved = sqlx::query_scalar!(
                         r#"update pending
                            set probe_at = least(probe_at, statement_timestamp()),
-                             early = case when due_at > statement_timestamp() then $2 else early end
+                             early = case when due_at > statement_timestamp() and lost_at is null then $2 else early end
                            where run_id = $1
                              and (lease_expires_at is null or lease_expires_at <= statement_timestamp())
-                           returning due_at > statement_timestamp() as "is_early!""#,
+                           returning due_at > statement_timestamp() and lost_at is null as "is_early!""#,
                         run_id.as_str(),
                         early.as_str()
                     )
@@ -68,7 +68,7 @@ impl Store {
     pub async fn record_observation(&self, key: &ClaimKey, observation: &str) -> Result<bool, StoreError> {
         let recorded = sqlx::query!(
             "update pending
-             set probe_at = due_at, early = null, observation = $4, observed_at = statement_timestamp(),
+             set probe_at = greatest(due_at, statement_timestamp()), early = null, observation = $4, observed_at = statement_timestamp(),
                probe_count = probe_count + 1, lease_expires_at = null, fence = null, worker = null
              where run_id = $1 and id = $2 and fence = $3",
             key.run_id.as_str(),

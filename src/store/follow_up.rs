@@ -14,7 +14,7 @@ use super::{Store, StoreError};
 use crate::domain::ids::{PoolName, RunId, SnapshotId, VerificationId};
 
 /// How long a worker has for a follow-up it took, and how long a failed one waits, in seconds.
-const TAKEN_FOR_SECONDS: f64 = 10.0;
+const TAKEN_FOR_SECONDS: f64 = 20.0;
 
 /// How long after its time a follow-up may still be probed, in seconds. By then the platform's redrive has had its
 /// turn, and the run's state says nothing of the fallback.
@@ -144,19 +144,16 @@ impl Store {
                error = 'late: no worker had a probe free for it in time'
              where f.verification_id = any (array(
                  select late.verification_id
-                 from pool
+                 from unnest($1::text[]) as asked (pool)
                  cross join lateral (
                    select candidate.verification_id
                    from follow_up candidate
-                   where candidate.pool = pool.name and candidate.result is null
-                     and candidate.probe_at <= statement_timestamp()
-                     and candidate.settled_at < statement_timestamp() - $3 * interval '1 second'
-                       - coalesce(pool.follow_up_after_ms, 0) * interval '1 millisecond'
+                   where candidate.pool = asked.pool and candidate.result is null
+                     and candidate.probe_at < statement_timestamp() - $3 * interval '1 second'
                    order by candidate.probe_at
                    limit $2
                    for update skip locked
-                 ) as late
-                 where pool.name = any ($1)))
+                 ) as late))
              returning f.pool",
             &pools as &[&str],
             i64::from(limit),
@@ -170,7 +167,7 @@ impl Store {
         dropped.into_iter().map(parse).collect()
     }
 
-    /// Records what a follow-up saw, once.
+    /// Records what a follow-up saw, once; answers whether this was it.
     ///
     /// # Errors
     /// The database could not be reached; another worker probes again.
@@ -180,9 +177,9 @@ impl Store {
         result: FollowUpResult,
         late: bool,
         error: Option<&str>,
-    ) -> Result<(), StoreError> {
+    ) -> Result<bool, StoreError> {
         let error = error.map(storable);
-        sqlx::query!(
+        let recorded = sqlx::query!(
             "update follow_up set result = $2, late = $3, error = $4, probed_at = statement_timestamp()
              where verification_id = $1 and result is null",
             id.0,
@@ -193,7 +190,7 @@ impl Store {
         .execute(self.patient())
         .await
         .map_err(StoreError::doing("record a follow-up"))?;
-        Ok(())
+        Ok(recorded.rows_affected() > 0)
     }
 }
 

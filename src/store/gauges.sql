@@ -1,6 +1,8 @@
 select
   p.name as pool, p.paused,
-  coalesce(folded.pending, 0) + coalesce(delta.n, 0) as "pending!",
+  -- Until the first account, and while programs of before fold without the totals, they may be too low.
+  greatest(coalesce(folded.pending, 0) + coalesce(delta.n, 0), near.claimed + near.overdue + near.lost + near.held)
+    as "pending!",
   near.claimed as "claimed!", near.overdue as "overdue!", near.lost as "lost!", near.held as "held!",
   near.overdue_longest_seconds as "overdue_longest_seconds!",
   (select count(*) from worker w

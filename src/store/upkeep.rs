@@ -6,6 +6,8 @@
 
 use std::time::Duration;
 
+use sqlx::{Executor, Postgres};
+
 use super::connect::{LockWait, Terms, Tx, Work};
 use super::fleet::SILENT_AFTER_SECONDS;
 use super::{Store, StoreError};
@@ -21,6 +23,8 @@ const DOING: &str = "keep the tables up";
 const PARTITIONS: Terms = Terms::DURABLE.waiting(LockWait::AtMost(Duration::from_millis(100)));
 /// Deltas folded by one statement: a second's work, so that no statement runs into its limit.
 const FOLD_MAX: i64 = 50_000;
+/// A fold joins its rows with their names, which may be as many: hashed, not compared one by one.
+const FOLD: Terms = Terms::PATIENT.planned(&[("enable_hashjoin", "on"), ("enable_nestloop", "off")]);
 /// Such statements in a round. The next round folds the rest; counts stay exact.
 const FOLDS_MAX: usize = 40;
 /// Names of supervisors, regions and deployment versions, of each kind in a pool, that are counted by themselves.
@@ -154,7 +158,7 @@ impl Store {
         let mut all = 0;
         for _ in 0..FOLDS_MAX {
             let folded = self
-                .in_turn(Terms::PATIENT, |tx| {
+                .in_turn(FOLD, |tx| {
                     Box::pin(async move {
                         sqlx::query_file_scalar!("src/store/fold_counts.sql", FOLD_MAX, NAMES_MAX)
                             .fetch_one(tx)
@@ -213,7 +217,7 @@ impl Store {
     ///
     /// Outside the turn, because it may take a while. The first process that records the start does it.
     async fn analyze_outcomes(&self) -> Result<bool, StoreError> {
-        let ours = self.begins("analyze outcome", Duration::from_hours(24)).await?;
+        let ours = begins(self.patient(), "analyze outcome", Duration::from_hours(24)).await?;
         if ours {
             sqlx::query!("select analyze_outcomes()::text as done")
                 .fetch_one(self.db().on(ANALYZE))
@@ -221,21 +225,6 @@ impl Store {
                 .map_err(StoreError::doing(DOING))?;
         }
         Ok(ours)
-    }
-
-    /// Records that a rare task begins, unless it began less than `every` ago; answers whether it is ours.
-    async fn begins(&self, task: &str, every: Duration) -> Result<bool, StoreError> {
-        let begun = sqlx::query!(
-            "insert into upkeep_done as d (task, done_at) values ($1, statement_timestamp())
-             on conflict (task) do update set done_at = excluded.done_at
-             where d.done_at < excluded.done_at - $2 * interval '1 second'",
-            task,
-            every.as_secs_f64(),
-        )
-        .execute(self.patient())
-        .await
-        .map_err(StoreError::doing(DOING))?;
-        Ok(begun.rows_affected() > 0)
     }
 
     /// A transaction in which no other process keeps the tables up; `None` if another one does. The turn ends
@@ -259,6 +248,25 @@ impl Store {
         }))
         .await
     }
+}
+
+/// Records that a rare task begins, unless it began less than `every` ago; answers whether it is ours.
+async fn begins<'c>(
+    executor: impl Executor<'c, Database = Postgres>,
+    task: &str,
+    every: Duration,
+) -> Result<bool, StoreError> {
+    let begun = sqlx::query!(
+        "insert into upkeep_done as d (task, done_at) values ($1, statement_timestamp())
+         on conflict (task) do update set done_at = excluded.done_at
+         where d.done_at < excluded.done_at - $2 * interval '1 second'",
+        task,
+        every.as_secs_f64(),
+    )
+    .execute(executor)
+    .await
+    .map_err(StoreError::doing(DOING))?;
+    Ok(begun.rows_affected() > 0)
 }
 
 async fn drop_leftovers(tx: &mut Tx, retention_days: Option<u32>) -> Result<(), StoreError> {

@@ -34,8 +34,6 @@ const GRACE: Duration = Duration::from_secs(20);
 /// How long a head may take, and how long a connection may wait for its next request: longer than load balancers keep
 /// theirs, so that none of them sends a request into a connection that is just closed.
 const HEAD_MAX: Duration = Duration::from_secs(75);
-/// Between two pings of an HTTP/2 connection, and for the answer.
-const PING_EVERY: Duration = Duration::from_secs(20);
 /// Connections that a listener keeps even where descriptors are very few, and at most.
 const CONNECTIONS: std::ops::RangeInclusive<u64> = 16..=8192;
 /// How long no connection is accepted after the process ran out of descriptors.
@@ -78,13 +76,8 @@ fn descriptors() -> nix::Result<u64> {
 pub(crate) async fn serve(listener: TcpListener, router: Router, bounds: Bounds, stop: CancellationToken) {
     let mut builder = Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_MAX).max_buf_size(READ_AHEAD_MAX);
-    builder
-        .http2()
-        .timer(TokioTimer::new())
-        .keep_alive_interval(PING_EVERY)
-        .keep_alive_timeout(PING_EVERY)
-        .initial_stream_window_size(WINDOW)
-        .initial_connection_window_size(WINDOW);
+    // No pings of ours: a connection on which only they moved would never seem stuck.
+    builder.http2().initial_stream_window_size(WINDOW).initial_connection_window_size(WINDOW);
     let (connections, open) = (Arc::new(Connections::new(bounds)), GracefulShutdown::new());
     while let Some(accepted) = stop.run_until_cancelled(listener.accept()).await {
         let stream = match accepted {
@@ -96,7 +89,7 @@ pub(crate) async fn serve(listener: TcpListener, router: Router, bounds: Bounds,
                 continue;
             }
         };
-        let Some(connection) = connections.admit() else { continue };
+        let Some(connection) = connections.admit().await else { continue };
         let service = TowerToHyperService::new(Counted::new(router.clone(), &connection));
         let stream = TokioIo::new(Watched::new(stream, &connection));
         let served = open.watch(builder.serve_connection(stream, service).into_owned());

@@ -150,7 +150,8 @@ impl ClaimAhead {
         self.room_wanted = if full { shared.config.room_while_full() } else { 1 };
         // The clock is read for each row as it is claimed, so the last reading is the most recent.
         let read = claims.iter().map(|claim| claim.claimed_at).max();
-        let clock = read.map_or(clock, |read| self.clock.also(DbClock::new(read, Instant::now())));
+        let clock =
+            read.map_or(clock, |read| self.clock.also(DbClock::new(read, Instant::now()), asked.elapsed()));
         for in_flight in
             shared.in_flight.take(claims, &shared.limits, &trying, asked, shared.config.lease, clock)
         {

@@ -29,8 +29,8 @@ pub(super) struct DbClock {
     at: Instant,
 }
 
-/// A reading this far behind the expected one means that the clock stepped back, and not only that the
-/// answer was slow: the earlier reading is dropped.
+/// A reading that is behind the expected one by this much more than its answer took means that the clock stepped back:
+/// the earlier reading is dropped.
 const STEPPED_BACK: TimeDelta = TimeDelta::milliseconds(50);
 
 impl DbClock {
@@ -41,10 +41,12 @@ impl DbClock {
 
     /// The better one of two readings, at this instant of the stopwatch.
     ///
-    /// Each reading is behind by as long as its answer took, so the one that is further ahead is nearer.
-    pub(super) fn or_nearer(self, newer: Self) -> Self {
+    /// Each reading is behind by as long as its answer took, so the one that is further ahead is nearer. The newer one's
+    /// took `took`.
+    pub(super) fn or_nearer(self, newer: Self, took: Duration) -> Self {
         let expected = self.at(newer.at);
-        if expected > newer.read && expected - newer.read < STEPPED_BACK { self } else { newer }
+        let explained = STEPPED_BACK + TimeDelta::from_std(took).unwrap_or(TimeDelta::MAX);
+        if expected > newer.read && expected - newer.read < explained { self } else { newer }
     }
 
     /// The database's clock at an instant of ours.
@@ -82,17 +84,19 @@ impl Readings {
             return Ok(known.clock);
         }
         let (reading, is_quick) = try_for_a_quick_one(store).await?;
-        let clock = known.filter(|_| !is_quick).map_or(reading, |known| known.clock.or_nearer(reading));
+        let clock = known
+            .filter(|_| !is_quick)
+            .map_or(reading, |known| known.clock.or_nearer(reading, now.elapsed()));
         let forget_at = known.filter(|_| !is_quick).map_or(now + FORGET_AFTER, |known| known.forget_at);
         let read_again_at = now + if is_quick { READ_EVERY } else { READ_AGAIN };
         self.known = Some(Known { clock, read_again_at, forget_at });
         Ok(clock)
     }
 
-    /// Adds a reading that came with something else; answers the nearer one.
-    pub(super) fn also(&mut self, reading: DbClock) -> DbClock {
+    /// Adds a reading that came with something else that took `took`; answers the nearer one.
+    pub(super) fn also(&mut self, reading: DbClock, took: Duration) -> DbClock {
         let Some(known) = self.known.as_mut() else { return reading };
-        known.clock = known.clock.or_nearer(reading);
+        known.clock = known.clock.or_nearer(reading, took);
         known.clock
     }
 }
@@ -108,7 +112,7 @@ async fn try_for_a_quick_one(store: &Store) -> Result<(DbClock, bool), StoreErro
         let arrived = Instant::now();
         let reading = DbClock::new(read, arrived);
         tries += 1;
-        let best = nearest.map_or(reading, |nearest| nearest.or_nearer(reading));
+        let best = nearest.map_or(reading, |nearest| nearest.or_nearer(reading, arrived - asked));
         let is_quick = arrived - asked <= QUICK;
         if is_quick || tries == TRIES_MAX || began.elapsed() >= TRIES_TOOK_MAX {
             return Ok((best, is_quick));
@@ -128,8 +132,11 @@ mod tests {
         let read = |millis| DbClock::new(noon + TimeDelta::milliseconds(millis), start + second);
         let known = DbClock::new(noon, start);
         let at_two = |clock: DbClock| (clock.at(start + 2 * second) - noon).num_milliseconds();
-        assert_eq!(at_two(known.or_nearer(read(990))), 2000, "its answer took 10 ms");
-        assert_eq!(at_two(known.or_nearer(read(1010))), 2010, "nearer than what was known");
-        assert_eq!(at_two(known.or_nearer(read(-500))), 500, "the clock was set back");
+        let quick = Duration::from_millis(10);
+        assert_eq!(at_two(known.or_nearer(read(990), quick)), 2000, "its answer took 10 ms");
+        assert_eq!(at_two(known.or_nearer(read(1010), quick)), 2010, "nearer than what was known");
+        assert_eq!(at_two(known.or_nearer(read(-500), quick)), 500, "the clock was set back");
+        let slow = Duration::from_millis(400);
+        assert_eq!(at_two(known.or_nearer(read(600), slow)), 2000, "its answer was slow");
     }
 }

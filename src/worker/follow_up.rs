@@ -24,9 +24,9 @@ use crate::telemetry::metrics;
 /// How often due follow-ups are asked for, and how soon again while more are due than could be taken.
 const ROUND: Duration = Duration::from_secs(5);
 const AGAIN: Duration = Duration::from_millis(200);
-/// How many a worker takes, for each that it may probe at a time: even if none is answered, all are probed while they
-/// are its own. The rest is left to other workers.
-const TAKEN_FOR_A_SLOT: usize = 4;
+/// How many a worker takes, for each that it may probe at a time: even if none is answered within the longest timeout
+/// that may be set, all are probed while they are its own. The rest is left to other workers.
+const TAKEN_FOR_A_SLOT: usize = 2;
 /// How many that are late are dropped in a round.
 const DROP_MAX: u32 = 1000;
 /// Probes that may fail before the result is recorded as unknown.
@@ -129,11 +129,14 @@ async fn probe_and_judge(shared: Arc<Shared>, taken: FollowUp, arrived: Instant)
         tracing::warn!(run.id = %taken.run_id, result = result.as_str(), "a fallback did not visibly help");
     }
     let recorded = shared.store.record_follow_up(taken.verification_id, result, late, error.as_deref()).await;
-    metrics::follow_up(&taken.pool, result.as_str());
-    // A worker that stops leaves its follow-ups to others, and needs no warning for that.
-    if let Err(error) = recorded
-        && !shared.stop.is_cancelled()
-    {
-        tracing::warn!(%error, run.id = %taken.run_id, "could not record a follow-up; another worker probes again");
+    match recorded {
+        Ok(true) => metrics::follow_up(&taken.pool, result.as_str()),
+        // Another worker was quicker.
+        Ok(false) => {}
+        // A worker that stops leaves its follow-ups to others, and needs no warning for that.
+        Err(_) if shared.stop.is_cancelled() => {}
+        Err(error) => {
+            tracing::warn!(%error, run.id = %taken.run_id, "could not record a follow-up; another worker probes again");
+        }
     }
 }

@@ -3,21 +3,16 @@
 
 use super::Shared;
 use super::in_flight::InFlight;
-use super::probe::{Next, Probing, probe_and_judge};
+use super::probe::Next;
 use super::repeat::repeat;
 use crate::domain::verdict::Verdict;
-use crate::store::lease::Release;
 
-/// Probes once and records what was seen; the claim is given back until the verification is due.
-pub(super) async fn observe(shared: &Shared, in_flight: &InFlight, probing: &mut Probing, seed: u64) -> Next {
-    let observation = match probe_and_judge(shared, in_flight, probing, seed).await {
-        Some(Verdict::Lost) => "not_started".to_owned(),
-        Some(Verdict::Acted { acted, .. }) => acted.as_str().to_owned(),
-        Some(Verdict::Unknown(failure)) => format!("failed: {failure}"),
-        None if shared.stop.is_cancelled() => {
-            return Next::Release(Release::untouched(in_flight.claim.key.clone()));
-        }
-        None => return Next::Drop,
+/// Records what was seen; the claim is given back until the verification is due.
+pub(super) async fn observe(shared: &Shared, in_flight: &InFlight, verdict: &Verdict, seed: u64) -> Next {
+    let observation = match verdict {
+        Verdict::Lost => "not_started".to_owned(),
+        Verdict::Acted { acted, .. } => acted.as_str().to_owned(),
+        Verdict::Unknown(failure) => format!("failed: {failure}"),
     };
     // Where it cannot be recorded, the lease ends, and another worker observes again.
     let _ =

@@ -38,10 +38,10 @@ async fn verify(shared: &Shared, in_flight: &InFlight, probing: &mut Probing, se
     if in_flight.clock.now() > in_flight.claim.due_at + shared.config.expire_after {
         return Next::Settle(expired(in_flight, probing));
     }
-    if in_flight.claim.only_observes(in_flight.clock.now()) {
-        return Box::pin(observe(shared, in_flight, probing, seed)).await;
-    }
     match probe_and_judge(shared, in_flight, probing, seed).await {
+        Some(verdict) if in_flight.claim.only_observes(in_flight.clock.at(probing.at)) => {
+            Box::pin(observe(shared, in_flight, &verdict, seed)).await
+        }
         // Boxed, as is everything that few claims need: thousands wait for their probe at a time.
         Some(Verdict::Lost) => Box::pin(fallback::fall_back(shared, in_flight, probing, seed)).await,
         Some(verdict) => conclude(shared, in_flight, probing, verdict, seed).await,

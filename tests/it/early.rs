@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::json;
 use warmproof::domain::claim::EarlyProbe;
 use warmproof::domain::ids::RunId;
-use warmproof::domain::outcome::{FallbackResult, OutcomeKind, Reason};
+use warmproof::domain::outcome::{Ending, FallbackResult, OutcomeKind, Reason};
 use warmproof::domain::verification::CancelReason::Operator;
 use warmproof::store::audit::Actor;
 use warmproof::store::early::ProbeNow;
@@ -183,4 +183,19 @@ async fn the_api_says_which_kind_of_probe_it_is() {
         (row["verifications"][0]["early"] == "act").then_some(())
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_loss_that_was_acted_on_early_is_not_merely_observed_again() {
+    let db = db().await;
+    lost_early(&db, "run_a").await;
+    let run_id = RunId::parse("run_a").unwrap();
+    let asked =
+        db.store.probe_now(&run_id, EarlyProbe::Observe, &Actor("operator".to_owned())).await.unwrap();
+    assert_eq!(asked, ProbeNow::Due);
+    let claim = claim(&db.store, everything("default", 1)).await.pop().unwrap();
+    assert!(!claim.only_observes(claim.claimed_at), "{claim:?}");
+    let ending = Ending::Fallback { result: FallbackResult::Failed, error: None };
+    let _ = db.store.settle(&[settlement(&claim, ending)]).await.unwrap();
+    assert_eq!((one(&db, "lost").await, one(&db, "late").await), (0, 1));
 }

@@ -137,6 +137,25 @@ async fn no_worker_is_sick_because_it_reports_the_first_failures_of_a_brown_out(
 }
 
 #[tokio::test]
+async fn failures_of_long_ago_do_not_hide_that_a_worker_has_just_fallen_sick() {
+    let db = db().await;
+    assert!(!tell(&db, "first", 10, 1).await);
+    for _ in 0..25 {
+        for worker in ["first", "second"] {
+            assert!(!tell(&db, worker, 10, 0).await);
+        }
+        seconds_pass(&db, 1).await;
+    }
+    let mut failing_for = 0;
+    while !tell(&db, "first", 10, 10).await {
+        assert!(!tell(&db, "second", 10, 0).await);
+        seconds_pass(&db, 1).await;
+        failing_for += 1;
+        assert!(failing_for < 6, "it is not seen for {failing_for} s");
+    }
+}
+
+#[tokio::test]
 async fn what_most_workers_see_is_a_brown_out_and_what_one_sees_is_its_own() {
     // Probes and failures of each worker; which of them are sick; whether it is a brown-out.
     type Case = (&'static [(u32, u32)], &'static [bool], bool);
@@ -153,7 +172,7 @@ async fn what_most_workers_see_is_a_brown_out_and_what_one_sees_is_its_own() {
         // Two probes say nothing, and few may fail by chance.
         (&[(20, 0), (2, 2)], &[false, false], false),
         (&[(4, 0), (4, 3)], &[false, false], false),
-        (&[(4, 0), (6, 6)], &[false, true], false),
+        (&[(5, 0), (8, 8)], &[false, true], false),
     ];
     for (reports, sick, brown_out) in cases {
         let db = db().await;

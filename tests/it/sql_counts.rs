@@ -323,6 +323,10 @@ async fn names_that_callers_make_up_are_counted_together_as_other() {
             assert_eq!(one(&all).await, 2 * (990 + 601), "{kind} in {table}");
         }
     }
+    // Very many at once are no more work than as many rows.
+    named(&db, "region", 10_000, 59_999).await;
+    let _ = keep_up(&db.store, upkeep_terms(1)).await;
+    assert_eq!(one("select count(*) from outcome_count").await, 0);
     // A name that was not seen for as long as outcomes are kept makes room.
     db.run("update counted_name set seen_on = seen_on - 31 where name <> 'name-00950'").await;
     let _ = keep_up(&db.store, upkeep_terms(1)).await;

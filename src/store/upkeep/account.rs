@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{DOING, Store, StoreError};
+use super::{DOING, Store, StoreError, begins};
 use crate::store::connect::Terms;
 
 /// How often what is pending is counted.
@@ -15,11 +15,12 @@ impl Store {
     /// turn with the folding of counts, whose running totals are corrected here: a program of before folds without
     /// them.
     pub(super) async fn take_account(&self) -> Result<Option<()>, StoreError> {
-        if !self.begins("account", EVERY).await? {
-            return Ok(Some(()));
-        }
         self.in_turn(TERMS, |tx| {
             Box::pin(async move {
+                // In the same transaction: a count that fails is tried again in the next round.
+                if !begins(&mut *tx, "account", EVERY).await? {
+                    return Ok(());
+                }
                 let failed = StoreError::doing(DOING);
                 sqlx::query!(
                     "insert into account as a (checked_at, scheduled, pending, ended)
