@@ -96,7 +96,7 @@ impl Store {
         Ok(gauges.into_iter().filter(|pool| pool.pending > 0).map(PendingCounts::from).collect())
     }
 
-    /// The account of upkeep. Where there is none of the last minutes, it is counted now.
+    /// The account of upkeep. Where few rows are pending, or there is no account of the last minutes, it is counted now.
     ///
     /// # Errors
     /// The database could not be reached, or did not answer in time.
@@ -104,8 +104,9 @@ impl Store {
         let doing = StoreError::doing("check conservation");
         let last = sqlx::query!(
             "select checked_at, scheduled, pending, ended from account
-             where checked_at > statement_timestamp() - $1 * interval '1 second'",
+             where checked_at > statement_timestamp() - $1 * interval '1 second' and pending > $2",
             ACCOUNT_GOOD_SECONDS,
+            READ_MAX,
         )
         .fetch_optional(self.db().on(EARLY))
         .await

@@ -267,16 +267,18 @@ async fn upkeep_takes_an_account_and_corrects_totals_that_another_program_left_b
     assert_eq!(db.store.pool_gauges().await.unwrap()[0].pending, 3);
     db.assert_conserved().await;
 
-    // Readers have the account of upkeep, until it is old.
+    // Where many rows are pending, readers have the account of upkeep, until it is old.
     let _ = db.store.cancel(&[cancellation("run_a", None, CancelReason::Miss)]).await.unwrap();
+    assert_eq!(db.store.account_soon().await.unwrap().conservation.pending, 2);
+    db.run("update account set scheduled = 300000, pending = 300000").await;
     let read = db.store.account_soon().await.unwrap();
     let recorded: DateTime<Utc> = db.value("select checked_at from account").await;
-    assert_eq!((read.conservation.pending, read.checked_at), (3, recorded));
+    assert_eq!((read.conservation.pending, read.checked_at), (300_000, recorded));
     db.run("update account set checked_at = checked_at - interval '11 minutes'").await;
     assert_eq!(db.store.account_soon().await.unwrap().conservation.pending, 2);
     // Nor is one taken in every round.
     let _ = keep_up(&db.store, upkeep_terms(1)).await;
-    assert_eq!(db.store.account_soon().await.unwrap().conservation.pending, 2);
+    assert_eq!(db.value::<i64>("select pending from account").await, 300_000);
     db.run("update upkeep_done set done_at = done_at - interval '4 minutes'").await;
     let _ = keep_up(&db.store, upkeep_terms(1)).await;
     assert_eq!(db.value::<i64>("select pending from account").await, 2);
